@@ -1,0 +1,205 @@
+"""What a model is: the base class and the capabilities that the trainer, the evaluator and the reports ask for.
+
+A model is a plain ``nn.Module`` that works without trainer or configuration: ``Vae(spec).elbo(x)``. It says what it
+can do by the methods it has; nothing in dgmbench asks for a model's name. ``docs/adding_a_model.md`` shows a whole one.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from torch import Generator, Tensor, nn
+
+from dgmbench.data.spec import Batch, DataSpec
+
+Logs = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One part of a training that runs in parts, such as one layer of a greedy pre-training.
+
+    ``players`` take turns in this order on every batch; ``share`` is the stage's part of the budget (shares are
+    normalised); ``view`` maps a batch of data to what the stage sees, for instance the layer below's hidden units.
+    """
+
+    name: str
+    players: tuple[str, ...]
+    share: float = 1.0
+    view: Callable[[Batch, Generator], Batch] | None = None
+
+
+class Model(nn.Module):
+    """Base of every model. A subclass takes the ``DataSpec`` and keyword-only arguments, and defines ``loss``.
+
+    *Randomness.* Every method that draws takes a ``generator`` on the model's device; equal generators give equal
+    results. Training also seeds torch's default generator per batch, so that dropout repeats as well.
+
+    *State.* ``loss`` computes and changes nothing. Whatever changes without an optimiser (chains, fast weights,
+    clipping, running means, step counters) is a registered buffer and changes in ``after_step``.
+    """
+
+    def __init__(self, spec: DataSpec) -> None:
+        super().__init__()
+        self.spec = spec
+
+    def players(self) -> dict[str, list[nn.Parameter]]:
+        """Name the groups of parameters that have an objective of their own (one optimiser each)."""
+        return {"model": list(self.parameters())}
+
+    def stages(self) -> tuple[Stage, ...]:
+        """The parts of the training, in order; one by default, with every player."""
+        return (Stage("train", tuple(self.players())),)
+
+    def turn(self, step: int, stage: Stage) -> Sequence[str]:
+        """The players that step on the ``step``-th update (from 0), in order; all of the stage's by default."""
+        return stage.players
+
+    def initialise(self, batch: Batch, generator: Generator) -> None:
+        """Set data-dependent starting values (visible biases, actnorm, ...) from up to 10,000 training examples.
+
+        Called once, before the first update of a new run, never on a resume.
+        """
+
+    def enter_stage(self, stage: Stage, generator: Generator) -> None:
+        """Prepare parameters and buffers as a stage begins (also the first); not repeated on a resume."""
+
+    def loss(self, player: str, batch: Batch, generator: Generator) -> tuple[Tensor, Logs]:
+        """Return the scalar that ``player`` minimises on this batch, and detached scalars worth logging.
+
+        Only the gradients of the player's own parameters are used.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define loss(player, batch, generator)")
+
+    def after_step(self, player: str, batch: Batch, generator: Generator) -> None:
+        """Change buffers (or clip parameters) after ``player``'s optimiser step, without gradients.
+
+        The gradients of that step are still in ``.grad``.
+        """
+
+
+@runtime_checkable
+class HasLogProb(Protocol):
+    """Exact log-likelihood, nats per example."""
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p(x) of raw values x (b, *shape), as (b,)."""
+        ...
+
+
+@runtime_checkable
+class HasElbo(Protocol):
+    """A stochastic lower bound of the log-likelihood whose expectation is the bound, nats per example."""
+
+    def elbo(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
+        """One draw of the bound for raw values x (b, *shape), as (b,)."""
+        ...
+
+
+@runtime_checkable
+class HasLogWeights(Protocol):
+    """Importance weights log p(x, z) - log q(z | x): their log-mean-exp bounds the log-likelihood from below."""
+
+    def log_weights(self, x: Tensor, k: int, *, generator: Generator | None = None) -> Tensor:
+        """k independent log-weights of each raw value x (b, *shape), as (k, b)."""
+        ...
+
+
+@runtime_checkable
+class HasUnnormalisedLogProb(Protocol):
+    """log p(x) + log Z of an undirected model, nats per example; log Z comes from ``annealing_path``."""
+
+    def log_prob_unnormalised(self, x: Tensor) -> Tensor:
+        """log of the unnormalised probability of raw values x (b, *shape), as (b,)."""
+        ...
+
+    def annealing_path(self) -> "AnnealingPath":
+        """The path from a tractable base to this model, for annealed importance sampling."""
+        ...
+
+
+@runtime_checkable
+class HasUnnormalisedElbo(Protocol):
+    """A lower bound of log p(x) + log Z for models with an undirected part; log Z comes from ``annealing_path``."""
+
+    def elbo_unnormalised(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
+        """One draw of the bound for raw values x (b, *shape), as (b,)."""
+        ...
+
+    def annealing_path(self) -> "AnnealingPath":
+        """The path from a tractable base to the undirected part."""
+        ...
+
+
+@runtime_checkable
+class AnnealingPath(Protocol):
+    """Distributions p_beta(v) = exp(log_unnormalised(v, beta)) / Z_beta for beta in [0, 1]; Z_0 is known."""
+
+    def log_base_partition(self) -> Tensor:
+        """log Z_0, a float64 scalar."""
+        ...
+
+    def sample_base(self, n: int, *, generator: Generator | None = None) -> Tensor:
+        """n exact samples of p_0, as (n, d)."""
+        ...
+
+    def log_unnormalised(self, v: Tensor, beta: float) -> Tensor:
+        """log of the unnormalised p_beta at states v (n, d), as (n,) float64."""
+        ...
+
+    def transition(self, v: Tensor, beta: float, *, generator: Generator | None = None) -> Tensor:
+        """One step, reversible with respect to p_beta, for all chains v (n, d) at once."""
+        ...
+
+    def exact_log_partition(self) -> Tensor | None:
+        """log Z_1 by enumeration where one side has at most 20 units, else None."""
+        ...
+
+
+@runtime_checkable
+class HasTransition(Protocol):
+    """A Markov kernel on x that leaves the model's distribution invariant."""
+
+    def transition(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
+        """One step from raw values x (b, *shape) to raw values of the same shape."""
+        ...
+
+
+@runtime_checkable
+class CanSample(Protocol):
+    """Samples in data space."""
+
+    def sample(self, n: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        """n raw values (n, *shape) of the spec's dtype, given labels y (n,) where the model is conditional."""
+        ...
+
+
+@runtime_checkable
+class CanReconstruct(Protocol):
+    """Reconstructions: raw values -> code -> values on the raw scale."""
+
+    def reconstruct(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
+        """Expected reconstruction of raw values x (b, *shape), as float (b, *shape) on the raw scale."""
+        ...
+
+
+@runtime_checkable
+class CanEncode(Protocol):
+    """Codes of data."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        """The mean code of raw values x (b, *shape), as (b, latent)."""
+        ...
+
+
+@runtime_checkable
+class IsAutoregressive(Protocol):
+    """A product of conditionals p(x_i | x_before(i)) in a stated order."""
+
+    def conditional_logits(self, x: Tensor) -> Tensor:
+        """The conditionals' parameters given raw values x (b, *shape), as (b, dim, parameters per dimension)."""
+        ...
+
+    def ordering(self) -> Tensor:
+        """Position of each dimension in the order, (dim,) int64: i may depend on j only if ordering[j] < ordering[i]."""
+        ...
