@@ -1,0 +1,79 @@
+"""Exact densities: they sum to 1, samples follow them, and autoregressive ones depend on earlier dimensions only."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from dgmbench.models.contract import CanSample, HasLogProb, IsAutoregressive, Model
+from dgmbench.verify.check import Check, chi_squared, frequencies, undecided
+from dgmbench.verify.subject import Subject
+from dgmbench.verify.support import Support, support_of
+
+SAMPLES = 20_000
+MOST_PERTURBED = 64
+
+
+def checks(subject: Subject, model: Model) -> Iterator[Check]:
+    """All checks of this module for one state of the model, in double precision."""
+    if isinstance(model, HasLogProb):
+        yield from _normalised(subject, model)
+    if isinstance(model, IsAutoregressive):
+        yield from _ordered(subject, model)
+
+
+def _normalised(subject: Subject, model: HasLogProb) -> Iterator[Check]:
+    can_sample = isinstance(model, CanSample)
+    pilot = model.sample(500, generator=subject.generator("pilot")) if isinstance(model, CanSample) else subject.data.x
+    support = support_of(subject.spec, pilot)
+    if isinstance(support, str):
+        yield undecided("probabilities sum to 1", support)
+        if can_sample:
+            yield undecided("samples follow the probabilities", support)
+        return
+    log_prob = torch.cat([model.log_prob(x) for x in support.x.split(8192)]).double()
+    total = float((log_prob + support.log_volume).exp().sum())
+    tolerance = 1e-9 if support.exact else 2e-3
+    yield Check("probabilities sum to 1", abs(total - 1), tolerance, abs(total - 1) <= tolerance, support.note)
+    if isinstance(model, CanSample):
+        samples = model.sample(SAMPLES, generator=subject.generator("samples"))
+        yield follow("samples follow the probabilities", support, samples, support.probabilities(log_prob))
+
+
+def follow(
+    name: str, support: Support, samples: Tensor, probabilities: Tensor, variance: Tensor | None = None
+) -> Check:
+    """Whether the frequencies of samples agree with the probabilities of the support's cells."""
+    counts, outside = support.counts(samples)
+    note = f"chi-squared of {len(samples)} samples"
+    if outside > len(samples) * (0 if support.exact else 1e-3):
+        return Check(name, f"{outside} outside", "0", False, note)
+    return frequencies(name, [chi_squared(counts, probabilities, variance=variance)], note)
+
+
+def _ordered(subject: Subject, model: IsAutoregressive) -> Iterator[Check]:
+    """Change one dimension at a time: conditionals at or before it in the order must not move."""
+    spec, order = subject.spec, model.ordering()
+    permutation = torch.equal(order.sort().values.cpu(), torch.arange(spec.dim)) and order.dtype == torch.int64
+    yield Check(
+        "the order is a permutation", str(permutation).lower(), "true", permutation, f"of {spec.dim} dimensions"
+    )
+    base = subject.data.x[:6].flatten(1)
+    step = 0.7 if spec.kind == "real" else 1
+    before = model.conditional_logits(base.reshape(-1, *spec.shape))
+    tried = torch.randperm(spec.dim, generator=subject.generator("dims"))[:MOST_PERTURBED].tolist()
+    worst, pairs = 0.0, 0
+    for j in tried:
+        moved = torch.zeros(spec.dim)
+        for change in range(1, min(spec.levels or 2, 4)):
+            x = base.clone()
+            x[:, j] = (
+                base[:, j] + step * change if spec.kind == "real" else (base[:, j] + change) % (spec.levels or 256)
+            )
+            difference = (model.conditional_logits(x.reshape(-1, *spec.shape)) - before).abs().amax((0, 2))
+            moved = torch.maximum(moved, difference)
+        later = order > order[j]
+        worst = max(worst, float(moved[~later].max()))
+        pairs += int((moved[later] > 1e-9).sum())
+    note = f"{len(tried)} dimensions changed one by one; {pairs} later conditionals moved, as they may"
+    yield Check("conditionals see earlier dimensions only", worst, 1e-9, worst <= 1e-9, note)

@@ -1,0 +1,156 @@
+"""Undirected models: log Z three ways, paths for annealing, and chains that leave their distribution unchanged."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from dgmbench.models.contract import (
+    AnnealingPath,
+    CanSample,
+    HasLogProb,
+    HasTransition,
+    HasUnnormalisedElbo,
+    HasUnnormalisedLogProb,
+    Model,
+)
+from dgmbench.verify.bounds import below_frequencies
+from dgmbench.verify.check import Check, chi_squared, frequencies, symmetry, undecided, within
+from dgmbench.verify.subject import Subject
+from dgmbench.verify.support import MOST_STATES, Support, all_states, state_index, support_of
+
+CHAINS = 20_000
+SAMPLES = 4_000
+WIDTH = 3.0
+
+
+def checks(subject: Subject, model: Model) -> Iterator[Check]:
+    """All checks of this module for one state of the model, in double precision."""
+    support = support_of(subject.spec, subject.data.x)
+    log_prob: Tensor | None = None
+    if isinstance(model, HasUnnormalisedLogProb | HasUnnormalisedElbo):
+        path = model.annealing_path()
+        log_partition = path.exact_log_partition()
+        yield from _path(subject, path, log_partition)
+        if isinstance(model, HasUnnormalisedLogProb):
+            if isinstance(support, str):
+                yield undecided("log Z by enumerating x", support)
+            else:
+                unnormalised = model.log_prob_unnormalised(support.x).double() + support.log_volume
+                log_prob = unnormalised - unnormalised.logsumexp(0)
+                if log_partition is not None and support.exact:
+                    error = abs(float(unnormalised.logsumexp(0)) - float(log_partition))
+                    yield Check(
+                        "log Z by enumerating x", error, 1e-8, error <= 1e-8, f"{support.note}; against the path's"
+                    )
+        if isinstance(model, HasUnnormalisedElbo):
+            yield from _bound(subject, model, log_partition, support)
+    if isinstance(model, HasLogProb) and not isinstance(support, str):
+        log_prob = model.log_prob(support.x).double() + support.log_volume
+    if log_prob is None or isinstance(support, str) or not support.exact:
+        if isinstance(model, HasTransition):
+            yield undecided("the chain leaves p(x) unchanged", "p(x) cannot be enumerated")
+        return
+    if isinstance(model, HasTransition):
+        yield _stationary(subject, model, support, log_prob)
+    if isinstance(model, HasUnnormalisedLogProb) and isinstance(model, CanSample):
+        yield _samples(subject, model, support, log_prob)
+
+
+def _start(log_prob: Tensor, n: int, subject: Subject, *keys: int | str) -> Tensor:
+    """Indices of n exact draws."""
+    return torch.multinomial(log_prob.exp(), n, replacement=True, generator=subject.generator("start", *keys))
+
+
+def _stationary(subject: Subject, model: HasTransition, support: Support, log_prob: Tensor) -> Check:
+    x, p_values = support.x[_start(log_prob, CHAINS, subject)], []
+    g = subject.generator("chain")
+    for step in range(1, 6):
+        x = model.transition(x, generator=g)
+        if step in (1, 5):
+            counts, outside = support.counts(x)
+            p_values.append(0.0 if outside else chi_squared(counts, log_prob.exp()))
+    return frequencies("the chain leaves p(x) unchanged", p_values, f"{CHAINS} exact starts, after 1 and 5 steps")
+
+
+def _samples(subject: Subject, model: CanSample, support: Support, log_prob: Tensor) -> Check:
+    """Samples of a chain are approximate: their total variation from p(x), less what exact samples would show."""
+    counts, outside = support.counts(model.sample(SAMPLES, generator=subject.generator("samples")))
+    p = log_prob.exp()
+    distance = float((counts / SAMPLES - p).abs().sum()) / 2 + outside / SAMPLES
+    noise = float((2 * p * (1 - p) / (torch.pi * SAMPLES)).sqrt().sum()) / 2
+    note = f"total variation beyond that of {SAMPLES} exact samples; chains are approximate"
+    return Check("samples are near p(x)", distance - noise, 0.05, distance - noise <= 0.05, note)
+
+
+def _path(subject: Subject, path: AnnealingPath, log_partition: Tensor | None) -> Iterator[Check]:
+    """The annealing path: base, both ends' normalisers, the transitions, and the AIS bracket."""
+    base = path.sample_base(CHAINS, generator=subject.generator("base"))
+    dim = base.shape[1]
+    binary = bool(((base == 0) | (base == 1)).all())
+    if not binary or 2**dim > MOST_STATES:
+        yield undecided("annealing path by enumeration", f"{dim} units have too many states to enumerate")
+    else:
+        states = all_states(dim, 2, base.dtype)
+        first = path.log_unnormalised(states, 0.0).double()
+        error = abs(float(first.logsumexp(0)) - float(path.log_base_partition()))
+        yield Check("log Z of the path's base", error, 1e-8, error <= 1e-8, f"all {len(states)} states")
+        p = (first - first.logsumexp(0)).exp()
+        counts = torch.bincount(state_index(base, 2), minlength=len(states))
+        yield frequencies("the path's base samples are exact", [chi_squared(counts, p)], f"{CHAINS} samples")
+        last = float(path.log_unnormalised(states, 1.0).double().logsumexp(0))
+        if log_partition is None:
+            log_partition = torch.tensor(last)
+        else:
+            error = abs(last - float(log_partition))
+            yield Check("log Z of the path's end", error, 1e-8, error <= 1e-8, "enumeration against the model's own")
+        invariant, reversible = [], []
+        for beta in (0.5, 1.0):
+            log_p = path.log_unnormalised(states, beta).double()
+            log_p = log_p - log_p.logsumexp(0)
+            index = _start(log_p, CHAINS, subject, int(10 * beta))
+            v = path.transition(states[index], beta, generator=subject.generator("path", int(10 * beta)))
+            end = state_index(v, 2)
+            if bool((end < 0).any()):
+                invariant.append(0.0)
+                continue
+            invariant.append(chi_squared(torch.bincount(end, minlength=len(states)), log_p.exp()))
+            if len(states) <= 1024:
+                reversible.append(symmetry(index, end, len(states)))
+        note = f"{CHAINS} exact starts, one step at beta 0.5 and 1"
+        yield frequencies("the path's step leaves p_beta unchanged", invariant, note)
+        if reversible:
+            yield frequencies("the path's step is reversible", reversible, f"Bowker's test, {note}")
+    if log_partition is None:
+        yield undecided("log Z inside the AIS bracket", "log Z cannot be enumerated")
+        return
+    yield _bracket(subject, path, float(log_partition))
+
+
+def _bracket(subject: Subject, path: AnnealingPath, log_partition: float) -> Check:
+    from dgmbench.evaluation.likelihood.ais import bracket
+
+    found = bracket(path, chains=500, temperatures=200, burn_in=100, generator=subject.generator("ais"))
+    low, high = found.forward.log_z - WIDTH * found.forward.se, found.reverse.log_z + WIDTH * found.reverse.se
+    note = f"AIS and reverse AIS, widened by {WIDTH:g} standard errors; {found.ess:.0f} effective of 500 chains"
+    measured, allowed = f"{log_partition:.4f}", f"[{low:.4f}, {high:.4f}]"
+    return Check("log Z inside the AIS bracket", measured, allowed, low <= log_partition <= high, note)
+
+
+def _bound(
+    subject: Subject, model: HasUnnormalisedElbo, log_partition: Tensor | None, support: Support | str
+) -> Iterator[Check]:
+    name = "exp(ELBO) sums to at most 1 over x"
+    if isinstance(support, str) or log_partition is None:
+        yield undecided(name, support if isinstance(support, str) else "log Z cannot be enumerated")
+        return
+    draws = max(8, min(64, 2**18 // len(support.x)))
+    g = subject.generator("bound")
+    elbo = torch.stack([model.elbo_unnormalised(support.x, generator=g) for _ in range(draws)]).double()
+    mean, error = elbo.mean(0) - float(log_partition), elbo.std(0) / draws**0.5
+    p = (mean + support.log_volume).exp()
+    slack = float(((p * error) ** 2).sum()) ** 0.5 + float((p * error**2 / 2).sum())  # the second: Jensen's bias
+    yield within(name, float(p.sum()) - 1, slack, f"sum - 1; {support.note}, less log Z", below=False)
+    if isinstance(model, CanSample) and support.exact:
+        samples = model.sample(SAMPLES, generator=subject.generator("samples"))
+        yield below_frequencies(support, samples, mean, error)

@@ -1,0 +1,431 @@
+"""Each check of ``verify`` passes right models and fails one that is broken in just the way that it is there for."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import torch
+from torch import Generator, Tensor, nn
+
+from dgmbench.cards import read_cards
+from dgmbench.data.spec import Batch, DataSpec
+from dgmbench.models.contract import Logs, Model, Stage
+from dgmbench.verify import Check, verify_config, verify_model
+from dgmbench.verify.check import chi_squared, symmetry
+
+from . import toys
+
+RIGHT = {
+    toys.Bernoullis: "exact",
+    toys.Autoregressive: "exact",
+    toys.LinearGaussian: "exact",
+    toys.Mixture: "lower bound",
+    toys.Boltzmann: "AIS estimate",
+    toys.Adversaries: "none",
+}
+
+
+@cache
+def table(model: Callable[[], Model], likelihood: str) -> list[Check]:
+    return verify_model(model, model().spec, likelihood)
+
+
+def failures(checks: list[Check]) -> dict[str, Check]:
+    return {check.name: check for check in checks if check.passed is False}
+
+
+@pytest.mark.parametrize("model", RIGHT, ids=lambda model: model.__name__)
+def test_right_models_pass_every_check(model: Callable[[], Model]) -> None:
+    checks = table(model, RIGHT[model])
+    assert not failures(checks)
+    assert [check for check in checks if check.passed is None] == []
+    assert len({check.name for check in checks}) == len(checks)
+
+
+def test_the_table_is_repeatable_and_leaves_the_callers_random_state_alone() -> None:
+    before = torch.get_rng_state()
+    parts: list[str] = []
+    first = verify_model(toys.Mixture, toys.BINARY, "lower bound", seed=3, progress=parts.append)
+    assert torch.equal(before, torch.get_rng_state())
+    assert torch.get_default_dtype() == torch.float32
+    assert parts == ["contract", "training", "density", "bounds", "undirected"]
+    torch.rand(1)
+    assert verify_model(toys.Mixture, toys.BINARY, "lower bound", seed=3) == first
+
+
+# --- densities ------------------------------------------------------------------------------------------------------
+
+
+class SumsToTooMuch(toys.Bernoullis):
+    def log_prob(self, x: Tensor) -> Tensor:
+        return super().log_prob(x) + math.log(1.1)
+
+
+class DoubleSigmoid(toys.Bernoullis):
+    """Still sums to 1, but samples something else."""
+
+    def sample(self, n: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        p = self.logits.sigmoid().sigmoid().expand(n, -1)
+        return torch.bernoulli(p, generator=generator).to(self.spec.dtype).reshape(n, *self.spec.shape)
+
+
+class LeakingMask(toys.Autoregressive):
+    def mask(self) -> Tensor:
+        return (self.order[:, None] >= self.order).to(self.weight.dtype)
+
+
+class OrderIsNone(toys.Autoregressive):
+    def ordering(self) -> Tensor:
+        return torch.zeros_like(self.order)
+
+
+class SeesItsBatch(toys.Bernoullis):
+    def log_prob(self, x: Tensor) -> Tensor:
+        return super().log_prob(x) + 0.01 * (x.float().mean() - 0.5)
+
+
+class PlaneWithoutLogDet(toys.LinearGaussian):
+    """Forgets the Jacobian of a scaling."""
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return super().log_prob(1.02 * x.float())
+
+
+# --- bounds ---------------------------------------------------------------------------------------------------------
+
+
+class ElboAboveTheTruth(toys.LinearGaussian):
+    def elbo(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
+        return super().elbo(x, generator=generator) + 0.5
+
+
+class WeightsTooLarge(toys.Mixture):
+    def log_weights(self, x: Tensor, k: int, *, generator: Generator | None = None) -> Tensor:
+        return super().log_weights(x, k, generator=generator) + 0.03
+
+
+class OneDrawForAll(toys.Mixture):
+    """Divides by k twice, as when the weights come averaged already."""
+
+    def log_weights(self, x: Tensor, k: int, *, generator: Generator | None = None) -> Tensor:
+        return super().log_weights(x, k, generator=generator) - math.log(k)
+
+
+class OnlyElboAboveTheTruth(Model):
+    """No weights to compare with: only the sum over x and the samples tell."""
+
+    def __init__(self, spec: DataSpec = toys.BINARY) -> None:
+        super().__init__(spec)
+        self.inner = toys.Mixture(spec)
+
+    def elbo(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
+        return self.inner.elbo(x, generator=generator) + 0.7
+
+    def sample(self, n: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        return self.inner.sample(n, y, generator=generator)
+
+    def loss(self, player: str, batch: Batch, generator: Generator) -> tuple[Tensor, Logs]:
+        return self.inner.loss(player, batch, generator)
+
+
+class SamplesAnotherPrior(toys.Mixture):
+    def sample(self, n: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        z = torch.bernoulli(torch.full((n,), 0.5), generator=generator).long()
+        return torch.bernoulli(self.logits[z].sigmoid(), generator=generator).to(torch.uint8).reshape(n, 1, 2, 2)
+
+
+# --- undirected models ----------------------------------------------------------------------------------------------
+
+
+class ChainDrifts(toys.Boltzmann):
+    def transition(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
+        v = self.annealing_path().transition(x.flatten(1), 0.8, generator=generator)
+        return v.reshape(x.shape)
+
+
+class WrongPath(toys.Boltzmann):
+    kind: type[toys.BoltzmannPath]
+
+    def annealing_path(self) -> toys.BoltzmannPath:
+        right = super().annealing_path()
+        return self.kind(right.coupling, right.bias)
+
+
+class WrongPartition(WrongPath):
+    class kind(toys.BoltzmannPath):
+        def exact_log_partition(self) -> Tensor | None:
+            return super().exact_log_partition() + 1.0  # type: ignore[operator]
+
+
+class WrongBase(WrongPath):
+    class kind(toys.BoltzmannPath):
+        def log_base_partition(self) -> Tensor:
+            return super().log_base_partition() + 0.5
+
+
+class WrongBaseSamples(WrongPath):
+    class kind(toys.BoltzmannPath):
+        def sample_base(self, n: int, *, generator: Generator | None = None) -> Tensor:
+            return torch.bernoulli(torch.full((n, len(self.bias)), 0.6, dtype=torch.float64), generator=generator)
+
+
+class StepIgnoresBeta(WrongPath):
+    class kind(toys.BoltzmannPath):
+        def transition(self, v: Tensor, beta: float, *, generator: Generator | None = None) -> Tensor:
+            return super().transition(v, 1.0, generator=generator)
+
+
+class SweepIsNotReversible(WrongPath):
+    """A Gibbs sweep in a fixed order leaves p_beta unchanged, but is not reversible."""
+
+    class kind(toys.BoltzmannPath):
+        def transition(self, v: Tensor, beta: float, *, generator: Generator | None = None) -> Tensor:
+            v = v.clone()
+            for i in range(len(self.bias)):
+                field = beta * (v.double() @ self.coupling + self.bias)[:, i]
+                v[:, i] = torch.bernoulli(field.sigmoid(), generator=generator).to(v.dtype)
+            return v
+
+
+class UnnormalisedElboTooHigh(toys.Boltzmann):
+    def elbo_unnormalised(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
+        return self.log_prob_unnormalised(x) + 0.05
+
+
+class SamplesTheBase(toys.Boltzmann):
+    def sample(self, n: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        return self.annealing_path().sample_base(n, generator=generator).to(torch.uint8)
+
+
+# --- the training contract ------------------------------------------------------------------------------------------
+
+
+class LossCounts(toys.Bernoullis):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+
+    def loss(self, player: str, batch: Batch, generator: Generator) -> tuple[Tensor, Logs]:
+        self.seen += 1
+        return super().loss(player, batch, generator)
+
+
+class LossCallsBackward(toys.Bernoullis):
+    def loss(self, player: str, batch: Batch, generator: Generator) -> tuple[Tensor, Logs]:
+        loss, logs = super().loss(player, batch, generator)
+        loss.backward(retain_graph=True)
+        return loss, logs
+
+
+class LossRemembers(toys.Bernoullis):
+    calls = 0
+
+    def loss(self, player: str, batch: Batch, generator: Generator) -> tuple[Tensor, Logs]:
+        self.calls += 1
+        return super().loss(player, batch, generator)[0] * (1 + 0.1 * (self.calls % 2)), {}
+
+
+class LossDrawsGlobally(toys.Bernoullis):
+    def loss(self, player: str, batch: Batch, generator: Generator) -> tuple[Tensor, Logs]:
+        return super().loss(player, batch, generator)[0] + torch.rand(()) * self.logits.sum(), {}
+
+
+class LossIsNan(toys.Bernoullis):
+    def loss(self, player: str, batch: Batch, generator: Generator) -> tuple[Tensor, Logs]:
+        return super().loss(player, batch, generator)[0] * torch.nan, {}
+
+
+class NoGradient(toys.Bernoullis):
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.Parameter(torch.ones(2))
+
+
+class NoPlayer(toys.Bernoullis):
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.Parameter(torch.ones(2))
+
+    def players(self) -> dict[str, list[nn.Parameter]]:
+        return {"model": [self.logits]}
+
+
+class NeverItsTurn(toys.Adversaries):
+    def stages(self) -> tuple[Stage, ...]:
+        return (Stage("train", ("critic",)),)
+
+    def turn(self, step: int, stage: object) -> tuple[str, ...]:
+        return ("critic",)
+
+
+class StepMovesTheOther(toys.Adversaries):
+    def after_step(self, player: str, batch: Batch, generator: Generator) -> None:
+        self.shift.clamp_(-0.1, 0.1)
+
+
+class NeedsTheOthersGradient(toys.Adversaries):
+    """Its own gradient changes when the other player is frozen."""
+
+    def loss(self, player: str, batch: Batch, generator: Generator) -> tuple[Tensor, Logs]:
+        loss, logs = super().loss(player, batch, generator)
+        return (loss + self.slope.sum() if self.shift.requires_grad and player == "critic" else loss), logs
+
+
+class StateOutsideBuffers(toys.Bernoullis):
+    """Its loss depends on a running mean that no checkpoint holds."""
+
+    mean = 0.0
+
+    def loss(self, player: str, batch: Batch, generator: Generator) -> tuple[Tensor, Logs]:
+        return super().loss(player, batch, generator)[0] * (1 + self.mean), {}
+
+    def after_step(self, player: str, batch: Batch, generator: Generator) -> None:
+        self.mean += 0.1 * (float(batch.x.float().mean()) - self.mean)
+
+
+class UnsavedOrder(toys.Autoregressive):
+    def __init__(self) -> None:
+        super().__init__(DataSpec((9,), "binary"))
+        self.register_buffer("order", self.order, persistent=False)
+
+
+# --- samples and other outputs --------------------------------------------------------------------------------------
+
+
+class SamplesGlobally(toys.Bernoullis):
+    def sample(self, n: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        return super().sample(n)
+
+
+class SamplesFloats(toys.Bernoullis):
+    def sample(self, n: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        return super().sample(n, generator=generator).float()
+
+
+class SampleMovesTheChains(toys.Boltzmann):
+    def sample(self, n: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        self.chains.fill_(1)
+        return super().sample(n, generator=generator)
+
+
+class ScalarLogProb(toys.Bernoullis):
+    def log_prob(self, x: Tensor) -> Tensor:
+        return super().log_prob(x)[:, None]
+
+    def loss(self, player: str, batch: Batch, generator: Generator) -> tuple[Tensor, Logs]:
+        return -self.log_prob(batch.x).mean(), {}
+
+
+class NoLikelihood(toys.Adversaries):
+    """Its card will say that it has one."""
+
+
+class Raises(toys.Bernoullis):
+    def log_prob(self, x: Tensor) -> Tensor:
+        if not self.training:
+            raise ValueError("not today")
+        return super().log_prob(x)
+
+
+BROKEN: list[tuple[type[Model], str, str]] = [
+    (SumsToTooMuch, "exact", "probabilities sum to 1"),
+    (DoubleSigmoid, "exact", "samples follow the probabilities"),
+    (PlaneWithoutLogDet, "exact", "probabilities sum to 1"),
+    (LeakingMask, "exact", "conditionals see earlier dimensions only"),
+    (OrderIsNone, "exact", "the order is a permutation"),
+    (SeesItsBatch, "exact", "examples do not see their batch"),
+    (ElboAboveTheTruth, "exact", "the ELBO is the mean log-weight"),
+    (ElboAboveTheTruth, "exact", "bounds lie below log p(x)"),
+    (WeightsTooLarge, "lower bound", "mean weights sum to 1 over x"),
+    (OneDrawForAll, "lower bound", "the bound grows with k"),
+    (OnlyElboAboveTheTruth, "lower bound", "exp(ELBO) sums to at most 1 over x"),
+    (OnlyElboAboveTheTruth, "lower bound", "the ELBO lies below sample frequencies"),
+    (SamplesAnotherPrior, "lower bound", "samples follow the weights"),
+    (ChainDrifts, "AIS estimate", "the chain leaves p(x) unchanged"),
+    (WrongPartition, "AIS estimate", "log Z by enumerating x"),
+    (WrongPartition, "AIS estimate", "log Z of the path's end"),
+    (WrongPartition, "AIS estimate", "log Z inside the AIS bracket"),
+    (WrongBase, "AIS estimate", "log Z of the path's base"),
+    (WrongBaseSamples, "AIS estimate", "the path's base samples are exact"),
+    (StepIgnoresBeta, "AIS estimate", "the path's step leaves p_beta unchanged"),
+    (SweepIsNotReversible, "AIS estimate", "the path's step is reversible"),
+    (UnnormalisedElboTooHigh, "AIS estimate", "exp(ELBO) sums to at most 1 over x"),
+    (SamplesTheBase, "AIS estimate", "samples are near p(x)"),
+    (LossCounts, "exact", "loss changes no state"),
+    (LossCallsBackward, "exact", "loss changes no state"),
+    (LossRemembers, "exact", "equal generators give equal losses"),
+    (LossDrawsGlobally, "exact", "loss draws from its generator only"),
+    (LossIsNan, "exact", "losses are finite scalars"),
+    (NoGradient, "exact", "gradients reach every parameter"),
+    (NoPlayer, "exact", "every parameter has a player"),
+    (NeverItsTurn, "none", "training moves every player"),
+    (NeverItsTurn, "none", "losses are finite scalars"),
+    (StepMovesTheOther, "none", "a step changes its own player only"),
+    (NeedsTheOthersGradient, "none", "a player's gradients stand alone"),
+    (StateOutsideBuffers, "exact", "resumed training equals uninterrupted"),
+    (UnsavedOrder, "exact", "a loaded state gives the same outputs"),
+    (SamplesGlobally, "exact", "equal generators give equal draws"),
+    (SamplesGlobally, "exact", "draws leave the default generator alone"),
+    (SamplesFloats, "exact", "samples lie in the data space"),
+    (SampleMovesTheChains, "AIS estimate", "evaluation changes no state"),
+    (ScalarLogProb, "exact", "outputs have the stated form"),
+    (NoLikelihood, "exact", "stated likelihood has its method"),
+    (Raises, "exact", "density can be checked"),
+]
+
+
+@pytest.mark.parametrize(
+    ("model", "likelihood", "name"), BROKEN, ids=lambda value: value.__name__ if isinstance(value, type) else None
+)
+def test_a_broken_model_fails(model: type[Model], likelihood: str, name: str) -> None:
+    assert name in failures(table(model, likelihood))  # type: ignore[arg-type]
+
+
+def test_every_check_has_a_model_that_fails_it() -> None:
+    """A check that nothing fails proves nothing."""
+    names = {check.name for model, kind in RIGHT.items() for check in table(model, kind)}
+    assert names - {name for _, _, name in BROKEN} == set()
+
+
+def test_large_instances_say_what_cannot_be_decided() -> None:
+    spec = DataSpec((20,), "binary")
+    checks = {check.name: check for check in verify_model(lambda: toys.Bernoullis(spec), spec, "exact")}
+    assert checks["probabilities sum to 1"].passed is None
+    assert "too many values" in checks["probabilities sum to 1"].note
+    assert not failures(list(checks.values()))
+
+
+def test_verify_config_builds_the_tiny_instance_of_the_card() -> None:
+    node = {"_target_": "dgmbench.models.autoregressive.made.Made", "card": {}}
+    tiny = {"shape": [5], "kind": "binary", "args": {"hidden_sizes": [6]}}
+    card = replace(read_cards()["made"], tiny=tiny)
+    checks = {check.name: check for check in verify_config({"model": node, "seed": 0}, card)}
+    assert checks["probabilities sum to 1"].passed is True
+    assert "all 32 values" in checks["probabilities sum to 1"].note
+
+
+# --- statistics -----------------------------------------------------------------------------------------------------
+
+
+def test_chi_squared_p_values_are_uniform_under_the_truth_and_tiny_off_it() -> None:
+    g = torch.Generator().manual_seed(0)
+    p = torch.rand(300, generator=g).square() ** 2
+    p /= p.sum()
+    values = []
+    for _ in range(200):
+        draws = torch.multinomial(p, 4000, replacement=True, generator=g)
+        values.append(chi_squared(torch.bincount(draws, minlength=300), p))
+    below = (torch.tensor(values)[:, None] < torch.tensor([0.05, 0.5, 0.95])).float().mean(0)
+    assert torch.allclose(below, torch.tensor([0.05, 0.5, 0.95]), atol=4 * 0.5 / 200**0.5)
+    q = p.roll(1)
+    assert chi_squared(torch.bincount(torch.multinomial(q, 4000, True, generator=g), minlength=300), p) < 1e-9
+    assert chi_squared(torch.tensor([5, 1]), torch.tensor([1.0, 0.0])) == 0.0
+
+
+def test_symmetry_tells_a_cycle_from_a_reversible_walk() -> None:
+    g = torch.Generator().manual_seed(0)
+    start = torch.randint(3, (3000,), generator=g)
+    assert symmetry(start, torch.randint(3, (3000,), generator=g), 3) > 1e-3
+    assert symmetry(start, (start + 1) % 3, 3) < 1e-9

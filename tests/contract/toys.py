@@ -1,0 +1,228 @@
+"""Small right models, one of each kind, whose mathematics can be read off; the tests of ``verify`` break them."""
+
+import math
+
+import torch
+from torch import Generator, Tensor, nn
+
+from dgmbench.data.spec import Batch, DataSpec
+from dgmbench.models.contract import Logs, Model
+
+BINARY = DataSpec((1, 2, 2), "binary")
+PLANE = DataSpec((2,), "real")
+THREE = DataSpec((3,), "binary")
+
+
+class Bernoullis(Model):
+    """Independent bits."""
+
+    def __init__(self, spec: DataSpec = BINARY) -> None:
+        super().__init__(spec)
+        self.logits = nn.Parameter(torch.randn(spec.dim))
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        x = x.float().flatten(1)
+        return (x * self.logits - nn.functional.softplus(self.logits)).sum(1)
+
+    def sample(self, n: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        p = self.logits.sigmoid().expand(n, -1)
+        return torch.bernoulli(p, generator=generator).to(self.spec.dtype).reshape(n, *self.spec.shape)
+
+    def loss(self, player: str, batch: Batch, generator: Generator) -> tuple[Tensor, Logs]:
+        return -self.log_prob(batch.x).mean(), {}
+
+
+class Autoregressive(Model):
+    """Logistic regression of each bit on the bits before it, in an order of its own."""
+
+    def __init__(self, spec: DataSpec = BINARY) -> None:
+        super().__init__(spec)
+        self.weight = nn.Parameter(torch.randn(spec.dim, spec.dim))
+        self.bias = nn.Parameter(torch.randn(spec.dim))
+        self.register_buffer("order", torch.randperm(spec.dim))
+
+    def mask(self) -> Tensor:
+        return (self.order[:, None] > self.order).to(self.weight.dtype)
+
+    def ordering(self) -> Tensor:
+        return self.order
+
+    def conditional_logits(self, x: Tensor) -> Tensor:
+        return (x.float().flatten(1) @ (self.weight * self.mask()).T + self.bias)[:, :, None]
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        logits = self.conditional_logits(x)[:, :, 0]
+        return (x.float().flatten(1) * logits - nn.functional.softplus(logits)).sum(1)
+
+    def sample(self, n: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        x = torch.zeros(n, self.spec.dim)
+        for i in self.order.argsort():
+            x[:, i] = torch.bernoulli(self.conditional_logits(x)[:, i, 0].sigmoid(), generator=generator)
+        return x.to(self.spec.dtype).reshape(n, *self.spec.shape)
+
+    def loss(self, player: str, batch: Batch, generator: Generator) -> tuple[Tensor, Logs]:
+        return -self.log_prob(batch.x).mean(), {}
+
+
+class LinearGaussian(Model):
+    """x = W z + b + sigma noise with one latent, and a linear Gaussian q(z | x)."""
+
+    def __init__(self, spec: DataSpec = PLANE) -> None:
+        super().__init__(spec)
+        self.weight = nn.Parameter(torch.randn(spec.dim))
+        self.bias = nn.Parameter(torch.zeros(spec.dim))
+        self.log_sigma = nn.Parameter(torch.zeros(()))
+        self.encoder = nn.Linear(spec.dim, 1)
+        self.log_width = nn.Parameter(torch.full((), -0.5))
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        covariance = torch.outer(self.weight, self.weight) + (2 * self.log_sigma).exp() * torch.eye(self.spec.dim)
+        return torch.distributions.MultivariateNormal(self.bias, covariance).log_prob(x.float())
+
+    def log_weights(self, x: Tensor, k: int, *, generator: Generator | None = None) -> Tensor:
+        x = x.float()
+        mean = self.encoder(x)[:, 0]
+        noise = torch.randn(k, len(x), generator=generator)
+        z = mean + self.log_width.exp() * noise
+        log_q = -0.5 * noise**2 - self.log_width - 0.5 * math.log(2 * math.pi)
+        log_prior = -0.5 * z**2 - 0.5 * math.log(2 * math.pi)
+        residual = (x - z[:, :, None] * self.weight - self.bias) / self.log_sigma.exp()
+        log_x = (-0.5 * residual**2 - self.log_sigma - 0.5 * math.log(2 * math.pi)).sum(2)
+        return log_prior + log_x - log_q
+
+    def elbo(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
+        return self.log_weights(x, 1, generator=generator)[0]
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.encoder(x.float())
+
+    def reconstruct(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
+        return self.encode(x) * self.weight + self.bias
+
+    def sample(self, n: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        z = torch.randn(n, 1, generator=generator)
+        noise = torch.randn(n, self.spec.dim, generator=generator)
+        return (z * self.weight + self.bias + self.log_sigma.exp() * noise).to(self.spec.dtype)
+
+    def loss(self, player: str, batch: Batch, generator: Generator) -> tuple[Tensor, Logs]:
+        return -self.elbo(batch.x, generator=generator).mean(), {}
+
+
+class Mixture(Model):
+    """Bits given one hidden bit, with an amortised q: a latent-variable model on an enumerable space."""
+
+    def __init__(self, spec: DataSpec = BINARY) -> None:
+        super().__init__(spec)
+        self.prior = nn.Parameter(torch.randn(()))
+        self.logits = nn.Parameter(torch.randn(2, spec.dim))
+        self.encoder = nn.Linear(spec.dim, 1)
+
+    def log_weights(self, x: Tensor, k: int, *, generator: Generator | None = None) -> Tensor:
+        x = x.float().flatten(1)
+        a = self.encoder(x)[:, 0].expand(k, -1)
+        z = torch.bernoulli(a.sigmoid(), generator=generator)
+        log_q = z * a - nn.functional.softplus(a)
+        log_prior = z * self.prior - nn.functional.softplus(self.prior)
+        logits = self.logits[z.long()]
+        return log_prior + (x * logits - nn.functional.softplus(logits)).sum(2) - log_q
+
+    def elbo(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
+        return self.log_weights(x, 1, generator=generator)[0]
+
+    def sample(self, n: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        z = torch.bernoulli(self.prior.sigmoid().expand(n), generator=generator).long()
+        x = torch.bernoulli(self.logits[z].sigmoid(), generator=generator)
+        return x.to(self.spec.dtype).reshape(n, *self.spec.shape)
+
+    def loss(self, player: str, batch: Batch, generator: Generator) -> tuple[Tensor, Logs]:
+        return -self.elbo(batch.x, generator=generator).mean(), {}
+
+
+class BoltzmannPath:
+    """From uniform bits to a fully visible Boltzmann machine, by one Gibbs step at a random unit."""
+
+    def __init__(self, coupling: Tensor, bias: Tensor) -> None:
+        self.coupling, self.bias = coupling.detach().double(), bias.detach().double()
+
+    def log_base_partition(self) -> Tensor:
+        return torch.tensor(len(self.bias) * math.log(2), dtype=torch.float64)
+
+    def sample_base(self, n: int, *, generator: Generator | None = None) -> Tensor:
+        return torch.bernoulli(torch.full((n, len(self.bias)), 0.5, dtype=torch.float64), generator=generator)
+
+    def log_unnormalised(self, v: Tensor, beta: float) -> Tensor:
+        v = v.double()
+        return beta * (((v @ self.coupling) * v).sum(1) / 2 + v @ self.bias)
+
+    def transition(self, v: Tensor, beta: float, *, generator: Generator | None = None) -> Tensor:
+        unit = torch.randint(len(self.bias), (len(v), 1), generator=generator)
+        field = beta * (v.double() @ self.coupling + self.bias)
+        new = torch.bernoulli(field.gather(1, unit).sigmoid(), generator=generator)
+        return v.scatter(1, unit, new.to(v.dtype))
+
+    def exact_log_partition(self) -> Tensor | None:
+        d = len(self.bias)
+        v = (torch.arange(2**d)[:, None] >> torch.arange(d) & 1).double()
+        return self.log_unnormalised(v, 1.0).logsumexp(0)
+
+
+class Boltzmann(Model):
+    """Three visible units with couplings, trained with persistent chains."""
+
+    def __init__(self, spec: DataSpec = THREE) -> None:
+        super().__init__(spec)
+        self.free = nn.Parameter(torch.randn(spec.dim, spec.dim))
+        self.bias = nn.Parameter(torch.randn(spec.dim))
+        self.register_buffer("chains", torch.bernoulli(torch.full((20, spec.dim), 0.5)))
+
+    def annealing_path(self) -> BoltzmannPath:
+        coupling = self.free.tril(-1)
+        return BoltzmannPath(coupling + coupling.T, self.bias)
+
+    def log_prob_unnormalised(self, x: Tensor) -> Tensor:
+        v = x.float().flatten(1)
+        return ((v @ self.free.tril(-1)) * v).sum(1) + v @ self.bias
+
+    def transition(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
+        v = self.annealing_path().transition(x.flatten(1), 1.0, generator=generator)
+        return v.reshape(x.shape)
+
+    def sample(self, n: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        path = self.annealing_path()
+        v = path.sample_base(n, generator=generator)
+        for _ in range(60):
+            v = path.transition(v, 1.0, generator=generator)
+        return v.to(self.spec.dtype).reshape(n, *self.spec.shape)
+
+    def loss(self, player: str, batch: Batch, generator: Generator) -> tuple[Tensor, Logs]:
+        model = self.log_prob_unnormalised(self.chains).mean()
+        return model - self.log_prob_unnormalised(batch.x).mean(), {}
+
+    def after_step(self, player: str, batch: Batch, generator: Generator) -> None:
+        self.chains.copy_(self.transition(self.chains, generator=generator))
+
+
+class Adversaries(Model):
+    """Two players: a shift that produces samples, and a linear critic that steps twice as often."""
+
+    def __init__(self, spec: DataSpec = PLANE) -> None:
+        super().__init__(spec)
+        self.shift = nn.Parameter(torch.randn(spec.dim))
+        self.slope = nn.Parameter(torch.randn(spec.dim))
+
+    def players(self) -> dict[str, list[nn.Parameter]]:
+        return {"critic": [self.slope], "generator": [self.shift]}
+
+    def turn(self, step: int, stage: object) -> tuple[str, ...]:
+        return ("critic", "generator") if step % 2 else ("critic",)
+
+    def sample(self, n: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        noise = torch.randn(n, self.spec.dim, generator=generator)
+        return (noise + self.shift).to(self.spec.dtype)
+
+    def loss(self, player: str, batch: Batch, generator: Generator) -> tuple[Tensor, Logs]:
+        real = (batch.x.float() @ self.slope).mean()
+        fake = (self.sample(len(batch.x), generator=generator) @ self.slope).mean()
+        if player == "generator":
+            return -fake, {}
+        return fake - real + 0.1 * self.slope.square().sum(), {}
