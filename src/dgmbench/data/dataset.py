@@ -1,0 +1,183 @@
+"""A loaded data set, and ``load``: from the configuration of the data group to one."""
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dgmbench.data import prepared
+from dgmbench.data.pairs import Binarise, binarise_mode, binarised_spec, spec_from_card
+from dgmbench.data.reader import SPLITS, Chunks, Decoded, Part, Reader
+from dgmbench.data.spec import DataSpec
+from dgmbench.errors import UserError, nearest
+
+SplitName = Literal["train", "valid", "test"]
+
+GROUP_KEYS = {
+    "name",
+    "_target_",
+    "card",
+    "binarise",
+}  # of a data config; all others are the reader's arguments
+NO_CONTENT = {
+    "path",
+    "download",
+    "verify",
+}  # arguments that say where the data come from, not what they are
+
+
+@dataclass(frozen=True)
+class Split:
+    """Stored values ``x`` (n, *shape) and labels ``y`` (n,) int64 of one split, in memory or memory-mapped."""
+
+    x: np.ndarray
+    y: np.ndarray | None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set: its three splits, what one example is, and the record of where it came from.
+
+    ``spec`` describes the values that batches carry. They are the stored values, except under dynamic binarisation:
+    then grey levels 0 ... ``grey_levels`` - 1 are stored, and each access draws Bernoulli(x / (grey_levels - 1)).
+    ``content_hash`` covers values, labels, split and binarisation.
+    """
+
+    name: str
+    spec: DataSpec
+    splits: dict[str, Split]
+    content_hash: str
+    binarise: Binarise = "none"
+    grey_levels: int | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def size(self, split: SplitName) -> int:
+        """Number of examples of a split."""
+        return len(self.splits[split])
+
+    def binarised(self, grey: Tensor, noise: Tensor) -> Tensor:
+        """Binary values from grey levels and uniform ``noise`` in [0, 1) of the same shape."""
+        if self.grey_levels is None:
+            raise ValueError(f"{self.name} is not binarised dynamically")
+        return (noise * (self.grey_levels - 1) < grey).to(torch.uint8)
+
+
+def load(data_cfg: Mapping[str, Any], root: Path) -> DataSet:
+    """Load the set that a resolved data config names, preparing it first if need be.
+
+    ``root`` is the data root: the set's own files lie in ``root/<name>``, prepared arrays in ``root/prepared``.
+    """
+    name, mode, announced = str(data_cfg["name"]), binarise_mode(data_cfg), spec_from_card(data_cfg)
+    arguments = {key: value for key, value in data_cfg.items() if key not in GROUP_KEYS}
+    reader = _reader(str(data_cfg["_target_"]), arguments)
+    folder = Path(root).expanduser() / name
+
+    def decode() -> Decoded:
+        decoded = reader.read(folder)
+        _check(decoded)
+        return _thresholded(decoded, name) if mode == "threshold" else decoded
+
+    if reader.prepared:
+        content = {k: v for k, v in arguments.items() if k not in NO_CONTENT}
+        key = {
+            "reader": data_cfg["_target_"],
+            "arguments": content,
+            "threshold": mode == "threshold",
+            "source": dict(reader.source(folder)),
+        }
+        arrays, meta = prepared.open_or_prepare(folder.parent, name, key, lambda: reader.fetch(folder), decode)
+    else:
+        arrays, meta = prepared.in_memory(decode())
+
+    stored = DataSpec(
+        tuple(meta["spec"]["shape"]),
+        meta["spec"]["kind"],
+        meta["spec"]["levels"],
+        meta["spec"]["num_classes"],
+    )
+    spec = stored if mode != "dynamic" else binarised_spec(stored, mode, name)
+    if announced is not None and (announced.shape, announced.kind) != (spec.shape, spec.kind):
+        raise UserError(
+            f"The card of data={name} announces {announced}, but its reader gives {spec}; correct the card."
+        )
+    content_hash = meta["content_hash"]
+    if mode == "dynamic":
+        content_hash = prepared.digest([content_hash, mode])
+    splits = {split: Split(arrays[f"{split}_x"], arrays.get(f"{split}_y")) for split in SPLITS}
+    record = {k: meta[k] for k in ("split", "split_hash", "remarks")}
+    record |= {
+        "source": meta.get("key", {}).get("source", {}),
+        "binarise": mode,
+        "content_hash": content_hash,
+    }
+    return DataSet(
+        name,
+        spec,
+        splits,
+        content_hash,
+        mode,
+        stored.levels if mode == "dynamic" else None,
+        record,
+    )
+
+
+def _reader(target: str, arguments: Mapping[str, Any]) -> Reader:
+    module, _, attribute = target.rpartition(".")
+    try:
+        cls = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"The data reader {target!r} cannot be imported: {error}.") from error
+    if not (isinstance(cls, type) and issubclass(cls, Reader)):
+        raise UserError(f"{target} is no data reader; it must derive from dgmbench.data.reader.Reader.")
+    known = set(inspect.signature(cls).parameters)
+    for key in arguments:
+        if key not in known:
+            raise UserError(nearest(key, known | (GROUP_KEYS - {"_target_", "card"}), what="data option"))
+    return cls(**arguments)
+
+
+def _check(decoded: Decoded) -> None:
+    """A reader's promise: three non-empty splits of the spec's shape and dtype, labels within the classes."""
+    dtype = np.dtype(str(decoded.spec.dtype).removeprefix("torch."))
+    for split in SPLITS:
+        part = decoded.parts[split]
+        n, *shape = part.x.shape
+        if n == 0:
+            raise UserError(f"The {split} split is empty; every split needs at least one example.")
+        if tuple(shape) != decoded.spec.shape or part.x.dtype != dtype:
+            raise UserError(
+                f"The {split} split holds {part.x.dtype} values of shape {tuple(shape)}, but the set is described as "
+                f"{decoded.spec} ({dtype})."
+            )
+        if part.y is not None and (part.y.shape != (n,) or part.y.dtype != np.int64):
+            raise UserError(f"The {split} labels are {part.y.dtype} {part.y.shape}; they must be int64 ({n},).")
+
+
+def _thresholded(decoded: Decoded, name: str) -> Decoded:
+    """Grey levels at or above half the number of levels become 1, the others 0."""
+    spec = binarised_spec(decoded.spec, "threshold", name)
+    middle = (decoded.spec.levels or 2) // 2
+
+    def threshold(x: np.ndarray) -> np.ndarray:
+        return (x >= middle).astype(np.uint8)
+
+    def convert(part: Part) -> Part:
+        return replace(
+            part,
+            x=part.x.map(threshold) if isinstance(part.x, Chunks) else threshold(part.x),
+        )
+
+    return replace(
+        decoded,
+        spec=spec,
+        parts={split: convert(part) for split, part in decoded.parts.items()},
+    )

@@ -1,0 +1,179 @@
+"""A user's own arrays: an .npz file with ``x_train`` and, where there are any, ``x_valid``, ``x_test`` and ``y_*``."""
+
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import numpy as np
+
+from dgmbench.data.files import state
+from dgmbench.data.reader import SPLITS, Decoded, Part, Reader, split_at_random, take_parts
+from dgmbench.data.spec import DataSpec, Kind
+from dgmbench.errors import UserError, nearest
+
+
+def open_npz(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an .npz file; pickled objects are refused."""
+    arrays: dict[str, np.ndarray] = {}
+    key = ""
+    try:
+        # opened here, because np.load leaves a file open that it cannot read
+        with path.open("rb") as stream:
+            content = np.load(stream, allow_pickle=False)
+            if not isinstance(content, np.lib.npyio.NpzFile):
+                raise UserError(f"{path} is a single array; save it with np.savez(FILE, x_train=...).")
+            with content as file:
+                for key in file.files:
+                    arrays[key] = file[key]
+    except ValueError as error:
+        if "allow_pickle" in str(error) or "pickle" in str(error):
+            what = f"the array {key!r} of Python objects" if key else "pickled objects or is no .npz file at all"
+            raise UserError(f"{path} holds {what}, which is not read; save plain numbers of one dtype.") from error
+        raise UserError(f"{path} cannot be read as an .npz file ({error}).") from error
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError) as error:
+        raise UserError(f"{path} is no readable .npz file; it may be truncated ({error}).") from error
+    return arrays
+
+
+class Npz(Reader):
+    """Arrays ``x_<split>`` of shape (n, d), (n, h, w) for grey images or (n, c, h, w); integer labels ``y_<split>``.
+
+    The kind follows from the values: all 0 or 1 is binary; other bytes are discrete with 256 levels, as are integers
+    of images up to 255; other non-negative integers are counts; the rest is real. ``kind`` and ``levels`` override
+    that. A missing validation or test set is split off the training set by ``split_seed``: shares or numbers
+    ``valid`` and ``test``.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str | None = None,
+        kind: str | None = None,
+        levels: int | None = None,
+        valid: float = 0.1,
+        test: float = 0.1,
+        split_seed: int = 0,
+    ) -> None:
+        if not path:
+            raise UserError("data=npz needs data.path=FILE, an .npz file with x_train.")
+        if kind is not None and kind not in get_args(Kind):
+            raise UserError(nearest(kind, get_args(Kind), what="kind of data"))
+        if kind == "tokens" and levels is None:
+            raise UserError("data.kind=tokens needs data.levels, the size of the vocabulary.")
+        if levels is not None and (levels < 2 or (levels > 256 and kind != "tokens")):
+            raise UserError(f"data.levels is {levels}; discrete data have 2 to 256 levels.")
+        self.file, self.kind, self.levels = Path(path).expanduser(), cast(Kind | None, kind), levels
+        self.valid, self.test, self.split_seed = valid, test, split_seed
+
+    def source(self, folder: Path) -> Mapping[str, Any]:
+        """The state of the file."""
+        return state(self.file) if self.file.is_file() else {}
+
+    def fetch(self, folder: Path) -> None:
+        """The file must exist."""
+        if not self.file.is_file():
+            raise UserError(f"There is no file {self.file}; data.path must name an .npz file with x_train.")
+
+    def read(self, folder: Path) -> Decoded:
+        """Read, check, cast and split."""
+        arrays = open_npz(self.file)
+        xs = {split: arrays[f"x_{split}"] for split in SPLITS if f"x_{split}" in arrays}
+        ys = {split: arrays[f"y_{split}"] for split in SPLITS if f"y_{split}" in arrays}
+        if "train" not in xs:
+            raise UserError(f"{self.file} has no x_train; its keys are: {', '.join(sorted(arrays)) or 'none'}.")
+        if ys and set(ys) != set(xs):
+            missing = ", ".join(f"y_{s}" for s in SPLITS if s in xs and s not in ys)
+            extra = ", ".join(f"x_{s}" for s in SPLITS if s in ys and s not in xs)
+            raise UserError(f"{self.file} has labels for some splits only: {missing or extra} is missing.")
+        xs = {split: self._values(x, f"x_{split}") for split, x in xs.items()}
+        for split, x in xs.items():
+            if x.shape[1:] != xs["train"].shape[1:]:
+                raise UserError(
+                    f"In {self.file}, x_{split} has examples of shape {x.shape[1:]}, but x_train has "
+                    f"{xs['train'].shape[1:]}; all splits must agree."
+                )
+        kind = self.kind or _kind(xs)
+        levels = self.levels or (256 if kind == "discrete" else None)
+        classes = None
+        if ys:
+            ys = {split: self._labels(y, f"y_{split}", len(xs[split])) for split, y in ys.items()}
+            classes = 1 + max(int(y.max()) for y in ys.values())
+        spec = DataSpec(xs["train"].shape[1:], kind, levels, classes)
+        xs = {split: self._cast(x, f"x_{split}", spec) for split, x in xs.items()}
+        return Decoded(spec, self._parts(xs, ys), {"kind": "given" if self.kind else "inferred"})
+
+    def _values(self, x: np.ndarray, key: str) -> np.ndarray:
+        """Check one array as it stands; (n, h, w) becomes (n, 1, h, w)."""
+        if x.dtype.kind not in "buif":
+            raise UserError(f"{key} in {self.file} has dtype {x.dtype}; give integers, bytes or floats.")
+        if x.ndim not in (2, 3, 4) or x.size == 0:
+            raise UserError(
+                f"{key} in {self.file} has shape {x.shape}; give at least one example, as (n, d), (n, h, w) or "
+                "(n, c, h, w)."
+            )
+        if x.ndim == 4 and x.shape[3] in (1, 3, 4) and x.shape[1] not in (1, 3, 4):
+            raise UserError(
+                f"{key} in {self.file} has shape {x.shape}, which looks like channels last; save "
+                f"{key}.transpose(0, 3, 1, 2) instead."
+            )
+        if x.dtype.kind == "f" and not (finite := np.isfinite(x)).all():
+            first = int(np.argmin(finite.reshape(len(x), -1).all(1)))
+            raise UserError(
+                f"{key} in {self.file} holds {int((~finite).sum())} values that are NaN or infinite, the first in "
+                f"example {first}; replace them or drop those examples."
+            )
+        return x[:, None] if x.ndim == 3 else x
+
+    def _labels(self, y: np.ndarray, key: str, n: int) -> np.ndarray:
+        if y.shape != (n,) or y.dtype.kind not in "bui" or y.min() < 0:
+            raise UserError(
+                f"{key} in {self.file} is {y.dtype} of shape {y.shape}; labels are integers from 0, one for each of "
+                f"the {n} examples."
+            )
+        return y.astype(np.int64)
+
+    def _cast(self, x: np.ndarray, key: str, spec: DataSpec) -> np.ndarray:
+        """The values in the kind's dtype, refused if that would change them (beyond float32's rounding)."""
+        if spec.kind == "real":
+            if x.dtype.itemsize > 4 and np.abs(x).max() > np.finfo(np.float32).max:
+                raise UserError(f"{key} in {self.file} holds values beyond float32, up to {np.abs(x).max():.3g}.")
+            return np.ascontiguousarray(x, np.float32)
+        top = spec.levels - 1 if spec.levels is not None else np.iinfo(np.int64).max
+        low, high = x.min(), x.max()
+        if low < 0 or high > top or (x.dtype.kind == "f" and not (x == np.round(x)).all()):
+            wanted = f"the integers 0 ... {top}" if spec.levels is not None else "non-negative integers"
+            raise UserError(
+                f"{key} in {self.file} has {x.dtype} values from {low:.6g} to {high:.6g}, but {spec.kind} data are "
+                f"{wanted}; change the values, data.kind or data.levels."
+            )
+        return np.ascontiguousarray(x, np.int64 if spec.kind in ("counts", "tokens") else np.uint8)
+
+    def _parts(self, xs: dict[str, np.ndarray], ys: dict[str, np.ndarray]) -> dict[str, Part]:
+        sizes = {"valid": self.valid, "test": self.test}
+        missing = {split: size for split, size in sizes.items() if split not in xs}
+        for split, size in missing.items():
+            if size == 0 or round(size * len(xs["train"])) == 0:
+                raise UserError(
+                    f"{self.file} has no x_{split}, and data.{split}={size} of {len(xs['train'])} training examples "
+                    "holds out none; raise it or provide the split."
+                )
+        splits = split_at_random(len(xs["train"]), seed=self.split_seed, **missing)
+        dealt = {split: index for split, index in splits.items() if split == "train" or split in missing}
+        parts = take_parts(xs["train"], ys.get("train"), dealt, "x_train")
+        for split in sizes:
+            if split not in parts:
+                parts[split] = Part(xs[split], ys.get(split), f"x_{split}", np.arange(len(xs[split])))
+        return parts
+
+
+def _kind(xs: Mapping[str, np.ndarray]) -> Kind:
+    x = xs["train"]
+    if all(((a == 0) | (a == 1)).all() for a in xs.values()):
+        return "binary"
+    if x.dtype == np.uint8:
+        return "discrete"
+    if x.dtype.kind in "ui" and all(a.min() >= 0 for a in xs.values()):
+        return "discrete" if x.ndim == 4 and all(a.max() <= 255 for a in xs.values()) else "counts"
+    return "real"

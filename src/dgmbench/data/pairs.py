@@ -1,0 +1,101 @@
+"""Whether a model and a data set fit, told from their cards before anything is loaded."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from dgmbench.data.spec import DataSpec
+from dgmbench.errors import UserError, nearest
+
+Binarise = Literal["none", "threshold", "dynamic"]
+
+EMBEDDED = {
+    "binary": ("digits_binary",),
+    "discrete": ("digits", "digits32"),
+    "real": ("toy2d", "tabular"),
+}
+
+
+def binarise_mode(data_cfg: Mapping[str, Any]) -> Binarise:
+    """The binarisation that a data config asks for."""
+    mode = data_cfg.get("binarise", "none")
+    mode = "none" if mode in (None, False) else mode
+    if mode == "none":
+        return "none"
+    if mode == "threshold":
+        return "threshold"
+    if mode == "dynamic":
+        return "dynamic"
+    raise UserError(
+        nearest(
+            str(mode),
+            ("none", "threshold", "dynamic"),
+            what="way to binarise (data.binarise)",
+        )
+    )
+
+
+def binarised_spec(spec: DataSpec, mode: Binarise, name: str) -> DataSpec:
+    """The spec after binarisation, which takes single-channel grey levels."""
+    if mode == "none":
+        return spec
+    if spec.kind != "discrete" or (spec.is_image and spec.shape[0] != 1):
+        raise UserError(
+            f"data.binarise={mode} takes grey levels, but {name} is {spec}; leave it at data.binarise=none."
+        )
+    return DataSpec(spec.shape, "binary", num_classes=spec.num_classes)
+
+
+def spec_from_card(data_cfg: Mapping[str, Any]) -> DataSpec | None:
+    """The spec that a resolved data config announces on its card, or None where only the data themselves tell."""
+    name, card, mode = (
+        str(data_cfg.get("name")),
+        data_cfg.get("card") or {},
+        binarise_mode(data_cfg),
+    )
+    kind, shape, levels = card.get("kind"), card.get("shape"), card.get("levels")
+    if kind is None or shape is None:
+        return None
+    grey = DataSpec(tuple(shape), "discrete", levels, card.get("classes")) if levels and levels > 2 else None
+    if kind == "binary" and grey is not None and mode == "none":
+        raise UserError(f"data={name} is binary; for grey levels choose data={name.removesuffix('_binary')}.")
+    spec = grey if grey is not None else DataSpec(tuple(shape), kind, levels, card.get("classes"))
+    return binarised_spec(spec, mode, name)
+
+
+def check_pair(model_card: Mapping[str, Any], spec: DataSpec, data_name: str, model_name: str) -> None:
+    """Raise a UserError that says what to do if the model does not take this data; its card says what it takes."""
+    kinds: Sequence[str] = model_card.get("kinds") or ()
+    if kinds and spec.kind not in kinds:
+        raise UserError(
+            f"model={model_name} takes {_either(kinds)} data, but data={data_name} is {spec}; "
+            f"{_instead(kinds, spec, bool(model_card.get('image')))}."
+        )
+    if model_card.get("image") and not spec.is_image:
+        raise UserError(
+            f"model={model_name} takes images (c, h, w), but data={data_name} is {spec}; "
+            f"choose {_choices(kinds, image=True)}."
+        )
+    sizes: Sequence[int] = model_card.get("sizes") or ()
+    if sizes and spec.is_image and not (spec.shape[1] == spec.shape[2] and spec.shape[1] in sizes):
+        fitting = [name for name, side in (("digits", 8), ("digits32", 32)) if side in sizes]
+        hint = f"choose data={_either(fitting)} or another set of that size" if fitting else "choose a set of that size"
+        raise UserError(
+            f"model={model_name} takes images with sides of {_either([str(size) for size in sizes])}, but "
+            f"data={data_name} is {spec.shape[1]}x{spec.shape[2]}; {hint}."
+        )
+
+
+def _either(words: Sequence[str]) -> str:
+    return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def _choices(kinds: Sequence[str], *, image: bool) -> str:
+    names = [name for kind in kinds or EMBEDDED for name in EMBEDDED.get(kind, ()) if not (image and kind == "real")]
+    return f"data={_either(names)}" if names else "a data set of that kind (dgm list data)"
+
+
+def _instead(kinds: Sequence[str], spec: DataSpec, image: bool) -> str:
+    advice = [f"choose {_choices(kinds, image=image)}"]
+    if "binary" in kinds and spec.kind == "discrete" and (not spec.is_image or spec.shape[0] == 1):
+        advice.insert(0, "binarise it with data.binarise=threshold or data.binarise=dynamic")
+    return ", or ".join(advice)
