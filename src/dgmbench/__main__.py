@@ -1,0 +1,7 @@
+"""``python -m dgmbench`` is ``dgm``."""
+
+import sys
+
+from dgmbench.cli import main
+
+sys.exit(main())

@@ -1,0 +1,162 @@
+"""Cards: what each model and data set is, read from ``configs/`` without importing torch or Hydra."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dgmbench.config import search_path
+from dgmbench.errors import UserError, nearest
+
+FAMILIES = {
+    "boltzmann": "Boltzmann machines",
+    "vae": "Variational autoencoders",
+    "gan": "Generative adversarial networks",
+    "gsn": "Generative stochastic networks",
+    "moment_matching": "Moment matching",
+    "flow": "Normalizing flows",
+    "autoregressive": "Autoregressive models",
+}
+KINDS = ("binary", "discrete", "real", "counts", "tokens")
+LIKELIHOODS = ("exact", "lower bound", "AIS estimate", "none")
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Where a model was published."""
+
+    authors: str
+    year: int
+    title: str
+    link: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a model is: the ``card:`` block of ``configs/model/NAME.yaml``."""
+
+    name: str
+    family: str
+    survey: str
+    summary: str
+    paper: Paper
+    kinds: tuple[str, ...]
+    likelihood: str
+    data: str
+    tiny: Mapping[str, Any]
+    image: bool = False
+    sizes: tuple[int, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """The file's other keys: ``_target_`` and the arguments that differ from the class signature."""
+
+
+@dataclass(frozen=True)
+class DataCard:
+    """What a data set is: the ``card:`` block of ``configs/data/NAME.yaml``."""
+
+    name: str
+    summary: str
+    kind: str | None
+    shape: tuple[int, ...] | None
+    source: str
+
+
+def read_cards(config_dirs: Iterable[str | Path] = ()) -> dict[str, Card]:
+    """The cards of all models by name, the user's own included."""
+    return {name: _card(name, text, file) for name, (text, file) in _files("model", config_dirs).items()}
+
+
+def read_data_cards(config_dirs: Iterable[str | Path] = ()) -> dict[str, DataCard]:
+    """The cards of all data sets by name."""
+    return {name: _data_card(name, text) for name, (text, _) in _files("data", config_dirs).items()}
+
+
+def read_settings(group: str, name: str, config_dirs: Iterable[str | Path] = ()) -> dict[str, Any]:
+    """The file ``configs/<group>/<name>.yaml`` as it stands, or nothing if there is none."""
+    return _files(group, config_dirs).get(name, ({}, None))[0]
+
+
+def _files(group: str, config_dirs: Iterable[str | Path]) -> dict[str, tuple[dict[str, Any], Path]]:
+    found: dict[str, tuple[dict[str, Any], Path]] = {}
+    for folder in search_path(config_dirs):
+        for file in sorted((folder / group).glob("*.yaml")):
+            if not file.stem.startswith("_"):
+                found.setdefault(file.stem, (_read(file), file))
+    return dict(sorted(found.items()))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # some builds of PyYAML lack the C loader
+    try:
+        content = yaml.load(file.read_text(encoding="utf-8"), Loader=loader)
+    except yaml.YAMLError as error:
+        raise UserError(f"{file} is not valid YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file} must be a mapping of keys to values.")
+    return content
+
+
+def _card(name: str, content: dict[str, Any], file: Path) -> Card:
+    block = content.get("card")
+    if not isinstance(block, Mapping):
+        raise UserError(f"{file} has no card: add a block 'card:' with family, summary, paper, kinds, likelihood, ....")
+    required = {"family": str, "survey": str, "summary": str, "paper": Mapping, "kinds": list, "likelihood": str}
+    required |= {"data": str, "tiny": Mapping}
+    optional = {"image": bool, "sizes": list}
+    for key in block:
+        if key not in required | optional:
+            raise UserError(f"{file}: {nearest(key, required | optional, what='card field')}")
+    for key, kind in (required | optional).items():
+        if key in required and key not in block:
+            raise UserError(f"{file}: the card lacks '{key}'.")
+        if key in block and not isinstance(block[key], kind):
+            words = {str: "text", list: "a list", bool: "true or false", Mapping: "a mapping"}
+            raise UserError(f"{file}: card.{key}={block[key]} must be {words[kind]}.")
+    _choice(file, "family", block["family"], FAMILIES)
+    _choice(file, "likelihood", block["likelihood"], LIKELIHOODS)
+    for kind in block["kinds"]:
+        _choice(file, "kinds", kind, KINDS)
+    paper = block["paper"]
+    if set(paper) != {"authors", "year", "title", "link"} or not isinstance(paper["year"], int):
+        raise UserError(f"{file}: card.paper must be {{authors: ..., year: 2014, title: ..., link: ...}}.")
+    fields = dict(block)
+    fields |= {"paper": Paper(**paper), "kinds": tuple(block["kinds"]), "sizes": tuple(block.get("sizes", ()))}
+    settings = {key: value for key, value in content.items() if key not in ("card", "defaults")}
+    return Card(name=name, settings=settings, **fields)
+
+
+def _choice(file: Path, key: str, value: str, known: Iterable[str]) -> None:
+    if value not in known:
+        raise UserError(f"{file}: card.{key}={value} must be one of {', '.join(known)}.")
+
+
+def _data_card(name: str, content: dict[str, Any]) -> DataCard:
+    block = content.get("card") or {}
+    shape = block.get("shape")
+    return DataCard(
+        name=name,
+        summary=str(block.get("summary", "")),
+        kind=block.get("kind"),
+        shape=None if shape is None else tuple(shape),
+        source=str(block.get("source", "")),
+    )
+
+
+def by_family(cards: Mapping[str, Card]) -> dict[str, list[Card]]:
+    """The cards grouped by family, in the survey's order."""
+    groups = {family: [card for card in cards.values() if card.family == family] for family in FAMILIES}
+    return {family: group for family, group in groups.items() if group}
+
+
+def model_table_markdown(cards: Mapping[str, Card] | None = None) -> str:
+    """The README's table of models."""
+    lines = ["| model | what it is | paper | data | likelihood |", "|---|---|---|---|---|"]
+    for family, group in by_family(read_cards() if cards is None else cards).items():
+        lines.append(f"| **{FAMILIES[family]}** | | | | |")
+        for card in group:
+            paper = f"[{card.paper.authors} {card.paper.year}]({card.paper.link})"
+            kinds = ", ".join(card.kinds) + (" images" if card.image else "")
+            lines.append(f"| `{card.name}` | {card.summary} | {paper} | {kinds} | {card.likelihood} |")
+    return "\n".join(lines)

@@ -1,0 +1,132 @@
+"""What the keys of the configuration groups without a class may be; their values live in ``configs/``."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dgmbench.budget import Amount
+from dgmbench.errors import UserError
+
+Binarise = Literal["none", "threshold", "dynamic"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainer:
+    """How long to train, and what happens how often."""
+
+    budget: str | int | float  # written with its unit; a bare number is refused with the advice to add one
+    batch_size: int
+    validate: str | int | float
+    samples: str | int | float
+    checkpoint: str | int | float
+    clip: float | None
+    accumulate: int
+    ema: float
+    progress: bool
+
+    def __post_init__(self) -> None:
+        for key in ("budget", "validate", "samples"):
+            Amount.parse(getattr(self, key), what=f"trainer.{key}")
+        Amount.parse(self.checkpoint, ("s", "ep", "ba", "im"), what="trainer.checkpoint")
+        _positive("trainer", self, "batch_size", "accumulate", "clip")
+        if not 0 <= self.ema < 1:
+            raise UserError(f"trainer.ema={self.ema} must be at least 0 and less than 1 (0 = no moving average).")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """What the run computes on."""
+
+    accelerator: Literal["auto", "cpu", "gpu"]
+    precision: Literal["32", "bf16"]
+    threads: int | None
+
+    def __post_init__(self) -> None:
+        _positive("hardware", self, "threads")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """How the learning rate changes over the budget: from its value, after a linear warm-up, to a share ``final``."""
+
+    name: Literal["constant", "linear", "cosine"] = "constant"
+    warmup: str | int | float = "0ba"
+    final: float = 0.0
+
+    def __post_init__(self) -> None:
+        Amount.parse(self.warmup, what="optimizer.schedule.warmup", zero=True)
+        if not 0 <= self.final <= 1:
+            raise UserError(f"optimizer.schedule.final={self.final} is a share of the learning rate, from 0 to 1.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ais:
+    """The schedule of annealed importance sampling."""
+
+    chains: int
+    temperatures: int
+
+    def __post_init__(self) -> None:
+        _positive("protocol.ais", self, "chains", "temperatures")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """What a measured number means."""
+
+    name: str
+    seed: int
+    k: int
+    ais: dict[str, int]
+    checkpoint: list[Literal["best", "final"]]
+    splits: list[Literal["train", "valid", "test"]]
+    max_examples: int | None
+
+    def __post_init__(self) -> None:
+        _positive("protocol", self, "k", "max_examples")
+        for key in ("checkpoint", "splits"):
+            if not getattr(self, key):
+                raise UserError(f"protocol.{key}=[] leaves nothing to evaluate: name at least one.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """What ``dgm sample`` draws."""
+
+    n: int
+    seed: int
+    checkpoint: Literal["best", "final"]
+    label: int | None
+
+    def __post_init__(self) -> None:
+        if self.n <= 0:
+            raise UserError(f"n={self.n} must be more than zero: it is the number of samples.")
+        for key in ("seed", "label"):
+            value = getattr(self, key)
+            if value is not None and value < 0:
+                raise UserError(f"{key}={value} must be zero or more.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JsonlLogger:
+    """Metric rows in the run folder, which every run writes."""
+
+    name: Literal["jsonl"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WandbLogger:
+    """Weights & Biases beside the metric rows."""
+
+    name: Literal["wandb"]
+    project: str
+    mode: Literal["online", "offline", "disabled"]
+
+
+LOGGERS: dict[str, type] = {"jsonl": JsonlLogger, "wandb": WandbLogger}
+
+
+def _positive(where: str, settings: object, *keys: str) -> None:
+    for key in keys:
+        value = getattr(settings, key)
+        if value is not None and value <= 0:
+            raise UserError(f"{where}.{key}={value} must be more than zero.")
