@@ -201,5 +201,5 @@ class IsAutoregressive(Protocol):
         ...
 
     def ordering(self) -> Tensor:
-        """Position of each dimension in the order, (dim,) int64: i may depend on j only if ordering[j] < ordering[i]."""
+        """Positions in the order, (dim,) int64: dimension i may depend on j only if ordering[j] < ordering[i]."""
         ...

@@ -1,0 +1,74 @@
+"""A number and everything that says what it means."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+NumberKind = Literal["exact", "lower bound", "upper bound", "estimate"]
+Direction = Literal["higher", "lower", "none"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One value: ``kind`` says how it relates to the truth, ``se`` is its standard error over ``n`` examples."""
+
+    value: float
+    unit: str
+    kind: NumberKind
+    direction: Direction
+    se: float | None = None
+    n: int | None = None
+    protocol_id: str = ""
+
+    @classmethod
+    def mean_of(cls, values: Tensor, *, unit: str, kind: NumberKind, direction: Direction) -> "Metric":
+        """Mean and standard error of per-example values (n,)."""
+        values = values.double()
+        n = values.numel()
+        se = float(values.std() / math.sqrt(n)) if n > 1 else None
+        return cls(float(values.mean()), unit, kind, direction, se, n)
+
+    def scaled(self, factor: float, unit: str) -> "Metric":
+        """The same number in another unit; a negative factor turns bounds and direction round."""
+        kind, direction = self.kind, self.direction
+        if factor < 0:
+            kinds: dict[NumberKind, NumberKind] = {"lower bound": "upper bound", "upper bound": "lower bound"}
+            directions: dict[Direction, Direction] = {"higher": "lower", "lower": "higher"}
+            kind, direction = kinds.get(kind, kind), directions.get(direction, direction)
+        se = None if self.se is None else abs(factor) * self.se
+        return replace(self, value=factor * self.value, se=se, unit=unit, kind=kind, direction=direction)
+
+    def better_than(self, other: "Metric | None") -> bool:
+        """Whether this value is the better one; anything beats nothing, and a NaN beats nothing at all."""
+        if math.isnan(self.value):
+            return False
+        if other is None:
+            return True
+        return self.value > other.value if self.direction == "higher" else self.value < other.value
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; a value that is not finite becomes null."""
+        plain = asdict(self)
+        return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in plain.items()}
+
+
+def bits_per_dim(nats: Metric, dim: int) -> Metric:
+    """The one place where log-likelihood in nats per example becomes bits per dimension: -nats / (D log 2)."""
+    return nats.scaled(-1.0 / (dim * math.log(2.0)), "bits/dim")
+
+
+def protocol_id(protocol: Mapping[str, Any]) -> str:
+    """A short name for a protocol: 8 hex digits of the SHA-256 of its canonical JSON."""
+    canonical = json.dumps(protocol, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:8]
+
+
+def log_mean_exp(values: Tensor, dim: int = 0) -> Tensor:
+    """log of the mean of exp(values) along ``dim``."""
+    return torch.logsumexp(values, dim) - math.log(values.shape[dim])

@@ -1,0 +1,79 @@
+"""From a completed configuration to objects: device, data, model, optimisers, trained weights."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from dgmbench.config import instantiate
+from dgmbench.data import DataSet, load
+from dgmbench.data.pairs import check_pair, spec_from_card
+from dgmbench.data.random import keyed_seed
+from dgmbench.data.spec import DataSpec
+from dgmbench.errors import UserError, nearest
+from dgmbench.models.contract import Model
+from dgmbench.training.ema import Ema
+
+OptimizerFactory = Callable[[str, list[nn.Parameter]], Optimizer]
+
+
+def find_device(hardware: Mapping[str, Any]) -> torch.device:
+    """The device of ``hardware.accelerator``; asking for a GPU where there is none is a UserError."""
+    wanted = hardware["accelerator"]
+    available = torch.cuda.is_available()
+    if wanted == "gpu" and not available:
+        raise UserError("hardware=gpu was asked for, but PyTorch sees no GPU here; use hardware=cpu or hardware=auto.")
+    return torch.device("cuda" if available and wanted != "cpu" else "cpu")
+
+
+def load_data(completed: Mapping[str, Any], root: Path | None = None) -> DataSet:
+    """The data set of a run, checked against the model's card before and after it is read."""
+    names, card = completed["names"], completed["model"].get("card") or {}
+    expected = spec_from_card(completed["data"])
+    if expected is not None:
+        check_pair(card, expected, names["data"], names["model"])
+    data = load(completed["data"], root or Path(completed["paths"]["data"]).expanduser())
+    check_pair(card, data.spec, names["data"], names["model"])
+    return data
+
+
+def build_model(completed: Mapping[str, Any], spec: DataSpec) -> Model:
+    """The model with fresh weights, a function of the run's seed."""
+    node = {key: value for key, value in completed["model"].items() if key != "card"}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(keyed_seed(completed["seed"], "weights"))
+        model = instantiate(node, spec)
+    if not isinstance(model, Model):
+        raise UserError(
+            f"model._target_={node['_target_']} is no dgmbench.models.contract.Model; derive it from that class."
+        )
+    return model
+
+
+def optimizer_factory(settings: Mapping[str, Any], model: Model) -> OptimizerFactory:
+    """How to make a player's optimiser: the group's settings, then ``players.<name>`` on top."""
+    shared = {key: value for key, value in settings.items() if key not in ("players", "schedule")}
+    special = settings["players"]
+    for name in special:
+        if name not in model.players():
+            raise UserError(nearest(name, model.players(), what="player of this model for optimizer.players."))
+
+    def make(player: str, parameters: list[nn.Parameter]) -> Optimizer:
+        return instantiate({**shared, **special.get(player, {})}, parameters)
+
+    return make
+
+
+def load_weights(model: Model, checkpoint: Mapping[str, Any]) -> None:
+    """Put a checkpoint's weights into the model: the averaged ones if the run kept any, else the last ones."""
+    prefix = "model."
+    model.load_state_dict({key.removeprefix(prefix): v for key, v in checkpoint["state_dict"].items()})
+    averaged = checkpoint["dgmbench"]["ema"]
+    if averaged is not None:
+        ema = Ema(model, 0.0)
+        ema.load_state_dict(averaged)
+        ema.copy_to_model()
+    model.eval()

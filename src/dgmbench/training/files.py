@@ -1,0 +1,161 @@
+"""Writing that survives a crash: whole files appear at once or not at all, and logs are only appended to."""
+
+import contextlib
+import errno
+import io
+import json
+import os
+import pickle
+import random
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+from dgmbench.errors import UserError
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full or read-only disk into one sentence (UserError)."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(
+                f"The disk is full: {path} could not be written. What was saved before is intact; free some space "
+                "and give the same command again to go on from there."
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT):
+            raise UserError(
+                f"{path} cannot be written ({error.strerror}); choose another folder with paths.outputs=DIR or "
+                "DGM_OUTPUTS."
+            ) from error
+        raise
+
+
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
+    """Write to a temporary file beside ``path``, flush it to the disk and rename it into place."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write readable JSON atomically; a NaN or infinity is an error, never a silent token."""
+    write_atomically(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Lightning's checkpoint plugin, but a checkpoint is replaced in one step and errors speak plainly."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Serialise in memory, then write atomically, so that the previous checkpoint survives anything."""
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        write_atomically(Path(path), buffer.getbuffer())
+
+
+# What torch.load raises on a cut, altered or foreign file: each kind of damage has its own type.
+DAMAGE = (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, AttributeError, IndexError, TypeError)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Load a checkpoint on the CPU with ``weights_only=True``; a damaged file ends in one sentence."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"There is no checkpoint {path}; train the run first.") from error
+    except OSError as error:
+        raise UserError(f"The checkpoint {path} cannot be read: {error.strerror}.") from error
+    except DAMAGE as error:
+        raise UserError(
+            f"The checkpoint {path} is damaged ({type(error).__name__}); move it away to start this run again from the "
+            "beginning, or put a good copy in its place."
+        ) from error
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the global generators of torch, CUDA, NumPy and Python, for models that draw from them behind our back."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
+def rng_state() -> dict[str, Any]:
+    """The states of the global generators of torch, CUDA, NumPy and Python, as tensors and plain values."""
+    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    version, internal, cached = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [str(name), torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, gauss],
+        "python": [version, list(internal), cached],
+    }
+
+
+def restore_rng_state(state: Mapping[str, Any]) -> None:
+    """Restore what ``rng_state`` gave."""
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    name, keys, position, has_gauss, gauss = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
+    version, internal, cached = state["python"]
+    random.setstate((version, tuple(internal), cached))
+
+
+class RowWriter:
+    """Append-only JSON lines; a resume truncates to the length that the checkpoint recorded."""
+
+    def __init__(self, path: Path, *, length: int = 0) -> None:
+        self.path = path
+        with disk_errors(path):
+            self._file = open(path, "ab")  # noqa: SIM115, it stays open for the whole run
+            self._file.truncate(length)
+            self._file.seek(length)
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Append one row; values that are not finite are written as null."""
+        clean = {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in row.items()}
+        with disk_errors(self.path):
+            self._file.write((json.dumps(clean, allow_nan=False) + "\n").encode())
+            self._file.flush()
+
+    def length(self) -> int:
+        """Bytes on disk, after a flush to the disk itself."""
+        with disk_errors(self.path):
+            os.fsync(self._file.fileno())
+        return self._file.tell()
+
+    def close(self) -> None:
+        """Close the file."""
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """All complete rows of a JSON-lines file; a torn last line (a kill while writing) is left out."""
+    rows = []
+    for line in path.read_bytes().splitlines(keepends=True):
+        if line.endswith(b"\n"):
+            rows.append(json.loads(line))
+    return rows

@@ -1,0 +1,108 @@
+"""A run's folder: named by content, owned by one process at a time, complete only when ``result.json`` is there."""
+
+import fcntl
+import json
+import os
+import socket
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dgmbench.errors import UserError, nearest
+from dgmbench.training.files import disk_errors, write_atomically, write_json
+
+
+class RunFolder:
+    """``<outputs>/<model>-<data>-s<seed>-<8 hex>`` and the names of what lies in it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.metrics = path / "metrics.jsonl"
+        self.status_file = path / "status.json"
+        self.result_file = path / "result.json"
+        self.traceback_file = path / "traceback.txt"
+        self.samples = path / "samples"
+        self.last = path / "checkpoints" / "last.ckpt"
+        self.best = path / "checkpoints" / "best.ckpt"
+        self._lock: int | None = None
+
+    @classmethod
+    def existing(cls, path: str | Path) -> "RunFolder":
+        """The folder of a run that has been started; anything else ends in one sentence (UserError)."""
+        folder = cls(Path(path).expanduser())
+        if folder.config.is_file():
+            return folder
+        if folder.path.is_dir():
+            raise UserError(f"run={path} is not the folder of a run: it has no config.yaml.")
+        siblings = [config.parent.name for config in folder.path.parent.glob("*/config.yaml")]
+        if siblings:
+            raise UserError(nearest(folder.path.name, siblings, what=f"run in {folder.path.parent} named"))
+        raise UserError(f"run={path} does not exist: give the folder that 'dgm train' printed last.")
+
+    def checkpoint(self, rule: str) -> Path:
+        """The checkpoint with the weights that were best on validation (``best``) or last (``final``)."""
+        return self.best if rule == "best" else self.last
+
+    def acquire(self) -> None:
+        """Take the folder for this process until it ends, however it ends (flock); refuse if another one has it."""
+        with disk_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            owner = os.read(self._lock, 100).decode(errors="replace").strip() or "unknown"
+            os.close(self._lock)
+            self._lock = None
+            raise UserError(
+                f"The run {self.path} is being worked on by another process ({owner}); wait until it is done, or "
+                "stop it."
+            ) from error
+        with disk_errors(self.path):
+            os.ftruncate(self._lock, 0)
+            os.pwrite(self._lock, f"pid {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Give the folder back."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def write_config(self, completed: Mapping[str, Any]) -> None:
+        """Store the completed configuration of the run."""
+        write_atomically(self.config, yaml.safe_dump(dict(completed), sort_keys=False).encode())
+
+    def read_config(self) -> dict[str, Any]:
+        """The completed configuration of the run."""
+        try:
+            config = yaml.safe_load(self.config.read_bytes())
+        except yaml.YAMLError as error:
+            raise UserError(f"{self.config} is damaged and cannot be read; train the run again.") from error
+        if not isinstance(config, dict):
+            raise UserError(f"{self.config} is damaged and cannot be read; train the run again.")
+        return config
+
+    def write_status(self, status: str, **details: Any) -> None:
+        """Record where the run stands: running, interrupted, failed or done."""
+        write_json(self.status_file, {"status": status, "pid": os.getpid(), "host": socket.gethostname(), **details})
+
+    def write_traceback(self) -> None:
+        """Keep the traceback of the exception that is being handled."""
+        write_atomically(self.traceback_file, traceback.format_exc().encode())
+
+    def read_result(self) -> dict[str, Any] | None:
+        """The finished run's result, or None."""
+        try:
+            return json.loads(self.result_file.read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise UserError(f"{self.result_file} is damaged; remove it and give the command again.") from error
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Store the result, last of all: only this file means success."""
+        write_json(self.result_file, result)

@@ -1,0 +1,408 @@
+"""The one LightningModule that trains every model: players, stages, clipping, accumulation, EMA and the clock."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dgmbench.data.batches import BatchStream
+from dgmbench.data.random import keyed_generator, keyed_seed
+from dgmbench.data.spec import Batch
+from dgmbench.errors import RunFailed
+from dgmbench.models.contract import Model
+from dgmbench.training.ema import Ema
+from dgmbench.training.files import restore_rng_state, rng_state, seed_everything
+from dgmbench.training.plan import Plan
+from dgmbench.training.schedule import Schedule
+
+# On an accelerator reading a loss waits for the device, so finiteness is looked at once in this many updates.
+FINITE_CHECK_EVERY = 20
+# How long a slice of training runs before Lightning's loop and the signals get a look in.
+SLICE_SECONDS = 0.05
+
+
+@dataclass
+class Clock:
+    """Where a run stands. Counts batches and images, never optimiser steps."""
+
+    update: int = 0
+    batches: int = 0
+    images: int = 0
+    stage: int = -1
+    validated_at: int = 0
+    sampled_at: int = -1
+    saved_at: int = 0
+    train_seconds: float = 0.0
+
+    def state_dict(self) -> dict[str, int | float]:
+        """All counters."""
+        return dict(vars(self))
+
+
+@dataclass
+class Hooks:
+    """What the run does between batches; each is called with the module, on a state that can be saved."""
+
+    validate: Callable[["Training"], None] = lambda module: None
+    samples: Callable[["Training"], None] = lambda module: None
+    checkpoint: Callable[["Training"], None] = lambda module: None
+    row: Callable[[dict[str, Any]], None] = lambda row: None
+    interrupted: Callable[[], int | None] = lambda: None
+    started: Callable[[], None] = lambda: None
+    advanced: Callable[["Training"], None] = lambda module: None
+
+
+class Interrupted(Exception):
+    """A signal asked the run to stop; a resumable checkpoint has been written."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(f"stopped by signal {signal_number}")
+        self.signal_number = signal_number
+
+
+class Training(pl.LightningModule):
+    """Trains any ``Model`` by manual optimisation.
+
+    The state at the start of update u, together with (seed, u), decides everything that follows: batches, noise and
+    learning rates are pure functions of them. A checkpoint taken between updates therefore resumes bit by bit, and
+    Lightning's own loop counters are not needed: a resumed run is a fresh ``fit`` that starts at the stored clock.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        plan: Plan,
+        stream: BatchStream,
+        initial: Callable[[], Batch],
+        seed: int,
+        optimizers: Callable[[str, list[nn.Parameter]], Optimizer],
+        schedule: Schedule,
+        hooks: Hooks | None = None,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.model = model
+        self.plan, self.stream, self.seed = plan, stream, seed
+        self.hooks = hooks or Hooks()
+        self.clock = Clock()
+        self.ema = Ema(model, plan.ema) if plan.ema else None
+        self._initial, self._make_optimizer, self._schedule = initial, optimizers, schedule
+        self._parameters_of = model.players()
+        self._others = {
+            player: [p for p in model.parameters() if p.requires_grad and id(p) not in {id(q) for q in own}]
+            for player, own in self._parameters_of.items()
+        }
+        self._optimizers: dict[str, Optimizer] = {}
+        self._base_lr: dict[str, list[float]] = {}
+        self._window: dict[str, list[Tensor]] = {}
+        self._generator: torch.Generator | None = None
+        self._pending: Mapping[str, Any] | None = None
+        self._last_checkpoint = time.monotonic()
+        self._entered = 0.0
+        self.run_state: dict[str, Any] = {}
+
+    # ------------------------------------------------------------------ Lightning's side
+
+    def configure_optimizers(self) -> list[Optimizer]:
+        """One optimiser a player, with its saved state after a resume."""
+        self._optimizers = {
+            player: self._make_optimizer(player, parameters) for player, parameters in self._parameters_of.items()
+        }
+        self._base_lr = {
+            player: [group["lr"] for group in optimizer.param_groups] for player, optimizer in self._optimizers.items()
+        }
+        if self._pending is not None:
+            for player, optimizer in self._optimizers.items():
+                optimizer.load_state_dict(self._pending["optimizers"][player])
+        return list(self._optimizers.values())
+
+    def train_dataloader(self) -> "_Slices":
+        """Slices of the training that is left; batches are fetched by their number in ``training_step``."""
+        return _Slices(self)
+
+    def transfer_batch_to_device(self, batch: int, device: torch.device, dataloader_idx: int) -> int:
+        """Batches come from the stream on the right device already."""
+        return batch
+
+    def on_train_start(self) -> None:
+        """Initialise a new run from data, or put back what a resume needs; runs after Lightning's own set-up."""
+        self.model.train()
+        self._generator = torch.Generator(device=self.device)
+        if self._pending is not None:
+            self._restore(self._pending)
+            self._pending = None
+        else:
+            seed_everything(keyed_seed(self.seed, "initialise"))
+            generator = keyed_generator(self.seed, "initialise", device=self.device)
+            self.model.initialise(self._initial(), generator)
+        self._last_checkpoint = self._entered = time.monotonic()
+        self.hooks.started()
+
+    def on_train_batch_start(self, batch: int, batch_idx: int) -> None:
+        """Between two updates: enter a stage, validate, sample, save, stop. The only place where a state is saved
+        before the end.
+        """
+        index = self.plan.stage_index(self.clock.update)
+        if index != self.clock.stage:
+            self._enter_stage(index)
+        self._between()
+
+    def training_step(self, update: int, batch_idx: int) -> None:
+        """A slice of training: updates until something is due between two of them, or a moment has passed.
+
+        One slice instead of one update a call keeps the loop around it from costing more than the model's mathematics.
+        """
+        end = time.monotonic() + SLICE_SECONDS
+        while self.clock.update < self.plan.updates:  # Lightning has asked for one slice ahead
+            self._update(self.clock.update)
+            if time.monotonic() >= end or self._due():
+                return
+
+    def on_train_end(self) -> None:
+        """The end of the budget: last validation and samples, and the final checkpoint."""
+        self.clock.train_seconds += self._lap()
+        if self._window:
+            self._write_row()
+        self._check_finite()
+        if self.clock.validated_at != self.clock.batches:
+            self._validate()
+        if self.clock.sampled_at != self.clock.batches:
+            self._sample()
+        self._save()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add our part: clock, optimisers by player, EMA and the open window of logs."""
+        checkpoint["dgmbench"] = {
+            "clock": self.clock.state_dict(),
+            "optimizers": {player: optimizer.state_dict() for player, optimizer in self._optimizers.items()},
+            "ema": None if self.ema is None else self.ema.state_dict(),
+            "window": self._window,
+            "rng": rng_state(),
+        }
+        checkpoint["run"] = self.run_state
+        checkpoint["optimizer_states"] = []  # kept by player above
+
+    # ------------------------------------------------------------------ resume
+
+    def resume_from(self, checkpoint: Mapping[str, Any]) -> None:
+        """Continue from a loaded checkpoint; call before ``Trainer.fit``."""
+        self.load_state_dict(checkpoint["state_dict"])
+        self._pending = checkpoint["dgmbench"]
+        for name, value in checkpoint["dgmbench"]["clock"].items():
+            setattr(self.clock, name, value)
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        restore_rng_state(state["rng"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+        self._window = {name: [v.to(self.device) for v in values] for name, values in state["window"].items()}
+
+    # ------------------------------------------------------------------ one update
+
+    def _update(self, update: int) -> None:
+        """Every player whose turn it is, on the group of batches of this update."""
+        stage = self.plan.stages[self.clock.stage]
+        group = [self.stream.batch(b) for b in self.plan.group(update)]
+        for player in self.model.turn(update, stage):
+            self._step(player, group, update)
+        if self.ema is not None:
+            self.ema.update()
+        self.clock.update = update + 1
+        self.clock.batches += len(group)
+        self.clock.images = self.clock.batches * self.plan.batch_size
+        if self.clock.update % self.plan.row_every == 0:
+            self._write_row()
+        self.hooks.advanced(self)
+
+    def _step(self, player: str, group: list[Batch], update: int) -> None:
+        stage = self.plan.stages[self.clock.stage]
+        optimizer, parameters = self._optimizers[player], self._parameters_of[player]
+        generator = self._seeded("step", update, player)
+        others = self._others[player]
+        for parameter in others:
+            parameter.requires_grad_(False)
+        for parameter in parameters:
+            parameter.grad = None
+        seen = []
+        for batch in group:
+            view = stage.view(batch, generator) if stage.view else batch
+            loss, logs = self.model.loss(player, view, generator)
+            if self.device.type == "cpu" and not math.isfinite(loss.item()):
+                self._not_finite(player, loss)
+            (loss / len(group) if len(group) > 1 else loss).backward()
+            self._note(f"{player}/loss", loss.detach())
+            for name, value in logs.items():
+                self._note(f"{player}/{name}", value.detach())
+            seen.append(view)
+        for parameter in others:
+            parameter.requires_grad_(True)
+        if self.plan.clip is not None:
+            norm = nn.utils.clip_grad_norm_(parameters, self.plan.clip)
+            self._note(f"{player}/gradient_norm", norm.detach())
+        if not self._schedule.is_constant:
+            updates = self.plan.stage_updates(self.clock.stage)
+            factor = self._schedule.factor(update - updates.start, len(updates))
+            for settings, base in zip(optimizer.param_groups, self._base_lr[player], strict=True):
+                settings["lr"] = base * factor
+        optimizer.step()
+        with torch.no_grad():
+            self.model.after_step(player, seen[0] if len(seen) == 1 else _joined(seen), generator)
+        if self.device.type != "cpu" and update % FINITE_CHECK_EVERY == 0:
+            self._check_finite()
+
+    def _seeded(self, *keys: int | str) -> torch.Generator:
+        """Seed the generator of this step, and torch's default one for dropout, from (run's seed, keys)."""
+        assert self._generator is not None
+        seed = keyed_seed(self.seed, *keys)
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        return self._generator.manual_seed(seed)
+
+    def _note(self, name: str, value: Tensor) -> None:
+        self._window.setdefault(name, []).append(value)
+
+    def _write_row(self) -> None:
+        means = {name: torch.stack([v.float() for v in values]).mean() for name, values in self._window.items()}
+        self._window = {}
+        self.hooks.row({"kind": "train", **self.position(), **{name: float(v) for name, v in means.items()}})
+
+    def latest_losses(self) -> str:
+        """The players' newest losses, for a person to watch."""
+        latest = {name: values[-1] for name, values in self._window.items() if name.endswith("/loss")}
+        return "  ".join(f"{name} {float(value):.4g}" for name, value in latest.items())
+
+    def position(self) -> dict[str, Any]:
+        """The clock in the form that every row carries."""
+        clock = self.clock
+        seconds = clock.train_seconds + (time.monotonic() - self._entered)
+        return {
+            "images": clock.images,
+            "batches": clock.batches,
+            "epoch": round(clock.images / self.plan.images_per_epoch, 4),
+            "stage": self.plan.stages[max(0, clock.stage)].name,
+            "seconds": round(seconds, 3),
+        }
+
+    # ------------------------------------------------------------------ between updates
+
+    def _enter_stage(self, index: int) -> None:
+        generator = keyed_generator(self.seed, "stage", index, device=self.device)
+        with torch.no_grad():
+            self.model.enter_stage(self.plan.stages[index], generator)
+        self.clock.stage = index
+        if self.ema is not None:
+            self.ema = Ema(self.model, self.plan.ema)
+
+    def _due(self) -> set[str]:
+        """What has to be done before the next update; all but the signal and the timed save follow from the clock."""
+        clock, plan = self.clock, self.plan
+        due = set()
+        if self.plan.stage_index(clock.update) != clock.stage:
+            due.add("stage")
+        if clock.batches // plan.validate_every > clock.validated_at // plan.validate_every:
+            due.add("validate")
+        if clock.sampled_at < 0 or clock.batches // plan.samples_every > clock.sampled_at // plan.samples_every:
+            due.add("sample")
+        if plan.checkpoint_every is None:
+            if time.monotonic() - self._last_checkpoint >= (plan.checkpoint_seconds or 0.0):
+                due.add("save")
+        elif clock.batches // plan.checkpoint_every > clock.saved_at // plan.checkpoint_every:
+            due.add("save")
+        if self.hooks.interrupted():
+            due = {"save", "stop"}
+        return due
+
+    def _between(self) -> None:
+        due = self._due() - {"stage"}
+        if not due:
+            return
+        self.clock.train_seconds += self._lap()
+        self._check_finite()
+        if "validate" in due:
+            self._validate()
+        if "sample" in due:
+            self._sample()
+        if "save" in due:
+            self._save()
+        if "stop" in due:
+            raise Interrupted(self.hooks.interrupted() or 0)
+        self._entered = time.monotonic()
+
+    def _save(self) -> None:
+        self.clock.saved_at = self.clock.batches
+        self.hooks.checkpoint(self)
+        self._last_checkpoint = time.monotonic()
+
+    def _lap(self) -> float:
+        now = time.monotonic()
+        spent, self._entered = now - self._entered, now
+        return spent
+
+    def _validate(self) -> None:
+        with self.evaluating():
+            self.clock.validated_at = self.clock.batches
+            self.hooks.validate(self)
+
+    def _sample(self) -> None:
+        with self.evaluating():
+            self.clock.sampled_at = self.clock.batches
+            self.hooks.samples(self)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Eval mode, no gradients, averaged weights if any; afterwards all is as before, the default generator too."""
+        rng = torch.get_rng_state()
+        averaged = self.ema.applied() if self.ema is not None else nullcontext()
+        self.model.eval()
+        try:
+            with torch.no_grad(), averaged:
+                yield
+        finally:
+            self.model.train()
+            torch.set_rng_state(rng)
+
+    def _check_finite(self) -> None:
+        for player, parameters in self._parameters_of.items():
+            for values in self._window.get(f"{player}/loss", []):
+                if not bool(torch.isfinite(values)):
+                    self._not_finite(player, values)
+            norms = torch.stack(torch._foreach_norm([p.detach() for p in parameters if p.is_floating_point()]))
+            if not bool(torch.isfinite(norms).all()):
+                self._not_finite(player, norms.sum())
+
+    def _not_finite(self, player: str, value: Tensor) -> None:
+        raise RunFailed(
+            f"The loss or the parameters of '{player}' became {value.item()} at batch {self.clock.batches} "
+            f"({self.clock.images} images); the last good checkpoint is kept. Try a smaller optimizer.lr, "
+            "trainer.clip=1.0 or another seed."
+        )
+
+
+@dataclass
+class _Slices:
+    """The data loader that Lightning iterates over: the number of the next update, until none is left."""
+
+    module: Training
+
+    def __iter__(self) -> Iterator[int]:
+        while self.module.clock.update < self.module.plan.updates:
+            yield self.module.clock.update
+
+
+def _joined(group: list[Batch]) -> Batch:
+    """The batches of an accumulated update as one."""
+    first = group[0]
+    return Batch(
+        torch.cat([b.x for b in group]),
+        None if first.y is None else torch.cat([b.y for b in group if b.y is not None]),
+        None if first.index is None else torch.cat([b.index for b in group if b.index is not None]),
+    )

@@ -1,0 +1,344 @@
+"""A run from start to end: identity, folder, resume, training, evaluation, result."""
+
+import logging
+import platform
+import resource
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dgmbench import __version__
+from dgmbench.config import complete, run_name
+from dgmbench.data import BatchStream, DataSet, evaluation_batches
+from dgmbench.data.spec import Batch
+from dgmbench.errors import RunFailed, UserError
+from dgmbench.evaluation.evaluate import measure_run, sampling_seconds_per_image, validation_objective
+from dgmbench.evaluation.metrics import Metric
+from dgmbench.models.contract import Model
+from dgmbench.rerun import source_hash
+from dgmbench.training.build import (
+    OptimizerFactory,
+    build_model,
+    find_device,
+    load_data,
+    load_weights,
+    optimizer_factory,
+)
+from dgmbench.training.files import AtomicCheckpointIO, RowWriter, read_checkpoint
+from dgmbench.training.folder import RunFolder
+from dgmbench.training.loggers import row_loggers
+from dgmbench.training.module import Hooks, Interrupted, Training
+from dgmbench.training.plan import Plan, make_plan
+from dgmbench.training.progress import TrainingBar
+from dgmbench.training.sampling import write_training_samples
+from dgmbench.training.schedule import Schedule
+
+# Examples that a model sees in ``initialise`` before the first update.
+INITIAL_EXAMPLES = 10_000
+FRESH = {"best": None, "log_length": 0, "threads": 0}
+PACKAGES = ("torch", "pytorch-lightning", "hydra-core", "omegaconf", "torchmetrics", "numpy", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What ``train`` gives back: the run's folder, its ``result.json``, and a word on what happened."""
+
+    run: Path
+    result: dict[str, Any]
+    message: str
+
+    @property
+    def objective(self) -> float:
+        """The validation objective of the best checkpoint."""
+        return self.result["objective"]["value"]
+
+    @property
+    def objective_text(self) -> str:
+        """The validation objective in words."""
+        best = self.result["objective"]
+        return f"best {best['name']} on validation: {best['value']:.6g} {best['unit']} after {best['images']:,} images"
+
+
+def train(cfg: Mapping[str, Any]) -> Outcome:
+    """Train, evaluate and sample one configuration; resume it if it was interrupted, do nothing if it is done.
+
+    Raises:
+        UserError: for anything wrong with the input or the environment, before work is done.
+        RunFailed: if the run itself fails, for instance on a non-finite loss.
+        SystemExit: with code 130 or 143 after Ctrl-C or SIGTERM; the run can be resumed.
+    """
+    completed = complete(cfg)
+    device = find_device(completed["hardware"])
+    data = load_data(completed)
+    model = build_model(completed, data.spec)
+    optimizers = optimizer_factory(completed["optimizer"], model)
+    plan = make_plan(completed["trainer"], images_per_epoch=data.size("train"), stages=model.stages())
+    folder = RunFolder(Path(completed["paths"]["outputs"]) / run_name(completed, data.content_hash))
+    folder.acquire()
+    try:
+        result = folder.read_result()
+        if result is not None:
+            return Outcome(folder.path, result, "was done already")
+        folder.write_config(completed)
+        return _Run(completed, data, model, optimizers, plan, folder, device).go()
+    finally:
+        folder.release()
+
+
+class _Run:
+    """The state of one run in this process."""
+
+    def __init__(
+        self,
+        completed: dict[str, Any],
+        data: DataSet,
+        model: Model,
+        optimizers: OptimizerFactory,
+        plan: Plan,
+        folder: RunFolder,
+        device: torch.device,
+    ) -> None:
+        self.completed, self.data, self.plan, self.folder, self.device = completed, data, plan, folder, device
+        self.settings, self.seed = completed["trainer"], completed["seed"]
+        self.signals = _Signals()
+        self.checkpoint = read_checkpoint(folder.last) if folder.last.exists() else None
+        state: dict[str, Any] = self.checkpoint["run"] if self.checkpoint else FRESH
+        self.best: dict[str, Any] | None = state["best"]
+        torch.set_num_threads(completed["hardware"]["threads"] or state["threads"] or torch.get_num_threads())
+        self.rows = RowWriter(folder.metrics, length=state["log_length"])
+        self.loggers = row_loggers(completed["logger"], folder.path, completed)
+        schedule = Schedule(
+            completed["optimizer"]["schedule"],
+            images_per_epoch=plan.images_per_epoch,
+            batch_size=plan.batch_size,
+            accumulate=plan.accumulate,
+        )
+        self.stream = BatchStream(data, batch_size=plan.batch_size, seed=self.seed, device=device)
+        self.module = Training(
+            model,
+            plan=plan,
+            stream=self.stream,
+            initial=self._initial_batch,
+            seed=self.seed,
+            optimizers=optimizers,
+            schedule=schedule,
+            hooks=Hooks(
+                validate=self._validate,
+                samples=self._samples,
+                checkpoint=self._save,
+                row=self._write_row,
+                interrupted=lambda: self.signals.received,
+                started=self.signals.install,
+                advanced=self._advanced,
+            ),
+        )
+        if self.checkpoint:
+            self.module.resume_from(self.checkpoint)
+        done = self.module.clock.images
+        total = plan.batches * plan.batch_size
+        self.bar = TrainingBar(total=total, done=done, enabled=self.settings["progress"])
+
+    def go(self) -> Outcome:
+        resumed = f"resumed at {self.module.clock.images:,} images" if self.checkpoint else "trained"
+        self.folder.write_status("running")
+        begin = time.time()
+        try:
+            if self.module.clock.update < self.plan.updates:
+                with self.signals, self.bar, _quiet():
+                    self._trainer().fit(self.module)
+            result = self._result(begin)
+            for logger in self.loggers:
+                logger.finish(result)
+        except Interrupted as stop:
+            self.folder.write_status("interrupted", signal=stop.signal_number)
+            word = "Ctrl-C" if stop.signal_number == signal.SIGINT else "SIGTERM"
+            print(f"Stopped by {word}; the same command resumes {self.folder.path}", file=sys.stderr)  # noqa: T201
+            raise SystemExit(128 + stop.signal_number) from stop
+        except UserError:
+            raise  # the disk may be full, so nothing more is written
+        except (KeyboardInterrupt, SystemExit):
+            self.folder.write_status("interrupted")
+            raise
+        except BaseException as error:
+            self.folder.write_traceback()
+            self.folder.write_status("failed", reason=f"{type(error).__name__}: {error}")
+            raise
+        finally:
+            self.rows.close()
+        self.folder.write_result(result)
+        self.folder.write_status("done")
+        self.folder.traceback_file.unlink(missing_ok=True)
+        return Outcome(self.folder.path, result, resumed)
+
+    def _trainer(self) -> Any:
+        import pytorch_lightning as pl
+
+        precision: Any = {"32": "32-true", "bf16": "bf16-mixed"}[self.completed["hardware"]["precision"]]
+        self.lightning = pl.Trainer(
+            accelerator="gpu" if self.device.type == "cuda" else "cpu",
+            devices=1,
+            precision=precision,
+            max_epochs=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            limit_val_batches=0,
+            inference_mode=False,
+            plugins=[AtomicCheckpointIO()],
+            default_root_dir=self.folder.path,
+        )
+        return self.lightning
+
+    # ------------------------------------------------------------------ what happens between batches
+
+    def _initial_batch(self) -> Batch:
+        size = min(INITIAL_EXAMPLES, self.data.size("train"))
+        return BatchStream(self.data, batch_size=size, seed=self.seed, device=self.device).batch(0)
+
+    def _validate(self, module: Training) -> None:
+        name, metric = validation_objective(module.model, self.data, device=self.device)
+        self._write_row({"kind": "valid", **module.position(), name: metric.value})
+        if metric.better_than(None if self.best is None else _as_metric(self.best)):
+            self.best = {"name": name, **metric.as_dict(), "images": module.clock.images}
+            self._save_as(self.folder.best)
+
+    def _samples(self, module: Training) -> None:
+        x = next(evaluation_batches(self.data, "valid", batch_size=64, device=self.device)).x
+        path = self.folder.samples / f"{module.clock.images:012d}.png"
+        write_training_samples(path, module.model, self.data.spec, x, seed=self.seed)
+
+    def _save(self, module: Training) -> None:
+        self._save_as(self.folder.last)
+        self.folder.write_status("running", images=module.clock.images, batches=module.clock.batches)
+
+    def _save_as(self, path: Path) -> None:
+        self.module.run_state = {
+            "best": self.best,
+            "log_length": self.rows.length(),
+            "threads": torch.get_num_threads(),
+        }
+        self.lightning.save_checkpoint(path)
+
+    def _write_row(self, row: dict[str, Any]) -> None:
+        self.rows.write(row)
+        for logger in self.loggers:
+            logger.log(row)
+
+    def _advanced(self, module: Training) -> None:
+        stage = self.plan.stages[module.clock.stage].name
+        self.bar.advance(module.clock.images, stage, module.latest_losses)
+
+    # ------------------------------------------------------------------ the result
+
+    def _result(self, begin: float) -> dict[str, Any]:
+        if self.best is None:
+            raise RunFailed(
+                "The validation objective was not a number at any time of this run; try a smaller optimizer.lr or "
+                "another seed."
+            )
+        clock, model = self.module.clock, self.module.model
+        measured = measure_run(self.folder, self.completed, self.data, self.completed["protocol"], self.device)
+        load_weights(model.to(self.device), read_checkpoint(self.folder.best))
+        names = self.completed["names"]
+        return {
+            "model": names["model"],
+            "family": (self.completed["model"].get("card") or {}).get("family"),
+            "data": names["data"],
+            "seed": self.seed,
+            "status": "done",
+            "run": self.folder.path.name,
+            "config_hash": self.folder.path.name.rsplit("-", 1)[-1],
+            "data_hash": self.data.content_hash,
+            "objective": self.best,
+            **measured,
+            "cost": {
+                "parameters": sum(p.numel() for p in model.parameters()),
+                "images": clock.images,
+                "batches": clock.batches,
+                "train_seconds": round(clock.train_seconds, 3),
+                "train_images_per_second": round(clock.images / max(clock.train_seconds, 1e-9), 1),
+                "sample_seconds_per_image": sampling_seconds_per_image(model, device=self.device),
+                "peak_memory_mib": round(_peak_memory(self.device) / 2**20, 1),
+                "device": torch.cuda.get_device_name() if self.device.type == "cuda" else platform.processor() or "cpu",
+                "threads": torch.get_num_threads(),
+            },
+            "versions": versions(model),
+            "finished": int(time.time()),
+        }
+
+
+def versions(model: Model) -> dict[str, str]:
+    """Code and package versions that a result depends on; ``model_source`` changes with the file of the model."""
+    found = {"dgmbench": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    found["model_source"] = source_hash(type(model))
+    return found
+
+
+def _as_metric(stored: Mapping[str, Any]) -> Metric:
+    fields = Metric.__dataclass_fields__
+    return Metric(**{name: stored[name] for name in fields})
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Lightning's remarks are about things that this module does itself (loggers, checkpoints, workers)."""
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+class _Signals:
+    """Remembers SIGTERM and Ctrl-C, so that training stops between two batches; a second Ctrl-C stops at once."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "_Signals":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.getsignal(number)
+        return self
+
+    def install(self) -> None:
+        """Take over the two signals; called once Lightning has installed its own handlers."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._note)
+
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: object) -> None:
+        if self.received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = number

@@ -1,0 +1,262 @@
+"""A run as users meet it: signals, locks, full disks, damaged files, what is written and what is not."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dgmbench import cli
+from dgmbench.training.files import AtomicCheckpointIO, RowWriter, read_checkpoint, read_rows, write_atomically
+from dgmbench.training.folder import RunFolder
+
+QUICK = ("trainer.progress=false", "protocol=quick", "hardware=cpu", "hardware.threads=1")
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def dgm(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "dgmbench", *arguments]
+
+
+def start(outputs: Path, *overrides: str) -> subprocess.Popen[str]:
+    """Start ``dgm train`` and wait until it has saved a checkpoint, or ended."""
+    process = subprocess.Popen(
+        dgm("train", *QUICK, f"paths.outputs={outputs}", *overrides),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
+    )  # fmt: skip
+    end = time.monotonic() + 120
+    while process.poll() is None and not list(outputs.glob("*/checkpoints/last.ckpt")):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return process
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_leaves_a_resumable_run(number: signal.Signals, code: int, tmp_path: Path) -> None:
+    overrides = ("model=vae", "trainer.budget=100000ba", "trainer.checkpoint=5ba", "trainer.validate=100000ba")
+    process = start(tmp_path, *overrides)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    assert "Traceback" not in errors
+    assert "resumes" in errors
+    (folder,) = tmp_path.glob("vae-*")
+    status = json.loads((folder / "status.json").read_text())
+    assert status["status"] == "interrupted"
+    saved = read_checkpoint(folder / "checkpoints" / "last.ckpt")["dgmbench"]["clock"]
+    assert saved["batches"] > 0
+    assert not (folder / "result.json").exists()
+
+
+def test_the_same_run_twice_at_once_is_refused_and_the_first_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides = ("model=vae", "trainer.budget=100000ba", "trainer.checkpoint=5ba")
+    process = start(tmp_path, *overrides)
+    try:
+        code = cli.main(["train", *QUICK, f"paths.outputs={tmp_path}", *overrides])
+        message = capsys.readouterr().err
+        assert code == 2
+        assert f"is being worked on by another process (pid {process.pid} on" in message
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.communicate()
+    # a killed owner frees the folder
+    (path,) = tmp_path.glob("vae-*")
+    folder = RunFolder(path)
+    folder.acquire()
+    folder.release()
+
+
+def test_a_full_disk_while_saving_keeps_the_last_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("model=vae", "trainer.budget=40ba", "trainer.checkpoint=10ba", "trainer.validate=100ba")
+    command = ["train", *QUICK, f"paths.outputs={tmp_path}", *words]
+    process = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("kill.py")), "before", "25", *command[1:]],
+        capture_output=True, check=False, env=ENVIRONMENT,
+    )  # fmt: skip
+    assert process.returncode == -signal.SIGKILL
+    (folder,) = tmp_path.glob("vae-*")
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    before = checkpoint.read_bytes()
+    assert read_checkpoint(checkpoint)["dgmbench"]["clock"]["batches"] == 20
+    full = folder / "checkpoints" / ".last.ckpt.tmp"
+    full.symlink_to("/dev/full")  # every write to it fails for want of space
+    assert cli.main(command) == 2
+    message = capsys.readouterr().err
+    assert "The disk is full" in message
+    assert "last.ckpt could not be written" in message
+    assert "Traceback" not in message
+    assert checkpoint.read_bytes() == before
+    full.unlink(missing_ok=True)
+    assert cli.main(command) == 0
+    assert (folder / "result.json").exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "altered", "empty", "foreign"])
+def test_a_damaged_checkpoint_ends_in_one_sentence_and_is_kept(
+    damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", *QUICK, f"paths.outputs={tmp_path}", "model=vae", "trainer.budget=4ba"]
+    assert cli.main(command) == 0
+    (folder,) = tmp_path.glob("vae-*")
+    (folder / "result.json").unlink()
+    last = folder / "checkpoints" / "last.ckpt"
+    content = bytearray(last.read_bytes())
+    if damage == "altered":
+        content[100:400] = bytes(300)
+    last.write_bytes(
+        {"cut": content[: len(content) // 2], "altered": content, "empty": b"", "foreign": b"hello"}[damage]
+    )
+    kept = last.read_bytes()
+    capsys.readouterr()
+    assert cli.main(command) == 2
+    message = capsys.readouterr().err
+    assert "last.ckpt is damaged" in message
+    assert "Traceback" not in message
+    assert last.read_bytes() == kept
+
+
+def test_a_loss_that_is_not_finite_fails_the_run_and_keeps_its_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = cli.main(
+        ["train", *QUICK, f"paths.outputs={tmp_path}", "model=vae", "trainer.budget=400ba", "optimizer=sgd",
+         "optimizer.lr=1e6", "trainer.checkpoint=1ba"]
+    )  # fmt: skip
+    message = capsys.readouterr().err
+    assert code == 1
+    assert "the last good checkpoint is kept" in message
+    (folder,) = tmp_path.glob("vae-*")
+    assert json.loads((folder / "status.json").read_text())["status"] == "failed"
+    assert "RunFailed" in (folder / "traceback.txt").read_text()
+    assert not (folder / "result.json").exists()
+
+
+def test_checkpoints_load_with_weights_only_and_hold_plain_values(tmp_path: Path) -> None:
+    assert (
+        cli.main(["train", *QUICK, f"paths.outputs={tmp_path}", "model=gan", "trainer.budget=5ba", "trainer.ema=0.9"])
+        == 0
+    )
+    (folder,) = tmp_path.glob("gan-*")
+    for name in ("last", "best"):
+        checkpoint = torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
+        assert "pytorch-lightning_version" in checkpoint
+        assert set(checkpoint["dgmbench"]["optimizers"]) == {"discriminator", "generator"}
+
+
+def test_evaluate_adds_metrics_and_keeps_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outputs = f"paths.outputs={tmp_path}"
+    assert cli.main(["train", *QUICK, outputs, "model=vae", "trainer.budget=5ba"]) == 0
+    folder = Path(capsys.readouterr().out.splitlines()[-1])
+    before = json.loads((folder / "result.json").read_text())
+    weights = (folder / "checkpoints" / "last.ckpt").read_bytes()
+    assert cli.main(["evaluate", f"run={folder}", "protocol=quick", "protocol.k=3"]) == 0
+    out = capsys.readouterr().out
+    after = json.loads((folder / "result.json").read_text())
+    assert out.splitlines()[-1] == str(folder)
+    assert "iw_bound_k3" in after["metrics"]
+    assert after["metrics"]["iw_bound_k10"] == before["metrics"]["iw_bound_k10"]
+    assert (folder / "checkpoints" / "last.ckpt").read_bytes() == weights
+    for metric in after["metrics"].values():
+        assert metric["protocol_id"] in after["protocols"]
+    assert after["protocols"][after["metrics"]["iw_bound_k3"]["protocol_id"]]["k"] == 3
+
+
+def test_the_same_protocol_gives_the_same_numbers_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        cli.main(["train", *QUICK, f"paths.outputs={tmp_path}", "model=rbm", "model.hidden=8", "trainer.budget=5ba"])
+        == 0
+    )
+    folder = Path(capsys.readouterr().out.splitlines()[-1])
+    before = json.loads((folder / "result.json").read_text())["metrics"]
+    torch.manual_seed(5)
+    assert cli.main(["evaluate", f"run={folder}", "protocol=quick"]) == 0
+    assert json.loads((folder / "result.json").read_text())["metrics"] == before
+
+
+def test_sample_writes_a_picture_and_an_array_and_repeats(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", *QUICK, f"paths.outputs={tmp_path}", "model=vae", "trainer.budget=5ba"]) == 0
+    folder = capsys.readouterr().out.splitlines()[-1]
+    assert cli.main(["sample", f"run={folder}", "n=7"]) == 0
+    picture, array = capsys.readouterr().out.splitlines()
+    x = np.load(array)["x"]
+    assert x.shape == (7, 1, 8, 8)
+    assert x.dtype == np.uint8
+    assert set(np.unique(x)) <= {0, 1}
+    with Image.open(picture) as image:
+        assert image.width >= 400
+    assert cli.main(["sample", f"run={folder}", "n=7"]) == 0
+    capsys.readouterr()
+    assert (np.load(array)["x"] == x).all()
+    assert cli.main(["sample", f"run={folder}", "n=7", "seed=1"]) == 0
+    other = capsys.readouterr().out.splitlines()[1]
+    assert (np.load(other)["x"] != x).any()
+
+
+def test_identity_ignores_what_cannot_change_the_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def folder(*overrides: str) -> str:
+        assert (
+            cli.main(
+                ["train", *QUICK, "model=vae", "trainer.budget=2ba", f"paths.outputs={tmp_path / 'a'}", *overrides]
+            )
+            == 0
+        )
+        return Path(capsys.readouterr().out.splitlines()[-1]).name
+
+    plain = folder()
+    assert folder("trainer.checkpoint=7s", f"paths.outputs={tmp_path / 'b'}", "model.latent=50") == plain
+    assert folder("seed=1") != plain
+    assert folder("model.latent=7") != plain
+    assert folder("trainer.batch_size=50") != plain
+    assert folder("data.binarise=dynamic") != plain
+
+
+# ---------------------------------------------------------------------- files
+
+
+def test_an_atomic_write_replaces_or_leaves_alone(tmp_path: Path) -> None:
+    path = tmp_path / "value.json"
+    write_atomically(path, b"one")
+    (tmp_path / ".value.json.tmp").symlink_to("/dev/full")
+    with pytest.raises(Exception, match="The disk is full"):
+        write_atomically(path, b"two" * 10_000)
+    assert path.read_bytes() == b"one"
+    assert [p.name for p in tmp_path.iterdir()] == ["value.json"]
+    write_atomically(path, b"three")
+    assert path.read_bytes() == b"three"
+
+
+def test_checkpoints_are_what_torch_writes(tmp_path: Path) -> None:
+    content = {"a": torch.arange(3), "b": [1, "two", None]}
+    AtomicCheckpointIO().save_checkpoint(content, tmp_path / "x.ckpt")
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    loaded = read_checkpoint(tmp_path / "x.ckpt")
+    assert torch.equal(loaded["a"], content["a"])
+    assert loaded["b"] == content["b"]
+
+
+def test_rows_are_truncated_to_the_recorded_length_and_torn_lines_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    writer = RowWriter(path)
+    writer.write({"a": 1})
+    length = writer.length()
+    writer.write({"a": 2})
+    writer.close()
+    with path.open("ab") as file:
+        file.write(b'{"a": 3')
+    assert read_rows(path) == [{"a": 1}, {"a": 2}]
+    again = RowWriter(path, length=length)
+    again.write({"a": float("nan"), "b": 4})
+    again.close()
+    assert read_rows(path) == [{"a": 1}, {"a": None, "b": 4}]
