@@ -1,0 +1,252 @@
+"""Annealed importance sampling of log Z, forwards and backwards, so that log Z is bracketed.
+
+Forwards (Neal 2001): states start at p_0 and are annealed to p_1; the mean of exp(log w) is Z_1 / Z_0, so the
+estimate of log Z is too small in expectation (Jensen). Backwards (Burda, Grosse, Salakhutdinov 2015, "Accurate and
+conservative estimates of MRF log-likelihood using reverse annealing"): states start at p_1, the mean of exp(log w) is
+Z_0 / Z_1, and the estimate of log Z is too large in expectation. The two *expectations* enclose log Z; the two
+numbers of one run need not, and are to be read with their standard errors. A small forward estimate of log Z flatters
+log p(x) = log p*(x) - log Z, which is why one direction alone is not enough.
+
+    w = prod_k p*_{beta_k}(v_{k-1}) / p*_{beta_{k-1}}(v_{k-1}),     v_k ~ T_{beta_k}(v_{k-1}, .),
+    0 = beta_0 < beta_1 < ... < beta_K = 1
+
+All chains move together, one batched matrix product a step; weights are summed in float64. Units: nats.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import inf, log, log1p, sqrt
+
+import torch
+from torch import Generator, Tensor
+
+from dgmbench.errors import UserError
+from dgmbench.models.contract import AnnealingPath
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class AisEstimate:
+    """An estimate of log Z from ``chains`` independent annealing runs.
+
+    Attributes:
+        log_z: the estimate; too small in expectation if ``direction`` is "forward", too large if "reverse".
+        se: standard error of ``log_z`` by the delta method, sd(w) / (mean(w) sqrt(chains)); inf for one chain.
+        ess: effective sample size (sum w)^2 / sum w^2, between 1 and ``chains``. Near 1, ``se`` means nothing.
+        log_weights: the runs' log weights, log Z_0 included, such that exp of them averages to Z (forward) or 1/Z.
+        states: the runs' final states (chains, d).
+    """
+
+    log_z: float
+    se: float
+    ess: float
+    chains: int
+    temperatures: int
+    direction: str
+    log_weights: Tensor
+    states: Tensor
+
+    def interval(self, width: float = 3.0) -> tuple[float, float]:
+        """Error bars log(Z - width sd) and log(Z + width sd); the lower end is -inf where Z - width sd < 0.
+
+        Backwards the error is that of 1/Z, so the infinite end is the upper one.
+        """
+        reach = width * self.se
+        down = log1p(-reach) if reach < 1 else -inf
+        up = log1p(reach)
+        return (
+            (self.log_z + down, self.log_z + up)
+            if self.direction == "forward"
+            else (self.log_z - up, self.log_z - down)
+        )
+
+
+@dataclass(frozen=True)
+class Bracket:
+    """Forward and reverse estimates of one log Z.
+
+    Attributes:
+        forward: the forward estimate, a stochastic lower bound of log Z.
+        reverse: the reverse estimate, a stochastic upper bound if its starting states are exact samples of the model.
+        exact_start: whether they are; else they come from ``burn_in`` transitions, and ``reverse`` may be too small.
+        exact: log Z by enumeration, where the path can.
+        wide: whether the bracket is too wide to compare models with (gap above ``tolerance``, or fewer than two
+            effective chains on either side).
+    """
+
+    forward: AisEstimate
+    reverse: AisEstimate
+    exact_start: bool
+    burn_in: int
+    exact: float | None
+    tolerance: float
+
+    @property
+    def gap(self) -> float:
+        """Reverse minus forward estimate of log Z; negative by chance where both are accurate."""
+        return self.reverse.log_z - self.forward.log_z
+
+    @property
+    def middle(self) -> float:
+        """The exact value where known, else the mean of the two estimates."""
+        return self.exact if self.exact is not None else (self.forward.log_z + self.reverse.log_z) / 2
+
+    @property
+    def se(self) -> float:
+        """Standard error of ``middle``: 0 where it is exact."""
+        return 0.0 if self.exact is not None else sqrt(self.forward.se**2 + self.reverse.se**2) / 2
+
+    @property
+    def ess(self) -> float:
+        """The smaller effective sample size of the two directions."""
+        return min(self.forward.ess, self.reverse.ess)
+
+    @property
+    def wide(self) -> bool:
+        """Whether the bracket is too wide to be relied on."""
+        return abs(self.gap) > self.tolerance or self.ess < 2
+
+    def contains(self, log_z: float, width: float = 3.0) -> bool:
+        """Whether a value lies in the bracket, widened by ``width`` standard errors on both sides."""
+        return self.forward.log_z - width * self.forward.se <= log_z <= self.reverse.log_z + width * self.reverse.se
+
+
+def schedule(temperatures: int | Sequence[float] | Tensor) -> list[float]:
+    """Inverse temperatures from 0 to 1: evenly spaced ``temperatures`` steps, or the given increasing values.
+
+    >>> schedule(4)
+    [0.0, 0.25, 0.5, 0.75, 1.0]
+    """
+    if isinstance(temperatures, int):
+        if temperatures < 1:
+            raise UserError(f"annealing needs at least one step, but {temperatures} were asked for.")
+        return [k / temperatures for k in range(temperatures + 1)]
+    betas = [float(beta) for beta in temperatures]
+    if len(betas) < 2 or betas[0] != 0 or betas[-1] != 1 or any(b <= a for a, b in pairwise(betas)):
+        raise UserError("an annealing schedule must increase strictly from 0 to 1.")
+    return betas
+
+
+def _estimate(log_weights: Tensor, states: Tensor, direction: str, steps: int) -> AisEstimate:
+    n = len(log_weights)
+    sign = 1.0 if direction == "forward" else -1.0
+    relative = (log_weights - log_weights.max()).exp()
+    mean = relative.mean()
+    return AisEstimate(
+        log_z=sign * (float(log_weights.logsumexp(0)) - log(n)),
+        se=float(relative.std() / mean) / sqrt(n) if n > 1 else inf,
+        ess=float(relative.sum() ** 2 / relative.square().sum()),
+        chains=n,
+        temperatures=steps,
+        direction=direction,
+        log_weights=log_weights,
+        states=states,
+    )
+
+
+@torch.no_grad()
+def annealed_importance_sampling(
+    path: AnnealingPath,
+    *,
+    chains: int = 100,
+    temperatures: int | Sequence[float] | Tensor = 10_000,
+    generator: Generator | None = None,
+    progress: Progress | None = None,
+) -> AisEstimate:
+    """Anneal ``chains`` states from p_0 to p_1 and estimate log Z_1, in expectation from below.
+
+    Args:
+        path: the distributions; see ``AnnealingPath``.
+        chains: independent runs.
+        temperatures: number of evenly spaced steps, or the inverse temperatures themselves.
+        generator: source of randomness, on the path's device.
+        progress: called with (steps done, steps in all) after each step.
+    """
+    betas = schedule(temperatures)
+    v = path.sample_base(chains, generator=generator)
+    log_w = path.log_base_partition().expand(chains).clone()
+    for k, (before, beta) in enumerate(pairwise(betas), start=1):
+        log_w += path.log_unnormalised(v, beta) - path.log_unnormalised(v, before)
+        v = path.transition(v, beta, generator=generator)
+        if progress is not None:
+            progress(k, len(betas) - 1)
+    return _estimate(log_w, v, "forward", len(betas) - 1)
+
+
+@torch.no_grad()
+def reverse_ais(
+    path: AnnealingPath,
+    *,
+    start: Tensor,
+    temperatures: int | Sequence[float] | Tensor = 10_000,
+    generator: Generator | None = None,
+    progress: Progress | None = None,
+) -> AisEstimate:
+    """Anneal samples ``start`` (chains, d) of p_1 back to p_0 and estimate log Z_1, in expectation from above.
+
+    The direction of the bound holds if ``start`` are exact samples of p_1.
+    """
+    betas = schedule(temperatures)
+    v = start
+    log_w = -path.log_base_partition().expand(len(v)).clone()
+    for k, (beta, before) in enumerate(pairwise(reversed(betas)), start=1):
+        log_w += path.log_unnormalised(v, before) - path.log_unnormalised(v, beta)
+        v = path.transition(v, before, generator=generator)
+        if progress is not None:
+            progress(k, len(betas) - 1)
+    return _estimate(log_w, v, "reverse", len(betas) - 1)
+
+
+@torch.no_grad()
+def bracket(
+    path: AnnealingPath,
+    *,
+    chains: int = 100,
+    temperatures: int | Sequence[float] | Tensor = 10_000,
+    burn_in: int = 1_000,
+    tolerance: float = 1.0,
+    generator: Generator | None = None,
+    progress: Progress | None = None,
+) -> Bracket:
+    """Estimate log Z from below and from above.
+
+    The reverse runs start from exact samples where the path has ``sample_target`` and can enumerate; otherwise from the
+    forward runs' final states, resampled by their weights and moved by ``burn_in`` more transitions at beta = 1.
+
+    Args:
+        path: the distributions.
+        chains: independent runs in each direction.
+        temperatures: as in ``annealed_importance_sampling``.
+        burn_in: transitions before the reverse runs, where exact samples cannot be had.
+        tolerance: gap in nats above which the bracket counts as wide.
+        generator: source of randomness, on the path's device.
+        progress: called with (steps done, steps in all) over both directions.
+    """
+    steps = len(schedule(temperatures)) - 1
+
+    def later(done: int, total: int) -> None:
+        if progress is not None:
+            progress(steps + done, 2 * steps)
+
+    def sooner(done: int, total: int) -> None:
+        if progress is not None:
+            progress(done, 2 * steps)
+
+    forward = annealed_importance_sampling(
+        path, chains=chains, temperatures=temperatures, generator=generator, progress=sooner
+    )
+    sample_target = getattr(path, "sample_target", None)
+    start = sample_target(chains, generator=generator) if sample_target is not None else None
+    exact_start = start is not None
+    if start is None:
+        weights = torch.softmax(forward.log_weights, 0)
+        start = forward.states[torch.multinomial(weights, chains, replacement=True, generator=generator)]
+        for _ in range(burn_in):
+            start = path.transition(start, 1.0, generator=generator)
+    reverse = reverse_ais(path, start=start, temperatures=temperatures, generator=generator, progress=later)
+    exact = path.exact_log_partition()
+    return Bracket(
+        forward, reverse, exact_start, 0 if exact_start else burn_in, None if exact is None else float(exact), tolerance
+    )
