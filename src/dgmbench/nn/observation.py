@@ -1,0 +1,222 @@
+r"""Observation models p(x | decoder output): what a decoder's numbers mean for the data.
+
+A decoder returns ``parameters`` (..., P, *shape), P of them for every dimension of x; dimensions are independent given
+them. ``log_prob`` is about raw x, in nats, so an observation model carries every constant and every log-determinant:
+
+* ``Bernoulli``: x in {0, 1}, one logit.
+* ``Gaussian``: a mean and, unless sigma is fixed, a log sigma. Real x has the density N(x; mean, sigma^2). On binary or
+  discrete x the density is that of y = low + step (x + u - 1/2), u uniform on [0, 1), so that
+  ``log p(y) + D log step`` is a one-sample lower bound of log P(x) = log E_u[p(y) step^D] (uniform dequantisation).
+* ``LogisticMixture``: P(x = j) is the mass that a mixture of logistics on [-1, 1] puts on the bin of level j, with the
+  first and last bins open to infinity (Salimans et al. 2017, https://arxiv.org/abs/1701.05517, without its coupling of
+  colour channels); exact for any number of levels.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from dgmbench.data.spec import DataSpec
+from dgmbench.errors import UserError
+
+ObservationName = Literal["auto", "bernoulli", "gaussian", "logistic_mixture"]
+LEAST_LOG_SIGMA = -7.0  # on the network's scale, where data spans 2 (the floor of PixelCNN++)
+
+
+def soft_floor(value: Tensor, floor: float) -> Tensor:
+    """A smooth max(value, floor), so that a scale can neither vanish nor lose its gradient."""
+    return floor + F.softplus(value - floor)
+
+
+def gaussian_log_density(x: Tensor, mean: Tensor, log_sigma: Tensor) -> Tensor:
+    """Elementwise log N(x; mean, exp(log_sigma)^2), in nats."""
+    return -0.5 * ((x - mean) * torch.exp(-log_sigma)).square() - log_sigma - 0.5 * math.log(2 * math.pi)
+
+
+class Observation(nn.Module, ABC):
+    """Independent dimensions given the decoder's output, ``parameters_per_dim`` = P numbers for each."""
+
+    parameters_per_dim: int
+
+    def __init__(self, spec: DataSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.dims = tuple(range(-len(spec.shape), 0))
+        self.axis = -len(spec.shape) - 1  # of the parameters of one dimension
+
+    @abstractmethod
+    def log_prob(self, parameters: Tensor, x: Tensor, *, generator: Generator | None = None) -> Tensor:
+        """Return log p(x | parameters) (...) of raw x that broadcasts against (..., *shape), summed over dimensions."""
+
+    @abstractmethod
+    def mean(self, parameters: Tensor) -> Tensor:
+        """E[x | parameters] as float (..., *shape) on the raw scale."""
+
+    @abstractmethod
+    def sample(self, parameters: Tensor, *, generator: Generator | None = None) -> Tensor:
+        """A draw of x, raw (..., *shape)."""
+
+    def _split(self, parameters: Tensor) -> tuple[Tensor, ...]:
+        """(..., P, *shape) to P tensors (..., *shape)."""
+        return parameters.unbind(self.axis)
+
+
+class Bernoulli(Observation):
+    """Independent Bernoulli dimensions; the parameter is the logit of x = 1."""
+
+    parameters_per_dim = 1
+
+    def log_prob(
+        self, parameters: Float[Tensor, "..."], x: Tensor, *, generator: Generator | None = None
+    ) -> Float[Tensor, "..."]:
+        """The exact log p(x | parameters)."""
+        logits, target = torch.broadcast_tensors(self._split(parameters)[0], x.to(parameters))
+        return -F.binary_cross_entropy_with_logits(logits, target, reduction="none").sum(self.dims)
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        """The probability of x = 1."""
+        return self._split(parameters)[0].sigmoid()
+
+    def sample(self, parameters: Tensor, *, generator: Generator | None = None) -> Tensor:
+        """A draw of zeros and ones."""
+        return torch.bernoulli(self.mean(parameters), generator=generator).to(self.spec.dtype)
+
+
+class Gaussian(Observation):
+    """Independent normal dimensions, dequantised uniformly if the data is binary or discrete.
+
+    Args:
+        spec: The data space.
+        sigma: Fixed standard deviation, or None for a log sigma of every dimension from the decoder. Its scale is that
+            of the data if it is real, and of levels mapped to [-1, 1] otherwise.
+    """
+
+    def __init__(self, spec: DataSpec, *, sigma: float | None = None) -> None:
+        super().__init__(spec)
+        self.log_sigma = None if sigma is None else math.log(sigma)
+        self.parameters_per_dim = 2 if sigma is None else 1
+        self.quantised = spec.kind in ("binary", "discrete")
+        self.step = 2.0 / (spec.levels - 1) if self.quantised and spec.levels else 1.0
+
+    def _moments(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        parts = self._split(parameters)
+        if self.log_sigma is not None:
+            return parts[0], torch.full_like(parts[0], self.log_sigma)
+        return parts[0], soft_floor(parts[1], LEAST_LOG_SIGMA)
+
+    def log_prob(
+        self, parameters: Float[Tensor, "..."], x: Tensor, *, generator: Generator | None = None
+    ) -> Float[Tensor, "..."]:
+        """The log density of real x; for binary or discrete x one draw of the dequantisation bound."""
+        mean, log_sigma = self._moments(parameters)
+        y = x.to(mean)
+        if self.quantised:
+            noise = torch.empty_like(mean).uniform_(generator=generator)
+            y = (y + noise - 0.5) * self.step - 1.0
+        density = gaussian_log_density(y, mean, log_sigma)
+        return density.sum(self.dims) + (self.spec.dim * math.log(self.step) if self.quantised else 0.0)
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        """The mean on the raw scale, within the range of the levels if there are levels."""
+        mean = self._moments(parameters)[0]
+        return ((mean + 1.0) / self.step).clamp(0, (self.spec.levels or 1) - 1) if self.quantised else mean
+
+    def sample(self, parameters: Tensor, *, generator: Generator | None = None) -> Tensor:
+        """A draw, rounded to the nearest level if there are levels."""
+        mean, log_sigma = self._moments(parameters)
+        y = mean + log_sigma.exp() * torch.empty_like(mean).normal_(generator=generator)
+        if self.quantised:
+            y = ((y + 1.0) / self.step).round().clamp(0, (self.spec.levels or 1) - 1)
+        return y.to(self.spec.dtype)
+
+
+class LogisticMixture(Observation):
+    """A mixture of discretised logistics for each dimension: mixture logits, means and log scales on [-1, 1].
+
+    Args:
+        spec: The data space, with levels.
+        components: Number of logistics.
+    """
+
+    def __init__(self, spec: DataSpec, *, components: int) -> None:
+        super().__init__(spec)
+        self.components, self.parameters_per_dim = components, 3 * components
+        self.levels = spec.levels or 2
+        self.step = 2.0 / (self.levels - 1)
+
+    def _mixture(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Log weights, means and log scales, each (..., components, *shape)."""
+        logits, mean, log_scale = parameters.unflatten(self.axis, (3, self.components)).unbind(self.axis - 1)
+        return logits.log_softmax(self.axis), mean, soft_floor(log_scale, LEAST_LOG_SIGMA)
+
+    def log_prob(
+        self, parameters: Float[Tensor, "..."], x: Tensor, *, generator: Generator | None = None
+    ) -> Float[Tensor, "..."]:
+        """The exact log p(x | parameters)."""
+        log_weight, mean, log_scale = self._mixture(parameters)
+        x = x.unsqueeze(self.axis)
+        inverse = torch.exp(-log_scale)
+        centre = (x.to(mean) * self.step - 1.0 - mean) * inverse
+        half = 0.5 * self.step * inverse
+        upper, lower = centre + half, centre - half
+        # sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - exp(a - b)), whose logarithm never cancels
+        inside = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(-2 * half))
+        log_mass = torch.where(x == 0, F.logsigmoid(upper), inside)
+        log_mass = torch.where(x == self.levels - 1, F.logsigmoid(-lower), log_mass)
+        return (log_weight + log_mass).logsumexp(self.axis).sum(self.dims)
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        """E[x] = sum_j P(x >= j), exact."""
+        log_weight, mean, log_scale = self._mixture(parameters)
+        weight, inverse = log_weight.exp(), torch.exp(-log_scale)
+        total = torch.zeros_like(mean.select(self.axis, 0))
+        for level in range(1, self.levels):
+            edge = (level - 0.5) * self.step - 1.0
+            total += (weight * torch.sigmoid((mean - edge) * inverse)).sum(self.axis)
+        return total
+
+    def sample(self, parameters: Tensor, *, generator: Generator | None = None) -> Tensor:
+        """A draw: a component, a logistic variable, its level."""
+        log_weight, mean, log_scale = self._mixture(parameters)
+        u = torch.empty_like(mean.narrow(self.axis, 0, 1)).uniform_(generator=generator)
+        cdf = log_weight.exp().cumsum(self.axis).narrow(self.axis, 0, self.components - 1)
+        chosen = (u >= cdf).sum(self.axis, keepdim=True)
+        u = torch.empty_like(u).uniform_(generator=generator)
+        y = mean.gather(self.axis, chosen) + log_scale.gather(self.axis, chosen).exp() * torch.logit(u)
+        y = ((y.squeeze(self.axis) + 1.0) / self.step).round()
+        return y.clamp(0, self.levels - 1).to(self.spec.dtype)
+
+
+def build_observation(
+    name: ObservationName, spec: DataSpec, *, sigma: float | None = None, components: int = 5
+) -> Observation:
+    """The observation model called ``name``; ``auto`` goes by the kind of the data.
+
+    Binary data gets ``bernoulli``, discrete data ``logistic_mixture`` and real data ``gaussian``.
+    """
+    if spec.kind not in ("binary", "discrete", "real"):
+        raise UserError(f"There is no observation model for {spec.kind} data; take binary, discrete or real data.")
+    chosen = {"binary": "bernoulli", "discrete": "logistic_mixture", "real": "gaussian"}[spec.kind]
+    chosen = chosen if name == "auto" else name
+    if sigma is not None and not sigma > 0:
+        raise UserError(f"A fixed sigma must be positive, not {sigma}.")
+    if sigma is not None and chosen != "gaussian":
+        raise UserError(f"sigma={sigma} is a setting of observation=gaussian; {chosen} has none.")
+    if chosen == "bernoulli":
+        if spec.kind != "binary":
+            raise UserError(f"observation=bernoulli takes binary data, not {spec.kind}; leave it at auto.")
+        return Bernoulli(spec)
+    if chosen == "gaussian":
+        return Gaussian(spec, sigma=sigma)
+    if chosen == "logistic_mixture":
+        if spec.kind == "real":
+            raise UserError("observation=logistic_mixture takes data with levels, not real data; leave it at auto.")
+        if components < 1:
+            raise UserError(f"A logistic mixture needs at least one component, not {components}.")
+        return LogisticMixture(spec, components=components)
+    raise UserError(f"There is no observation model {name!r}; choose auto, bernoulli, gaussian or logistic_mixture.")
