@@ -52,7 +52,9 @@ def test_cards_are_read_without_torch_and_hydra() -> None:
 
 def test_cards_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
     own = Path(__file__).parent / "my_configs"
-    assert read_cards([own])["gaussian"].paper.year == 1809
+    paper = read_cards([own])["gaussian"].paper
+    assert paper is not None
+    assert paper.year == 1809
     monkeypatch.setenv("DGM_CONFIG_DIR", str(own))
     assert "gaussian" in read_cards()
     with pytest.raises(UserError, match="nowhere does not exist"):

@@ -18,6 +18,7 @@ FAMILIES = {
     "moment_matching": "Moment matching",
     "flow": "Normalizing flows",
     "autoregressive": "Autoregressive models",
+    "other": "Models beyond the survey",
 }
 KINDS = ("binary", "discrete", "real", "counts", "tokens")
 LIKELIHOODS = ("exact", "lower bound", "AIS estimate", "none")
@@ -39,13 +40,13 @@ class Card:
 
     name: str
     family: str
-    survey: str
     summary: str
-    paper: Paper
     kinds: tuple[str, ...]
     likelihood: str
     data: str
-    tiny: Mapping[str, Any]
+    survey: str = ""
+    paper: Paper | None = None
+    tiny: Mapping[str, Any] = field(default_factory=dict)
     image: bool = False
     sizes: tuple[int, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict, compare=False)
@@ -102,9 +103,8 @@ def _card(name: str, content: dict[str, Any], file: Path) -> Card:
     block = content.get("card")
     if not isinstance(block, Mapping):
         raise UserError(f"{file} has no card: add a block 'card:' with family, summary, paper, kinds, likelihood, ....")
-    required = {"family": str, "survey": str, "summary": str, "paper": Mapping, "kinds": list, "likelihood": str}
-    required |= {"data": str, "tiny": Mapping}
-    optional = {"image": bool, "sizes": list}
+    required = {"family": str, "summary": str, "kinds": list, "likelihood": str, "data": str}
+    optional = {"survey": str, "paper": Mapping, "tiny": Mapping, "image": bool, "sizes": list}
     for key in block:
         if key not in required | optional:
             raise UserError(f"{file}: {nearest(key, required | optional, what='card field')}")
@@ -118,11 +118,12 @@ def _card(name: str, content: dict[str, Any], file: Path) -> Card:
     _choice(file, "likelihood", block["likelihood"], LIKELIHOODS)
     for kind in block["kinds"]:
         _choice(file, "kinds", kind, KINDS)
-    paper = block["paper"]
-    if set(paper) != {"authors", "year", "title", "link"} or not isinstance(paper["year"], int):
-        raise UserError(f"{file}: card.paper must be {{authors: ..., year: 2014, title: ..., link: ...}}.")
     fields = dict(block)
-    fields |= {"paper": Paper(**paper), "kinds": tuple(block["kinds"]), "sizes": tuple(block.get("sizes", ()))}
+    if (paper := block.get("paper")) is not None:
+        if set(paper) != {"authors", "year", "title", "link"} or not isinstance(paper["year"], int):
+            raise UserError(f"{file}: card.paper must be {{authors: ..., year: 2014, title: ..., link: ...}}.")
+        fields["paper"] = Paper(**paper)
+    fields |= {"kinds": tuple(block["kinds"]), "sizes": tuple(block.get("sizes", ()))}
     settings = {key: value for key, value in content.items() if key not in ("card", "defaults")}
     return Card(name=name, settings=settings, **fields)
 
@@ -156,7 +157,7 @@ def model_table_markdown(cards: Mapping[str, Card] | None = None) -> str:
     for family, group in by_family(read_cards() if cards is None else cards).items():
         lines.append(f"| **{FAMILIES[family]}** | | | | |")
         for card in group:
-            paper = f"[{card.paper.authors} {card.paper.year}]({card.paper.link})"
+            paper = f"[{card.paper.authors} {card.paper.year}]({card.paper.link})" if card.paper else ""
             kinds = ", ".join(card.kinds) + (" images" if card.image else "")
             lines.append(f"| `{card.name}` | {card.summary} | {paper} | {kinds} | {card.likelihood} |")
     return "\n".join(lines)

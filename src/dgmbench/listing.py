@@ -68,9 +68,8 @@ def model_page(card: Card) -> str:
         "",
         *columns(
             [
-                ("paper", f"{paper.authors} {paper.year}: {paper.title}"),
-                ("", paper.link),
-                ("family", f"{FAMILIES[card.family]} (survey section {card.survey})"),
+                *([("paper", f"{paper.authors} {paper.year}: {paper.title}"), ("", paper.link)] if paper else []),
+                ("family", FAMILIES[card.family] + (f" (survey section {card.survey})" if card.survey else "")),
                 ("takes", ", ".join(card.kinds) + (" images" if card.image else "")),
                 ("likelihood", card.likelihood),
                 ("data", f"{card.data} by default"),
