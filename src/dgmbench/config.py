@@ -356,7 +356,7 @@ def config_hash(completed: Mapping[str, Any], data_hash: str) -> str:
         if key not in ("paths", "logger", "hardware", "protocol")
     }
     hardware = completed["hardware"]
-    content["hardware"] = {"precision": hardware["precision"], "processes": 1}
+    content["hardware"] = {"precision": hardware["precision"], "processes": hardware["devices"] * hardware["nodes"]}
     content["data_hash"] = data_hash
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 

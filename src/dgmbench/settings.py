@@ -37,11 +37,16 @@ class Hardware:
     """What the run computes on."""
 
     accelerator: Literal["auto", "cpu", "gpu"]
+    devices: int | Literal["all"]
+    nodes: int
     precision: Literal["32", "bf16"]
     threads: int | None
+    compile: bool
 
     def __post_init__(self) -> None:
-        _positive("hardware", self, "threads")
+        _positive("hardware", self, "nodes", "threads")
+        if self.devices != "all":
+            _positive("hardware", self, "devices")
 
 
 @dataclass(frozen=True, kw_only=True)

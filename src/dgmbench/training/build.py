@@ -20,13 +20,26 @@ from dgmbench.training.ema import Ema
 OptimizerFactory = Callable[[str, list[nn.Parameter]], Optimizer]
 
 
-def find_device(hardware: Mapping[str, Any]) -> torch.device:
-    """The device of ``hardware.accelerator``; asking for a GPU where there is none is a UserError."""
+def count_devices(hardware: Mapping[str, Any]) -> int:
+    """The number of processes a node runs: ``hardware.devices``, or the GPUs that are there if it is ``all``."""
+    devices = hardware["devices"]
+    return max(1, torch.cuda.device_count()) if devices == "all" else devices
+
+
+def find_device(hardware: Mapping[str, Any], local_rank: int = 0) -> torch.device:
+    """The device of ``hardware.accelerator``; asking for more GPUs than there are is a UserError."""
     wanted = hardware["accelerator"]
     available = torch.cuda.is_available()
     if wanted == "gpu" and not available:
         raise UserError("hardware=gpu was asked for, but PyTorch sees no GPU here; use hardware=cpu or hardware=auto.")
-    return torch.device("cuda" if available and wanted != "cpu" else "cpu")
+    if not available or wanted == "cpu":
+        return torch.device("cpu")
+    if local_rank >= torch.cuda.device_count():
+        raise UserError(
+            f"hardware.devices={hardware['devices']} asks for more GPUs than the {torch.cuda.device_count()} that "
+            "PyTorch sees here."
+        )
+    return torch.device("cuda", local_rank)
 
 
 def load_data(completed: Mapping[str, Any], root: Path | None = None) -> DataSet:

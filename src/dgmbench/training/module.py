@@ -1,6 +1,7 @@
 """The one LightningModule that trains every model: players, stages, clipping, accumulation, EMA and the clock."""
 
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -20,12 +21,14 @@ from dgmbench.models.contract import Model
 from dgmbench.training.ema import Ema
 from dgmbench.training.files import restore_rng_state, rng_state, seed_everything
 from dgmbench.training.plan import Plan
+from dgmbench.training.ranks import Ranks
 from dgmbench.training.schedule import Schedule
 
 # On an accelerator reading a loss waits for the device, so finiteness is looked at once in this many updates.
 FINITE_CHECK_EVERY = 20
-# How long a slice of training runs before Lightning's loop and the signals get a look in.
+# How long a slice of training runs before Lightning's loop gets a look in; several processes must agree, so they count.
 SLICE_SECONDS = 0.05
+SLICE_UPDATES = 20
 
 
 @dataclass
@@ -86,9 +89,13 @@ class Training(pl.LightningModule):
         optimizers: Callable[[str, list[nn.Parameter]], Optimizer],
         schedule: Schedule,
         hooks: Hooks | None = None,
+        ranks: Ranks | None = None,
+        compile_loss: bool = False,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
+        self.ranks = ranks or Ranks()
+        self._loss = torch.compile(model.loss) if compile_loss else model.loss
         self.model = model
         self.plan, self.stream, self.seed = plan, stream, seed
         self.hooks = hooks or Hooks()
@@ -108,6 +115,7 @@ class Training(pl.LightningModule):
         self._last_checkpoint = time.monotonic()
         self._entered = 0.0
         self.run_state: dict[str, Any] = {}
+        self._agreed = {"save": False, "stop": False}
 
     # ------------------------------------------------------------------ Lightning's side
 
@@ -163,7 +171,9 @@ class Training(pl.LightningModule):
         end = time.monotonic() + SLICE_SECONDS
         while self.clock.update < self.plan.updates:  # Lightning has asked for one slice ahead
             self._update(self.clock.update)
-            if time.monotonic() >= end or self._due():
+            alone = self.ranks.world == 1
+            over = time.monotonic() >= end if alone else self.clock.update % SLICE_UPDATES == 0
+            if over or self._due():
                 return
 
     def on_train_end(self) -> None:
@@ -231,19 +241,23 @@ class Training(pl.LightningModule):
             parameter.requires_grad_(False)
         for parameter in parameters:
             parameter.grad = None
-        seen = []
+        seen, losses = [], []
         for batch in group:
             view = stage.view(batch, generator) if stage.view else batch
-            loss, logs = self.model.loss(player, view, generator)
-            if self.device.type == "cpu" and not math.isfinite(loss.item()):
+            loss, logs = self._loss(player, view, generator)
+            if self.ranks.world == 1 and self.device.type == "cpu" and not math.isfinite(loss.item()):
                 self._not_finite(player, loss)
             (loss / len(group) if len(group) > 1 else loss).backward()
-            self._note(f"{player}/loss", loss.detach())
+            losses.append(loss.detach())
             for name, value in logs.items():
                 self._note(f"{player}/{name}", value.detach())
             seen.append(view)
         for parameter in others:
             parameter.requires_grad_(True)
+        loss = losses[0] if len(losses) == 1 else torch.stack(losses).mean()
+        if self.ranks.world > 1:
+            loss = self._averaged(player, loss, parameters)
+        self._note(f"{player}/loss", loss)
         if self.plan.clip is not None:
             norm = nn.utils.clip_grad_norm_(parameters, self.plan.clip)
             self._note(f"{player}/gradient_norm", norm.detach())
@@ -253,15 +267,41 @@ class Training(pl.LightningModule):
             for settings, base in zip(optimizer.param_groups, self._base_lr[player], strict=True):
                 settings["lr"] = base * factor
         optimizer.step()
-        with torch.no_grad():
-            self.model.after_step(player, seen[0] if len(seen) == 1 else _joined(seen), generator)
+        self._after_step(player, seen[0] if len(seen) == 1 else _joined(seen), generator)
         if self.device.type != "cpu" and update % FINITE_CHECK_EVERY == 0:
             self._check_finite()
 
+    @torch.no_grad()
+    def _averaged(self, player: str, loss: Tensor, parameters: list[nn.Parameter]) -> Tensor:
+        """Average the player's gradients over the processes, and with them the loss and the wish to save or stop.
+
+        All of it in one all-reduce, so that every process decides alike.
+        """
+        wishes = torch.tensor([float(self._wants_save()), float(bool(self.hooks.interrupted()))], device=self.device)
+        loss = loss.clone()
+        self.ranks.mean_([*(p.grad for p in parameters if p.grad is not None), loss, wishes])
+        self._agreed = {"save": bool(wishes[0] > 0), "stop": bool(wishes[1] > 0)}
+        if self.device.type == "cpu" and not math.isfinite(loss.item()):
+            self._not_finite(player, loss)
+        return loss
+
+    @torch.no_grad()
+    def _after_step(self, player: str, batch: Batch, generator: torch.Generator) -> None:
+        """Let the model change its state; what it changed is the first process's on all of them."""
+        if self.ranks.world == 1:
+            self.model.after_step(player, batch, generator)
+            return
+        before = {id(t): t._version for t in self._state()}
+        self.model.after_step(player, batch, generator)
+        self.ranks.from_first_([t for t in self._state() if before.get(id(t)) != t._version])
+
+    def _state(self) -> list[Tensor]:
+        return [*self.model.parameters(), *self.model.buffers()]
+
     def _seeded(self, *keys: int | str) -> torch.Generator:
-        """Seed the generator of this step, and torch's default one for dropout, from (run's seed, keys)."""
+        """Seed this step's generator, and torch's default one for dropout, from (seed, keys); each process its own."""
         assert self._generator is not None
-        seed = keyed_seed(self.seed, *keys)
+        seed = keyed_seed(self.seed, *keys, *([self.ranks.rank] if self.ranks.rank else []))
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
@@ -272,6 +312,7 @@ class Training(pl.LightningModule):
 
     def _write_row(self) -> None:
         means = {name: torch.stack([v.float() for v in values]).mean() for name, values in self._window.items()}
+        self.ranks.mean_(list(means.values()))
         self._window = {}
         self.hooks.row({"kind": "train", **self.position(), **{name: float(v) for name, v in means.items()}})
 
@@ -312,14 +353,18 @@ class Training(pl.LightningModule):
             due.add("validate")
         if clock.sampled_at < 0 or clock.batches // plan.samples_every > clock.sampled_at // plan.samples_every:
             due.add("sample")
-        if plan.checkpoint_every is None:
-            if time.monotonic() - self._last_checkpoint >= (plan.checkpoint_seconds or 0.0):
-                due.add("save")
-        elif clock.batches // plan.checkpoint_every > clock.saved_at // plan.checkpoint_every:
+        alone = self.ranks.world == 1
+        if self._wants_save() if alone else self._agreed["save"]:
             due.add("save")
-        if self.hooks.interrupted():
+        if bool(self.hooks.interrupted()) if alone else self._agreed["stop"]:
             due = {"save", "stop"}
         return due
+
+    def _wants_save(self) -> bool:
+        every = self.plan.checkpoint_every
+        if every is None:
+            return time.monotonic() - self._last_checkpoint >= (self.plan.checkpoint_seconds or 0.0)
+        return self.clock.batches // every > self.clock.saved_at // every
 
     def _between(self) -> None:
         due = self._due() - {"stage"}
@@ -334,13 +379,14 @@ class Training(pl.LightningModule):
         if "save" in due:
             self._save()
         if "stop" in due:
-            raise Interrupted(self.hooks.interrupted() or 0)
+            raise Interrupted(self.hooks.interrupted() or signal.SIGTERM)
         self._entered = time.monotonic()
 
     def _save(self) -> None:
         self.clock.saved_at = self.clock.batches
         self.hooks.checkpoint(self)
         self._last_checkpoint = time.monotonic()
+        self._agreed = {"save": False, "stop": False}
 
     def _lap(self) -> float:
         now = time.monotonic()

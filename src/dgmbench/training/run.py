@@ -21,13 +21,15 @@ from dgmbench.config import complete, run_name
 from dgmbench.data import BatchStream, DataSet, evaluation_batches
 from dgmbench.data.spec import Batch
 from dgmbench.errors import RunFailed, UserError
-from dgmbench.evaluation.evaluate import measure_run, sampling_seconds_per_image, validation_objective
+from dgmbench.evaluation.evaluate import measure_run, sampling_seconds_per_image
+from dgmbench.evaluation.evaluator import validation_objective
 from dgmbench.evaluation.metrics import Metric
 from dgmbench.models.contract import Model
 from dgmbench.rerun import source_hash
 from dgmbench.training.build import (
     OptimizerFactory,
     build_model,
+    count_devices,
     find_device,
     load_data,
     load_weights,
@@ -39,6 +41,7 @@ from dgmbench.training.loggers import row_loggers
 from dgmbench.training.module import Hooks, Interrupted, Training
 from dgmbench.training.plan import Plan, make_plan
 from dgmbench.training.progress import TrainingBar
+from dgmbench.training.ranks import Ranks, find_ranks, strategy
 from dgmbench.training.sampling import write_training_samples
 from dgmbench.training.schedule import Schedule
 
@@ -77,25 +80,38 @@ def train(cfg: Mapping[str, Any]) -> Outcome:
         SystemExit: with code 130 or 143 after Ctrl-C or SIGTERM; the run can be resumed.
     """
     completed = complete(cfg)
-    device = find_device(completed["hardware"])
+    hardware = completed["hardware"]
+    hardware["devices"] = count_devices(hardware)
+    ranks = find_ranks(hardware["devices"], hardware["nodes"])
+    device = find_device(hardware, ranks.local_rank)
     data = load_data(completed)
     model = build_model(completed, data.spec)
     optimizers = optimizer_factory(completed["optimizer"], model)
-    plan = make_plan(completed["trainer"], images_per_epoch=data.size("train"), stages=model.stages())
+    stream = BatchStream(
+        data,
+        batch_size=completed["trainer"]["batch_size"],
+        seed=completed["seed"],
+        device=device,
+        rank=ranks.rank,
+        world_size=ranks.world,
+    )
+    plan = make_plan(completed["trainer"], images_per_epoch=stream.images_per_epoch, stages=model.stages())
     folder = RunFolder(Path(completed["paths"]["outputs"]) / run_name(completed, data.content_hash))
-    folder.acquire()
+    if ranks.is_first:
+        folder.acquire()
     try:
         result = folder.read_result()
         if result is not None:
             return Outcome(folder.path, result, "was done already")
-        folder.write_config(completed)
-        return _Run(completed, data, model, optimizers, plan, folder, device).go()
+        if ranks.is_first:
+            folder.write_config(completed)
+        return _Run(completed, data, model, optimizers, plan, stream, folder, ranks).go()
     finally:
         folder.release()
 
 
 class _Run:
-    """The state of one run in this process."""
+    """The state of one run in this process; of several processes only the first writes files."""
 
     def __init__(
         self,
@@ -104,33 +120,35 @@ class _Run:
         model: Model,
         optimizers: OptimizerFactory,
         plan: Plan,
+        stream: BatchStream,
         folder: RunFolder,
-        device: torch.device,
+        ranks: Ranks,
     ) -> None:
-        self.completed, self.data, self.plan, self.folder, self.device = completed, data, plan, folder, device
-        self.settings, self.seed = completed["trainer"], completed["seed"]
+        self.completed, self.data, self.plan, self.folder, self.ranks = completed, data, plan, folder, ranks
+        self.device, self.seed, self.hardware = stream.device, completed["seed"], completed["hardware"]
         self.signals = _Signals()
         self.checkpoint = read_checkpoint(folder.last) if folder.last.exists() else None
         state: dict[str, Any] = self.checkpoint["run"] if self.checkpoint else FRESH
         self.best: dict[str, Any] | None = state["best"]
-        torch.set_num_threads(completed["hardware"]["threads"] or state["threads"] or torch.get_num_threads())
-        self.rows = RowWriter(folder.metrics, length=state["log_length"])
-        self.loggers = row_loggers(completed["logger"], folder.path, completed)
+        torch.set_num_threads(self.hardware["threads"] or state["threads"] or torch.get_num_threads())
+        self.rows = RowWriter(folder.metrics, length=state["log_length"]) if ranks.is_first else None
+        self.loggers = row_loggers(completed["logger"], folder.path, completed) if ranks.is_first else []
         schedule = Schedule(
             completed["optimizer"]["schedule"],
             images_per_epoch=plan.images_per_epoch,
             batch_size=plan.batch_size,
             accumulate=plan.accumulate,
         )
-        self.stream = BatchStream(data, batch_size=plan.batch_size, seed=self.seed, device=device)
         self.module = Training(
             model,
             plan=plan,
-            stream=self.stream,
+            stream=stream,
             initial=self._initial_batch,
             seed=self.seed,
             optimizers=optimizers,
             schedule=schedule,
+            ranks=ranks,
+            compile_loss=self.hardware["compile"],
             hooks=Hooks(
                 validate=self._validate,
                 samples=self._samples,
@@ -145,47 +163,58 @@ class _Run:
             self.module.resume_from(self.checkpoint)
         done = self.module.clock.images
         total = plan.batches * plan.batch_size
-        self.bar = TrainingBar(total=total, done=done, enabled=self.settings["progress"])
+        self.bar = TrainingBar(total=total, done=done, enabled=completed["trainer"]["progress"] and ranks.is_first)
 
     def go(self) -> Outcome:
         resumed = f"resumed at {self.module.clock.images:,} images" if self.checkpoint else "trained"
-        self.folder.write_status("running")
-        begin = time.time()
+        self._status("running")
         try:
             if self.module.clock.update < self.plan.updates:
                 with self.signals, self.bar, _quiet():
                     self._trainer().fit(self.module)
-            result = self._result(begin)
+            if not self.ranks.is_first:
+                raise SystemExit(0)  # the first process measures and writes the result
+            result = self._result()
             for logger in self.loggers:
                 logger.finish(result)
         except Interrupted as stop:
-            self.folder.write_status("interrupted", signal=stop.signal_number)
-            word = "Ctrl-C" if stop.signal_number == signal.SIGINT else "SIGTERM"
-            print(f"Stopped by {word}; the same command resumes {self.folder.path}", file=sys.stderr)  # noqa: T201
+            self._status("interrupted", signal=stop.signal_number)
+            if self.ranks.is_first:
+                word = "Ctrl-C" if stop.signal_number == signal.SIGINT else "SIGTERM"
+                print(f"Stopped by {word}; the same command resumes {self.folder.path}", file=sys.stderr)  # noqa: T201
             raise SystemExit(128 + stop.signal_number) from stop
         except UserError:
             raise  # the disk may be full, so nothing more is written
         except (KeyboardInterrupt, SystemExit):
-            self.folder.write_status("interrupted")
+            self._status("interrupted")
             raise
         except BaseException as error:
-            self.folder.write_traceback()
-            self.folder.write_status("failed", reason=f"{type(error).__name__}: {error}")
+            if self.ranks.is_first:
+                self.folder.write_traceback()
+            self._status("failed", reason=f"{type(error).__name__}: {error}")
             raise
         finally:
-            self.rows.close()
-        self.folder.write_result(result)
-        self.folder.write_status("done")
+            if self.rows is not None:
+                self.rows.close()
         self.folder.traceback_file.unlink(missing_ok=True)
+        self._status("done")
+        self.folder.write_result(result)
         return Outcome(self.folder.path, result, resumed)
+
+    def _status(self, status: str, **details: Any) -> None:
+        if self.ranks.is_first:
+            self.folder.write_status(status, **details)
 
     def _trainer(self) -> Any:
         import pytorch_lightning as pl
 
-        precision: Any = {"32": "32-true", "bf16": "bf16-mixed"}[self.completed["hardware"]["precision"]]
+        precision: Any = {"32": "32-true", "bf16": "bf16-mixed"}[self.hardware["precision"]]
+        accelerator = "gpu" if self.device.type == "cuda" else "cpu"
         self.lightning = pl.Trainer(
-            accelerator="gpu" if self.device.type == "cuda" else "cpu",
-            devices=1,
+            accelerator=accelerator,
+            devices=self.hardware["devices"],
+            num_nodes=self.hardware["nodes"],
+            strategy=strategy(self.ranks, accelerator),
             precision=precision,
             max_epochs=1,
             logger=False,
@@ -207,31 +236,34 @@ class _Run:
         return BatchStream(self.data, batch_size=size, seed=self.seed, device=self.device).batch(0)
 
     def _validate(self, module: Training) -> None:
-        name, metric = validation_objective(module.model, self.data, device=self.device)
+        name, metric = validation_objective(module.model, self.data, device=self.device, ranks=self.ranks)
         self._write_row({"kind": "valid", **module.position(), name: metric.value})
         if metric.better_than(None if self.best is None else _as_metric(self.best)):
             self.best = {"name": name, **metric.as_dict(), "images": module.clock.images}
             self._save_as(self.folder.best)
 
     def _samples(self, module: Training) -> None:
+        if not self.ranks.is_first:
+            return
         x = next(evaluation_batches(self.data, "valid", batch_size=64, device=self.device)).x
         path = self.folder.samples / f"{module.clock.images:012d}.png"
         write_training_samples(path, module.model, self.data.spec, x, seed=self.seed)
 
     def _save(self, module: Training) -> None:
         self._save_as(self.folder.last)
-        self.folder.write_status("running", images=module.clock.images, batches=module.clock.batches)
+        self._status("running", images=module.clock.images, batches=module.clock.batches)
 
     def _save_as(self, path: Path) -> None:
         self.module.run_state = {
             "best": self.best,
-            "log_length": self.rows.length(),
+            "log_length": self.rows.length() if self.rows is not None else 0,
             "threads": torch.get_num_threads(),
         }
         self.lightning.save_checkpoint(path)
 
     def _write_row(self, row: dict[str, Any]) -> None:
-        self.rows.write(row)
+        if self.rows is not None:
+            self.rows.write(row)
         for logger in self.loggers:
             logger.log(row)
 
@@ -241,7 +273,7 @@ class _Run:
 
     # ------------------------------------------------------------------ the result
 
-    def _result(self, begin: float) -> dict[str, Any]:
+    def _result(self) -> dict[str, Any]:
         if self.best is None:
             raise RunFailed(
                 "The validation objective was not a number at any time of this run; try a smaller optimizer.lr or "
@@ -272,6 +304,7 @@ class _Run:
                 "peak_memory_mib": round(_peak_memory(self.device) / 2**20, 1),
                 "device": torch.cuda.get_device_name() if self.device.type == "cuda" else platform.processor() or "cpu",
                 "threads": torch.get_num_threads(),
+                "processes": self.ranks.world,
             },
             "versions": versions(model),
             "finished": int(time.time()),

@@ -1,0 +1,58 @@
+"""A split in fixed chunks of a hundred examples, each with noise of its own.
+
+A chunk is always the same examples under the same number, and noise is keyed by that number. So a value depends
+neither on the batch size, nor on what was computed before, nor on how the chunks are dealt out to several processes.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Generator, Tensor
+
+from dgmbench.data import DataSet, evaluation_batches
+from dgmbench.data.dataset import SplitName
+from dgmbench.data.random import keyed_generator
+from dgmbench.training.ranks import Ranks
+
+CHUNK = 100
+
+
+class Chunks:
+    """Raw values (n, *shape) of a split on a device; at most ``limit`` of them, drawn at random but always the same."""
+
+    def __init__(
+        self,
+        data: DataSet,
+        split: SplitName,
+        *,
+        seed: int,
+        limit: int | None = None,
+        device: torch.device | str = "cpu",
+        ranks: Ranks | None = None,
+    ) -> None:
+        self.data, self.split, self.seed, self.limit = data, split, seed, limit
+        self.device, self.ranks = torch.device(device), ranks or Ranks()
+
+    def __iter__(self) -> Iterator[Tensor]:
+        batches = evaluation_batches(self.data, self.split, batch_size=CHUNK, device=self.device, seed=self.seed)
+        n = self.data.size(self.split)
+        if self.limit is None or self.limit >= n:
+            yield from (batch.x for batch in batches)
+            return
+        # the first examples would not do: some official test sets are sorted by class
+        order = torch.randperm(n, generator=keyed_generator("subset", self.split, self.seed))
+        chosen = torch.zeros(n, dtype=torch.bool, device=self.device)
+        chosen[order[: self.limit]] = True
+        yield from torch.cat([batch.x[chosen[batch.index]] for batch in batches]).split(CHUNK)
+
+    def each(self, name: str, value: Callable[[Tensor, Generator], Tensor]) -> Tensor:
+        """Per-example results of ``value(x, generator)`` over all chunks, (n,) float64 on the CPU.
+
+        ``name`` keeps the noise of different quantities apart. Every process computes its share and gets all of them.
+        """
+        parts = {}
+        for number, x in enumerate(self):
+            if number % self.ranks.world == self.ranks.rank:
+                generator = keyed_generator(name, self.seed, number, device=self.device)
+                parts[number] = value(x, generator).double().cpu()
+        return torch.cat(self.ranks.gathered(parts))

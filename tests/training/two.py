@@ -1,0 +1,36 @@
+"""Run as a script: train like ``dgm train`` in several processes, and save what each of them ends with.
+
+    python two.py FOLDER KILL_AT OVERRIDE...
+
+Writes FOLDER/rank<r>.pt with the state of the model and the seed of its last noise. With KILL_AT > 0, SIGKILL strikes
+the whole process group at the start of that update.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+
+from dgmbench.config import compose
+from dgmbench.training.module import Training
+from dgmbench.training.run import train
+
+if __name__ == "__main__":
+    folder, kill_at = Path(sys.argv[1]), int(sys.argv[2])
+    end, one_update = Training.on_train_end, Training._update
+
+    def saving_end(self: Training) -> None:
+        end(self)
+        assert self._generator is not None
+        state = {"state": self.model.state_dict(), "noise": self._generator.initial_seed(), "world": self.ranks.world}
+        torch.save(state, folder / f"rank{self.ranks.rank}.pt")
+
+    def killed_update(self: Training, update: int) -> None:
+        if update == kill_at > 0:
+            os.killpg(0, signal.SIGKILL)
+        one_update(self, update)
+
+    Training.on_train_end, Training._update = saving_end, killed_update
+    train(compose("train", sys.argv[3:]))
