@@ -119,6 +119,20 @@ class JsonlLogger:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CsvLogger:
+    """metrics.csv, one line a metric and point in time, beside the metric rows."""
+
+    name: Literal["csv"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorboardLogger:
+    """TensorBoard event files beside the metric rows."""
+
+    name: Literal["tensorboard"]
+
+
+@dataclass(frozen=True, kw_only=True)
 class WandbLogger:
     """Weights & Biases beside the metric rows."""
 
@@ -127,7 +141,12 @@ class WandbLogger:
     mode: Literal["online", "offline", "disabled"]
 
 
-LOGGERS: dict[str, type] = {"jsonl": JsonlLogger, "wandb": WandbLogger}
+LOGGERS: dict[str, type] = {
+    "jsonl": JsonlLogger,
+    "csv": CsvLogger,
+    "tensorboard": TensorboardLogger,
+    "wandb": WandbLogger,
+}
 
 
 def _positive(where: str, settings: object, *keys: str) -> None:

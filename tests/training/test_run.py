@@ -260,3 +260,33 @@ def test_rows_are_truncated_to_the_recorded_length_and_torn_lines_left_out(tmp_p
     again.write({"a": float("nan"), "b": 4})
     again.close()
     assert read_rows(path) == [{"a": 1}, {"a": None, "b": 4}]
+
+
+# ---------------------------------------------------------------------- hardware
+
+
+def final_loss(folder: Path) -> float:
+    return [row["model/loss"] for row in read_rows(folder / "metrics.jsonl") if row["kind"] == "train"][-1]
+
+
+@pytest.mark.parametrize(("setting", "tolerance"), [("hardware.precision=bf16", 0.05), ("hardware.compile=true", 1e-3)])
+def test_faster_arithmetic_does_nearly_the_same(setting: str, tolerance: float, tmp_path: Path) -> None:
+    losses = []
+    for name, extra in (("plain", []), ("other", [setting])):
+        command = dgm("train", *QUICK, f"paths.outputs={tmp_path / name}", "model=vae", "trainer.budget=5ba", *extra)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT)
+        assert done.returncode == 0, done.stderr
+        losses.append(final_loss(Path(done.stdout.splitlines()[-1])))
+    plain, other = losses
+    assert other == pytest.approx(plain, rel=tolerance)
+    assert plain != other  # the setting had an effect
+
+
+def test_compiling_a_gradient_penalty_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    command = dgm("train", *QUICK, f"paths.outputs={tmp_path}", "model=wgan_gp", "trainer.budget=5ba")
+    done = subprocess.run(
+        [*command, "hardware.compile=true"], capture_output=True, text=True, check=False, env=ENVIRONMENT
+    )
+    assert done.returncode == 2, done.stderr
+    assert "Leave it at false" in done.stderr
+    assert "Traceback" not in done.stderr

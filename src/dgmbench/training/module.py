@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from dgmbench.data.batches import BatchStream
 from dgmbench.data.random import keyed_generator, keyed_seed
 from dgmbench.data.spec import Batch
-from dgmbench.errors import RunFailed
+from dgmbench.errors import RunFailed, UserError
 from dgmbench.models.contract import Model
 from dgmbench.training.ema import Ema
 from dgmbench.training.files import restore_rng_state, rng_state, seed_everything
@@ -247,7 +247,7 @@ class Training(pl.LightningModule):
             loss, logs = self._loss(player, view, generator)
             if self.ranks.world == 1 and self.device.type == "cpu" and not math.isfinite(loss.item()):
                 self._not_finite(player, loss)
-            (loss / len(group) if len(group) > 1 else loss).backward()
+            self._backward(loss / len(group) if len(group) > 1 else loss)
             losses.append(loss.detach())
             for name, value in logs.items():
                 self._note(f"{player}/{name}", value.detach())
@@ -270,6 +270,17 @@ class Training(pl.LightningModule):
         self._after_step(player, seen[0] if len(seen) == 1 else _joined(seen), generator)
         if self.device.type != "cpu" and update % FINITE_CHECK_EVERY == 0:
             self._check_finite()
+
+    def _backward(self, loss: Tensor) -> None:
+        try:
+            loss.backward()
+        except RuntimeError as error:
+            if "double backward" in str(error):
+                raise UserError(
+                    "hardware.compile=true cannot be used with this model: its loss holds a gradient (a penalty on the "
+                    "critic, say), and PyTorch does not differentiate compiled code twice. Leave it at false."
+                ) from error
+            raise
 
     @torch.no_grad()
     def _averaged(self, player: str, loss: Tensor, parameters: list[nn.Parameter]) -> Tensor:

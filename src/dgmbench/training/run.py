@@ -132,7 +132,6 @@ class _Run:
         self.best: dict[str, Any] | None = state["best"]
         torch.set_num_threads(self.hardware["threads"] or state["threads"] or torch.get_num_threads())
         self.rows = RowWriter(folder.metrics, length=state["log_length"]) if ranks.is_first else None
-        self.loggers = row_loggers(completed["logger"], folder.path, completed) if ranks.is_first else []
         schedule = Schedule(
             completed["optimizer"]["schedule"],
             images_per_epoch=plan.images_per_epoch,
@@ -162,6 +161,7 @@ class _Run:
         if self.checkpoint:
             self.module.resume_from(self.checkpoint)
         done = self.module.clock.images
+        self.loggers = row_loggers(completed, folder.path, images=done) if ranks.is_first else []
         total = plan.batches * plan.batch_size
         self.bar = TrainingBar(total=total, done=done, enabled=completed["trainer"]["progress"] and ranks.is_first)
 
