@@ -42,6 +42,7 @@ class Hardware:
     precision: Literal["32", "bf16"]
     threads: int | None
     compile: bool
+    channels_last: bool
 
     def __post_init__(self) -> None:
         _positive("hardware", self, "nodes", "threads")

@@ -86,6 +86,8 @@ def train(cfg: Mapping[str, Any]) -> Outcome:
     device = find_device(hardware, ranks.local_rank)
     data = load_data(completed)
     model = build_model(completed, data.spec)
+    if hardware["channels_last"]:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizers = optimizer_factory(completed["optimizer"], model)
     stream = BatchStream(
         data,
