@@ -28,6 +28,7 @@ PATHS = ("run", "paths.outputs", "paths.data", "data.path")  # taken literally: 
 OBJECTS = ("model", "data", "optimizer")  # groups whose nodes are built from a class
 SUPPLIED = {"model": ("spec",), "data": (), "optimizer": ("params",)}
 METADATA = {"model": ("card",), "data": ("card", "name", "binarise"), "optimizer": ("players", "schedule")}
+ROLES = {"Model": "model", "Reader": "data", "Optimizer": "optimizer"}  # base classes and the groups they make
 TOP_LEVEL = (*OBJECTS, "trainer", "hardware", "logger", "protocol", "seed", "paths", "names")
 
 
@@ -125,7 +126,8 @@ def rewrite(overrides: Sequence[str], *, multirun: bool = False, config_dirs: It
     """Check the overrides' names and bring them to the form that Hydra needs.
 
     ``model.hidden=3`` works whether or not the YAML has the key (``complete`` checks it against the signature), and
-    ``model.estimator=pcd`` chooses a configuration of the sub-group ``model/estimator``.
+    ``model.estimator=pcd`` chooses a configuration of the sub-group ``model/estimator``; in ``[cd,pcd]`` each name
+    stands for the contents of its configuration.
     """
     return [_rewritten(text, multirun, list(config_dirs)) for text in overrides]
 
@@ -159,6 +161,9 @@ def _rewritten(text: str, multirun: bool, config_dirs: list[str | Path]) -> str:
     elif known and all(re.fullmatch(r"[\w-]+", value) for value in chosen):
         _choose(key, chosen, known)
         return text.replace(key, group, 1)
+    elif known and (names := _names_in_list(override)):
+        _choose(key, names, known)
+        text = f"{key}=[{','.join(_written(_contents(group, name, config_dirs)) for name in names)}]"
     if key.split(".")[0] in OBJECTS and "." in key and "/" not in key:
         return "++" + text.lstrip("+")
     return text
@@ -169,6 +174,31 @@ def _values(override: Any) -> list[Any]:
 
     value = override.value()
     return list(value.list) if isinstance(value, ChoiceSweep) else [] if override.is_sweep_override() else [value]
+
+
+def _names_in_list(override: Any) -> list[str]:
+    """The names in ``key=[name,name]``, or nothing if that is not what the value is."""
+    value = override.value()
+    named = isinstance(value, list) and all(isinstance(item, str) and re.fullmatch(r"[\w-]+", item) for item in value)
+    return value if named else []
+
+
+def _contents(group: str, name: str, config_dirs: list[str | Path]) -> dict[str, Any]:
+    from dgmbench.cards import read_settings  # it imports this module
+
+    contents = read_settings(group, name, config_dirs)
+    if "defaults" in contents:
+        raise UserError(f"{group}={name} is made of other configurations and cannot stand in a list; write out its keys.")
+    return contents
+
+
+def _written(value: Any) -> str:
+    """A plain value in Hydra's grammar."""
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{_written(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return f"[{','.join(map(_written, value))}]"
+    return quoted(value) if isinstance(value, str) else show(value)
 
 
 def _choose(group: str, chosen: list[str], known: list[str]) -> None:
@@ -233,6 +263,7 @@ def complete(cfg: "DictConfig | Mapping[str, Any]") -> dict[str, Any]:
         raise UserError(f"seed={show(seed)} must be a whole number, zero or more.")
     done: dict[str, Any] = {group: _complete_object(plain[group], group) for group in OBJECTS}
     done["data"]["binarise"] = coerce(done["data"].get("binarise", "none"), settings.Binarise, "data.binarise")
+    _check_optimizer(done["optimizer"][TARGET])
     done["optimizer"] |= {
         "players": _complete_players(done["optimizer"]),
         "schedule": checked(done["optimizer"].get("schedule", {}), settings.Schedule, "optimizer.schedule"),
@@ -269,6 +300,24 @@ def _complete_object(node: Any, group: str) -> dict[str, Any]:
     return complete_node(node, group, supplied=SUPPLIED[group], metadata=METADATA[group])
 
 
+def _check_optimizer(name: str) -> None:
+    """Refuse optimisers that ask for more of a training than gradients and a step."""
+    target = locate(name, "optimizer")
+    if not isinstance(target, type):
+        return
+    step = getattr(target, "step", None)
+    if step is None:
+        raise UserError(f"optimizer._target_={name} is no optimiser: it has no step.")
+    closure = inspect.signature(step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
+        raise UserError(
+            f"optimizer._target_={name} evaluates the loss several times a step, which training by turns does not "
+            "offer; choose an optimiser that steps on one gradient, such as optimizer=adam."
+        )
+    if "Sparse" in target.__name__:
+        raise UserError(f"optimizer._target_={name} takes sparse gradients, and no model here has any; see: dgm list optimizer.")
+
+
 def _complete_players(node: Mapping[str, Any]) -> dict[str, Any]:
     target = locate(node[TARGET], "optimizer")
     players = coerce(node.get("players", {}), dict[str, dict[str, Any]], "optimizer.players")
@@ -302,14 +351,17 @@ def complete_paths(node: Any) -> dict[str, str]:
     for key in paths:
         if key not in ("outputs", "data"):
             raise UserError(nearest(key, ["outputs", "data"], what="paths setting"))
+        if not paths[key].strip():
+            raise UserError(f"paths.{key} is empty: name a folder, such as paths.{key}=DIR.")
     return {key: os.path.expanduser(value) for key, value in paths.items()}
 
 
 def checked(node: Any, schema: type, where: str) -> dict[str, Any]:
     """Check a group without a class against its dataclass, and return it with its values brought to their types."""
-    if not isinstance(node, Mapping):
-        raise UserError(f"{where}={show(node)} is not a group of settings: choose one by its name.")
     hints = typing.get_type_hints(schema)
+    if not isinstance(node, Mapping):
+        advice = f"write {where}.name={show(node)}" if "." in where and "name" in hints else "choose one by its name"
+        raise UserError(f"{where}={show(node)} is not a group of settings: {advice}.")
     for key in node:
         if key not in hints:
             raise UserError(nearest(key, hints, what=f"{where} setting".lstrip()))
@@ -330,9 +382,11 @@ def instantiate(node: "DictConfig | Mapping[str, Any]", *args: Any, **kwargs: An
     The only place where configuration becomes objects. Metadata (``card``, ``players``, ...) are left out.
     """
     plain = resolve(node)
-    accepted = inspect.signature(locate(plain.get(TARGET), "")).parameters
+    target = locate(plain.get(TARGET), "")
+    accepted = inspect.signature(target).parameters
     metadata = {key for keys in METADATA.values() for key in keys if key not in accepted}
-    where = str(plain[TARGET]).rpartition(".")[2]
+    bases = [base.__name__ for base in target.__mro__] if isinstance(target, type) else []
+    where = next((ROLES[name] for name in bases if name in ROLES), str(plain[TARGET]).rpartition(".")[2])
     return build({key: value for key, value in plain.items() if key not in metadata}, where, args, kwargs)
 
 
@@ -340,20 +394,20 @@ def config_hash(completed: Mapping[str, Any], data_hash: str) -> str:
     """8 hex digits that identify a run by its content.
 
     Covers the whole configuration and the data's content, but for what cannot change the result: folders, logger,
-    the hardware other than precision and number of processes, the progress bar and the checkpoint period, the card,
-    and the evaluation's protocol.
+    the hardware other than precision and number of processes, the progress bar, the periods of checkpoints and sample
+    pictures, the card, the names of the chosen files, and the evaluation's protocol.
     """
     left_out = {
         "model": ("card",),
         "data": ("card", "path", "download", "verify"),
-        "trainer": ("progress", "checkpoint"),
+        "trainer": ("progress", "checkpoint", "samples"),
     }
     content = {
         key: {name: item for name, item in value.items() if name not in left_out.get(key, ())}
         if isinstance(value, Mapping)
         else value
         for key, value in completed.items()
-        if key not in ("paths", "logger", "hardware", "protocol")
+        if key not in ("paths", "logger", "hardware", "protocol", "names")
     }
     hardware = completed["hardware"]
     content["hardware"] = {"precision": hardware["precision"], "processes": hardware["devices"] * hardware["nodes"]}

@@ -101,9 +101,7 @@ def first_update(name: str, point: str | int, outputs: Path) -> int:
 def assert_same(a: Any, b: Any, where: str) -> None:
     if isinstance(a, torch.Tensor):
         assert a.dtype == b.dtype, where
-        assert torch.equal(
-            a.nan_to_num() if a.is_floating_point() else a, b.nan_to_num() if b.is_floating_point() else b
-        ), where
+        assert torch.allclose(a, b, rtol=0, atol=0, equal_nan=True), where
     elif isinstance(a, dict):
         assert a.keys() == b.keys(), where
         for key in a:

@@ -15,8 +15,10 @@ import torch
 from PIL import Image
 
 from dgmbench import cli
+from dgmbench.training import run
 from dgmbench.training.files import AtomicCheckpointIO, RowWriter, read_checkpoint, read_rows, write_atomically
 from dgmbench.training.folder import RunFolder
+from dgmbench.training.module import Training
 
 QUICK = ("trainer.progress=false", "protocol=quick", "hardware=cpu", "hardware.threads=1")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -219,6 +221,106 @@ def test_identity_ignores_what_cannot_change_the_result(tmp_path: Path, capsys: 
     assert folder("model.latent=7") != plain
     assert folder("trainer.batch_size=50") != plain
     assert folder("data.binarise=dynamic") != plain
+
+
+@pytest.mark.parametrize("where", ["measure_run", "sampling_seconds_per_image"])
+def test_a_signal_while_measuring_leaves_a_run_that_can_be_finished(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", *QUICK, f"paths.outputs={tmp_path}", "model=vae", "trainer.budget=3ba"]
+    with monkeypatch.context() as patch:
+        patch.setattr(run, where, lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(command)
+    assert stopped.value.code == 143
+    assert "the same command resumes" in capsys.readouterr().err
+    (folder,) = tmp_path.glob("vae-*")
+    assert json.loads((folder / "status.json").read_text())["status"] == "interrupted"
+    assert not (folder / "result.json").exists()
+    assert cli.main(command) == 0
+    assert "resumed at 300 images" in capsys.readouterr().out
+
+
+def test_a_signal_after_the_last_update_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    end = Training.on_train_end
+
+    def signalled_end(self: Training) -> None:
+        end(self)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Training, "on_train_end", signalled_end)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["train", *QUICK, f"paths.outputs={tmp_path}", "model=vae", "trainer.budget=3ba"])
+    assert stopped.value.code == 143
+
+
+def test_numbers_that_are_not_finite_are_said_to_be_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    x = np.random.RandomState(0).randn(300, 2).astype(np.float32)
+    wild = x[:50].copy()
+    wild[0] = 1e25
+    np.savez(tmp_path / "wild.npz", x_train=x, x_valid=x[:50], x_test=wild)
+    command = ["train", *QUICK, f"paths.outputs={tmp_path / 'runs'}", "model=made", "trainer.budget=5ba", "data=npz",
+               f"data.path={tmp_path / 'wild.npz'}"]  # fmt: skip
+    assert cli.main(command) == 0
+    assert "not finite" in capsys.readouterr().out
+    assert cli.main(command) == 0
+    np.savez(tmp_path / "wild.npz", x_train=x, x_valid=wild, x_test=x[:50])
+    assert cli.main(command) == 1
+    assert "validation objective was not a number" in capsys.readouterr().err
+
+
+def test_another_protocol_on_a_finished_run_is_not_passed_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", *QUICK, f"paths.outputs={tmp_path}", "model=vae", "trainer.budget=3ba"]
+    assert cli.main(command) == 0
+    capsys.readouterr()
+    assert cli.main([*command, "protocol.k=7"]) == 0
+    assert "measured under protocol=quick (dgm evaluate adds others)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "result.json"])
+@pytest.mark.parametrize("content", ["{}", "[]", "12", "{", ""])
+def test_damaged_files_of_a_run_are_named(
+    name: str, content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["train", *QUICK, f"paths.outputs={tmp_path}", "model=vae", "trainer.budget=1ba"]) == 0
+    folder = Path(capsys.readouterr().out.splitlines()[-1])
+    (folder / name).write_text(content)
+    assert cli.main(["evaluate", f"run={folder}"]) == 2
+    assert f"{name} is damaged" in capsys.readouterr().err
+
+
+def test_labels_are_refused_by_models_that_know_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", *QUICK, f"paths.outputs={tmp_path}", "model=vae", "trainer.budget=1ba"]) == 0
+    folder = Path(capsys.readouterr().out.splitlines()[-1])
+    assert cli.main(["sample", f"run={folder}", "label=2"]) == 2
+    assert "was not trained on labels" in capsys.readouterr().err
+
+
+def test_the_bar_shows_the_loss_whatever_the_budget(tmp_path: Path) -> None:
+    """On a terminal (a pseudo one) the bar has loss and images/s."""
+    import pty
+
+    main, terminal = pty.openpty()
+    process = subprocess.Popen(
+        dgm("train", "model=vae", "trainer.budget=3000ba", "protocol=quick", f"paths.outputs={tmp_path}"),
+        stdout=terminal, stderr=terminal, env={**ENVIRONMENT, "COLUMNS": "150", "TERM": "xterm"},
+    )  # fmt: skip
+    os.close(terminal)
+    shown = b""
+    while True:
+        try:
+            part = os.read(main, 4096)
+        except OSError:  # the other end is closed
+            break
+        if not part:
+            break
+        shown += part
+    assert process.wait() == 0
+    text = shown.decode(errors="replace")
+    assert "model loss" in text
+    assert "images/s" in text
 
 
 # ---------------------------------------------------------------------- files

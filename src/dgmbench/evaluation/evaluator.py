@@ -126,13 +126,15 @@ class Evaluator:
         start = "exact" if sides.exact_start else f"burn-in {sides.burn_in}"
         details = {"ais": dict(schedule), "reverse_start": start}
         n = schedule["chains"]
+        warning = f"wide bracket: gap {sides.gap:.2g} nats, {sides.ess:.1f} effective chains" if sides.wide else None
         for side, estimate in (("ais", sides.forward), ("reverse_ais", sides.reverse)):
-            nats = Metric.mean_of(values - estimate.log_z, unit="nats", kind="estimate", direction="higher")
-            yield f"{name}_{side}", replace(nats, se=math.hypot(nats.se or 0.0, estimate.se)), details
+            for each, metric, _ in self._nats(f"{name}_{side}", values - estimate.log_z, "estimate", details):
+                scale = 1.0 if metric.unit == "nats" else self.data.spec.dim * math.log(2.0)
+                yield each, replace(metric, se=math.hypot(metric.se or 0.0, estimate.se / scale), note=warning), details
             yield f"log_z_{side}", Metric(estimate.log_z, "nats", "estimate", "none", estimate.se, n), details
             yield f"log_z_{side}_ess", Metric(estimate.ess, "chains", "estimate", "higher", None, n), details
         spread = math.hypot(sides.forward.se, sides.reverse.se)
-        yield "log_z_gap", Metric(sides.gap, "nats", "estimate", "lower", spread, n), details
+        yield "log_z_gap", Metric(sides.gap, "nats", "estimate", "lower", spread, n, note=warning), details
 
     def _reconstruction(self, model: Model, note: Note) -> Iterator[Found]:
         if not isinstance(model, CanReconstruct):
@@ -145,14 +147,14 @@ class Evaluator:
             return (scale(again) - scale(x)).flatten(1).square().mean(1)
 
         errors = self.chunks.each("reconstruct", error)
-        mean = Metric.mean_of(errors, unit="scaled pixels^2", kind="estimate", direction="lower")
+        mean = Metric.mean_of(errors, unit=f"{scale.unit}^2", kind="estimate", direction="lower")
         yield "reconstruction_mse", mean, {}
 
     def _samples(self, model: Model, note: Note) -> Iterator[Found]:
         if isinstance(model, CanSample):
             note("samples")
             distance = sample_distance(model, self.few)
-            yield "energy_distance", distance, {"features": "scaled pixels", "samples": distance.n}
+            yield "energy_distance", distance, {"features": distance.unit, "samples": distance.n}
 
 
 def sample_distance(model: CanSample, chunks: Chunks) -> Metric:
@@ -171,8 +173,8 @@ def validation_objective(
     """The one number by which the best checkpoint is chosen and a sweep optimises, on the validation split.
 
     The strongest statement that the model can make about held-out data: exact log-likelihood, else the evidence lower
-    bound, else either of them with log Z by AIS, else the energy distance of samples to data. The noise is the same at
-    every call, so that values of one training compare. Every process gets the same value.
+    bound, else either of them with log Z by enumeration or a short AIS, else the energy distance of samples to data.
+    The noise is the same at every call, so that values of one training compare. Every process gets the same value.
     """
     chunks = Chunks(data, "valid", seed=0, device=device, ranks=ranks)
     if isinstance(model, HasLogProb):
@@ -180,13 +182,18 @@ def validation_objective(
     if isinstance(model, HasElbo):
         return "elbo", _mean_nats(bounds.elbo(model, chunks), "lower bound")
     if isinstance(model, HasUnnormalisedLogProb | HasUnnormalisedElbo):
+        kind: NumberKind
         if isinstance(model, HasUnnormalisedLogProb):
-            name, values = "log_likelihood_ais", bounds.unnormalised_log_likelihood(model, chunks)
+            name, kind, values = "log_likelihood", "exact", bounds.unnormalised_log_likelihood(model, chunks)
         else:
-            name, values = "elbo_ais", bounds.unnormalised_elbo(model, chunks)
+            name, kind, values = "elbo", "lower bound", bounds.unnormalised_elbo(model, chunks)
+        path = model.annealing_path()
+        exact = path.exact_log_partition()
+        if exact is not None:
+            return name, _mean_nats(values - float(exact), kind)
         generator = keyed_generator("ais", 0, device=device)
-        estimate = annealed_importance_sampling(model.annealing_path(), **VALIDATION, generator=generator)
-        return name, _mean_nats(values - estimate.log_z, "estimate")
+        log_z = annealed_importance_sampling(path, **VALIDATION, generator=generator).log_z
+        return f"{name}_ais", _mean_nats(values - log_z, "estimate")
     if isinstance(model, CanSample):
         return "energy_distance", sample_distance(
             model, Chunks(data, "valid", seed=0, limit=DISTANCE_SAMPLES, device=device)

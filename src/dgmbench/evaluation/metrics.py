@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 NumberKind = Literal["exact", "lower bound", "upper bound", "estimate"]
@@ -16,7 +15,9 @@ Direction = Literal["higher", "lower", "none"]
 
 @dataclass(frozen=True)
 class Metric:
-    """One value: ``kind`` says how it relates to the truth, ``se`` is its standard error over ``n`` examples."""
+    """One value: ``kind`` says how it relates to the truth, ``se`` is its standard error over ``n`` examples;
+    ``note`` warns where the number should not be relied on.
+    """
 
     value: float
     unit: str
@@ -25,6 +26,7 @@ class Metric:
     se: float | None = None
     n: int | None = None
     protocol_id: str = ""
+    note: str | None = None
 
     @classmethod
     def mean_of(cls, values: Tensor, *, unit: str, kind: NumberKind, direction: Direction) -> "Metric":
@@ -45,8 +47,8 @@ class Metric:
         return replace(self, value=factor * self.value, se=se, unit=unit, kind=kind, direction=direction)
 
     def better_than(self, other: "Metric | None") -> bool:
-        """Whether this value is the better one; anything beats nothing, and a NaN beats nothing at all."""
-        if math.isnan(self.value):
+        """Whether this value is the better one; any finite value beats nothing, others beat nothing at all."""
+        if not math.isfinite(self.value):
             return False
         if other is None:
             return True
@@ -67,8 +69,3 @@ def protocol_id(protocol: Mapping[str, Any]) -> str:
     """A short name for a protocol: 8 hex digits of the SHA-256 of its canonical JSON."""
     canonical = json.dumps(protocol, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:8]
-
-
-def log_mean_exp(values: Tensor, dim: int = 0) -> Tensor:
-    """log of the mean of exp(values) along ``dim``."""
-    return torch.logsumexp(values, dim) - math.log(values.shape[dim])

@@ -25,4 +25,4 @@ def pixel_energy_distance(samples: Tensor, data: Tensor, spec: DataSpec) -> Metr
     """Energy distance of raw samples and raw data (n, *shape), values scaled to [0, 1] where they are bounded."""
     scale = Scaling(spec, low=0.0, high=1.0)
     value = energy_distance(scale(samples).flatten(1).double(), scale(data).flatten(1).double())
-    return Metric(float(value), "scaled pixels", "estimate", "lower", None, min(len(samples), len(data)))
+    return Metric(float(value), scale.unit, "estimate", "lower", None, min(len(samples), len(data)))

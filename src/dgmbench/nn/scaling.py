@@ -17,6 +17,7 @@ class Scaling(nn.Module):
     def __init__(self, spec: DataSpec, *, low: float = -1.0, high: float = 1.0) -> None:
         super().__init__()
         self.spec, self.low = spec, low
+        self.unit = "scaled pixels" if spec.kind in ("binary", "discrete") else "data units"
         self.bounded = spec.kind in ("binary", "discrete")
         self.step = (high - low) / (spec.levels - 1) if self.bounded and spec.levels else 1.0
 

@@ -83,7 +83,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise UserError(f"There is no checkpoint {path}; train the run first.") from error
+        raise UserError(
+            f"There is no checkpoint {path}: the run has not got that far, or the file was removed. Remove the folder "
+            f"{path.parent} as well to train the run again from the beginning."
+        ) from error
     except OSError as error:
         raise UserError(f"The checkpoint {path} cannot be read: {error.strerror}.") from error
     except DAMAGE as error:
@@ -130,6 +133,7 @@ class RowWriter:
         self.path = path
         with disk_errors(path):
             self._file = open(path, "ab")  # noqa: SIM115, it stays open for the whole run
+            length = min(length, self._file.seek(0, os.SEEK_END))  # the file may have been cut by hand
             self._file.truncate(length)
             self._file.seek(length)
 

@@ -14,6 +14,9 @@ import yaml
 from dgmbench.errors import UserError, nearest
 from dgmbench.training.files import disk_errors, write_atomically, write_json
 
+CONFIG_KEYS = {"model", "data", "trainer", "optimizer", "hardware", "protocol", "seed", "paths", "names"}
+RESULT_KEYS = {"metrics", "protocols", "objective", "data_hash", "cost", "versions"}
+
 
 class RunFolder:
     """``<outputs>/<model>-<data>-s<seed>-<8 hex>`` and the names of what lies in it."""
@@ -82,7 +85,7 @@ class RunFolder:
             config = yaml.safe_load(self.config.read_bytes())
         except yaml.YAMLError as error:
             raise UserError(f"{self.config} is damaged and cannot be read; train the run again.") from error
-        if not isinstance(config, dict):
+        if not isinstance(config, dict) or not set(config) >= CONFIG_KEYS:
             raise UserError(f"{self.config} is damaged and cannot be read; train the run again.")
         return config
 
@@ -97,11 +100,14 @@ class RunFolder:
     def read_result(self) -> dict[str, Any] | None:
         """The finished run's result, or None."""
         try:
-            return json.loads(self.result_file.read_bytes())
+            result = json.loads(self.result_file.read_bytes())
         except FileNotFoundError:
             return None
-        except ValueError as error:
-            raise UserError(f"{self.result_file} is damaged; remove it and give the command again.") from error
+        except ValueError:
+            result = None
+        if not isinstance(result, dict) or not set(result) >= RESULT_KEYS:
+            raise UserError(f"{self.result_file} is damaged; remove it and give the command again.")
+        return result
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Store the result, last of all: only this file means success."""

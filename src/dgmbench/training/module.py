@@ -100,7 +100,7 @@ class Training(pl.LightningModule):
         self.plan, self.stream, self.seed = plan, stream, seed
         self.hooks = hooks or Hooks()
         self.clock = Clock()
-        self.ema = Ema(model, plan.ema) if plan.ema else None
+        self.ema: Ema | None = None
         self._initial, self._make_optimizer, self._schedule = initial, optimizers, schedule
         self._parameters_of = model.players()
         self._others = {
@@ -110,6 +110,7 @@ class Training(pl.LightningModule):
         self._optimizers: dict[str, Optimizer] = {}
         self._base_lr: dict[str, list[float]] = {}
         self._window: dict[str, list[Tensor]] = {}
+        self._latest: dict[str, Tensor] = {}
         self._generator: torch.Generator | None = None
         self._pending: Mapping[str, Any] | None = None
         self._last_checkpoint = time.monotonic()
@@ -144,6 +145,8 @@ class Training(pl.LightningModule):
         """Initialise a new run from data, or put back what a resume needs; runs after Lightning's own set-up."""
         self.model.train()
         self._generator = torch.Generator(device=self.device)
+        if self.plan.ema:
+            self.ema = Ema(self.model, self.plan.ema)  # here, because the weights are on their device now
         if self._pending is not None:
             self._restore(self._pending)
             self._pending = None
@@ -221,6 +224,8 @@ class Training(pl.LightningModule):
         """Every player whose turn it is, on the group of batches of this update."""
         stage = self.plan.stages[self.clock.stage]
         group = [self.stream.batch(b) for b in self.plan.group(update)]
+        if stage.view is not None:  # once an update, so that all its players see the same
+            group = [stage.view(batch, self._seeded("view", update, i)) for i, batch in enumerate(group)]
         for player in self.model.turn(update, stage):
             self._step(player, group, update)
         if self.ema is not None:
@@ -233,7 +238,6 @@ class Training(pl.LightningModule):
         self.hooks.advanced(self)
 
     def _step(self, player: str, group: list[Batch], update: int) -> None:
-        stage = self.plan.stages[self.clock.stage]
         optimizer, parameters = self._optimizers[player], self._parameters_of[player]
         generator = self._seeded("step", update, player)
         others = self._others[player]
@@ -241,23 +245,22 @@ class Training(pl.LightningModule):
             parameter.requires_grad_(False)
         for parameter in parameters:
             parameter.grad = None
-        seen, losses = [], []
+        losses = []
         for batch in group:
-            view = stage.view(batch, generator) if stage.view else batch
-            loss, logs = self._loss(player, view, generator)
+            loss, logs = self._loss(player, batch, generator)
             if self.ranks.world == 1 and self.device.type == "cpu" and not math.isfinite(loss.item()):
                 self._not_finite(player, loss)
             self._backward(loss / len(group) if len(group) > 1 else loss)
             losses.append(loss.detach())
             for name, value in logs.items():
                 self._note(f"{player}/{name}", value.detach())
-            seen.append(view)
         for parameter in others:
             parameter.requires_grad_(True)
         loss = losses[0] if len(losses) == 1 else torch.stack(losses).mean()
         if self.ranks.world > 1:
             loss = self._averaged(player, loss, parameters)
         self._note(f"{player}/loss", loss)
+        self._latest[player] = loss
         if self.plan.clip is not None:
             norm = nn.utils.clip_grad_norm_(parameters, self.plan.clip)
             self._note(f"{player}/gradient_norm", norm.detach())
@@ -267,7 +270,7 @@ class Training(pl.LightningModule):
             for settings, base in zip(optimizer.param_groups, self._base_lr[player], strict=True):
                 settings["lr"] = base * factor
         optimizer.step()
-        self._after_step(player, seen[0] if len(seen) == 1 else _joined(seen), generator)
+        self._after_step(player, group[0] if len(group) == 1 else _joined(group), generator)
         if self.device.type != "cpu" and update % FINITE_CHECK_EVERY == 0:
             self._check_finite()
 
@@ -329,8 +332,7 @@ class Training(pl.LightningModule):
 
     def latest_losses(self) -> str:
         """The players' newest losses, for a person to watch."""
-        latest = {name: values[-1] for name, values in self._window.items() if name.endswith("/loss")}
-        return "  ".join(f"{name} {float(value):.4g}" for name, value in latest.items())
+        return "  ".join(f"{player} loss {float(value):.4g}" for player, value in self._latest.items())
 
     def position(self) -> dict[str, Any]:
         """The clock in the form that every row carries."""

@@ -1,8 +1,8 @@
 """A run from start to end: identity, folder, resume, training, evaluation, result."""
 
+import contextlib
 import logging
 import platform
-import resource
 import signal
 import sys
 import time
@@ -38,6 +38,7 @@ from dgmbench.training.build import (
 from dgmbench.training.files import AtomicCheckpointIO, RowWriter, read_checkpoint
 from dgmbench.training.folder import RunFolder
 from dgmbench.training.loggers import row_loggers
+from dgmbench.training.memory import peak_memory, reset_peak_memory
 from dgmbench.training.module import Hooks, Interrupted, Training
 from dgmbench.training.plan import Plan, make_plan
 from dgmbench.training.progress import TrainingBar
@@ -89,6 +90,8 @@ def train(cfg: Mapping[str, Any]) -> Outcome:
     if hardware["channels_last"]:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizers = optimizer_factory(completed["optimizer"], model)
+    for player, parameters in model.players().items():
+        optimizers(player, parameters)  # wrong settings show before any folder is made
     stream = BatchStream(
         data,
         batch_size=completed["trainer"]["batch_size"],
@@ -104,7 +107,13 @@ def train(cfg: Mapping[str, Any]) -> Outcome:
     try:
         result = folder.read_result()
         if result is not None:
-            return Outcome(folder.path, result, "was done already")
+            measured_under = folder.read_config()["protocol"]
+            if measured_under == completed["protocol"]:
+                return Outcome(folder.path, result, "was done already")
+            message = (
+                f"was done already, and measured under protocol={measured_under['name']} (dgm evaluate adds others)"
+            )
+            return Outcome(folder.path, result, message)
         if ranks.is_first:
             folder.write_config(completed)
         return _Run(completed, data, model, optimizers, plan, stream, folder, ranks).go()
@@ -129,6 +138,7 @@ class _Run:
         self.completed, self.data, self.plan, self.folder, self.ranks = completed, data, plan, folder, ranks
         self.device, self.seed, self.hardware = stream.device, completed["seed"], completed["hardware"]
         self.signals = _Signals()
+        reset_peak_memory(self.device)
         self.checkpoint = read_checkpoint(folder.last) if folder.last.exists() else None
         state: dict[str, Any] = self.checkpoint["run"] if self.checkpoint else FRESH
         self.best: dict[str, Any] | None = state["best"]
@@ -156,7 +166,7 @@ class _Run:
                 checkpoint=self._save,
                 row=self._write_row,
                 interrupted=lambda: self.signals.received,
-                started=self.signals.install,
+                started=self.signals.take_over,
                 advanced=self._advanced,
             ),
         )
@@ -169,10 +179,14 @@ class _Run:
 
     def go(self) -> Outcome:
         resumed = f"resumed at {self.module.clock.images:,} images" if self.checkpoint else "trained"
+        with self.signals:
+            return self._go(resumed)
+
+    def _go(self, resumed: str) -> Outcome:
         self._status("running")
         try:
             if self.module.clock.update < self.plan.updates:
-                with self.signals, self.bar, _quiet():
+                with self.signals.waiting(), self.bar, _quiet():
                     self._trainer().fit(self.module)
             if not self.ranks.is_first:
                 raise SystemExit(0)  # the first process measures and writes the result
@@ -186,7 +200,9 @@ class _Run:
                 print(f"Stopped by {word}; the same command resumes {self.folder.path}", file=sys.stderr)  # noqa: T201
             raise SystemExit(128 + stop.signal_number) from stop
         except UserError:
-            raise  # the disk may be full, so nothing more is written
+            with contextlib.suppress(UserError, OSError):  # the disk may be full
+                self._status("interrupted")
+            raise
         except (KeyboardInterrupt, SystemExit):
             self._status("interrupted")
             raise
@@ -303,7 +319,7 @@ class _Run:
                 "train_seconds": round(clock.train_seconds, 3),
                 "train_images_per_second": round(clock.images / max(clock.train_seconds, 1e-9), 1),
                 "sample_seconds_per_image": sampling_seconds_per_image(model, device=self.device),
-                "peak_memory_mib": round(_peak_memory(self.device) / 2**20, 1),
+                "peak_memory_mib": round(peak_memory(self.device) / 2**20, 1),
                 "device": torch.cuda.get_device_name() if self.device.type == "cuda" else platform.processor() or "cpu",
                 "threads": torch.get_num_threads(),
                 "processes": self.ranks.world,
@@ -330,12 +346,6 @@ def _as_metric(stored: Mapping[str, Any]) -> Metric:
     return Metric(**{name: stored[name] for name in fields})
 
 
-def _peak_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Lightning's remarks are about things that this module does itself (loggers, checkpoints, workers)."""
@@ -353,27 +363,41 @@ def _quiet() -> Iterator[None]:
 
 
 class _Signals:
-    """Remembers SIGTERM and Ctrl-C, so that training stops between two batches; a second Ctrl-C stops at once."""
+    """SIGTERM and Ctrl-C end a run in good order: between two updates while training, at once at any other time."""
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self._training = False
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "_Signals":
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.getsignal(number)
+        self._previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        self.take_over()
         return self
 
-    def install(self) -> None:
-        """Take over the two signals; called once Lightning has installed its own handlers."""
-        for number in (signal.SIGINT, signal.SIGTERM):
+    def take_over(self) -> None:
+        """Handle the two signals here; once more after Lightning has installed handlers of its own."""
+        for number in self._previous:
             signal.signal(number, self._note)
 
     def __exit__(self, *exc: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """A block that looks at ``received`` itself, and is left by ``Interrupted`` if it did not get to it."""
+        self._training = True
+        try:
+            yield
+        finally:
+            self._training = False
+        if self.received is not None:
+            raise Interrupted(self.received)
+
     def _note(self, number: int, frame: object) -> None:
+        if not self._training:
+            raise Interrupted(number)
         if self.received is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt  # asked twice: stop in the middle of a batch
         self.received = number

@@ -25,6 +25,8 @@ def draw(model: Model, n: int, *, seed: int, device: torch.device, label: int | 
     """``n`` samples in data space (n, *shape), a function of the seed; ``label`` for class-conditional models."""
     if not isinstance(model, CanSample):
         raise UserError(f"{type(model).__name__} does not draw samples: it has no sample(n) method.")
+    if label is not None and not getattr(model, "conditional", False):
+        raise UserError(f"label={label}: {type(model).__name__} was not trained on labels; leave label out.")
     parts = []
     for index, start in enumerate(range(0, n, SAMPLE_BATCH)):
         count = min(SAMPLE_BATCH, n - start)
