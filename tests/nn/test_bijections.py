@@ -1,0 +1,176 @@
+"""Every bijection: log-determinants against autograd in both directions, round trips, and what each one is."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dgmbench.nn.batchnorm import absorb_statistics
+from dgmbench.nn.bijections import (
+    Bijection,
+    Chain,
+    Logit,
+    MultiScale,
+    Normalisation,
+    Squeeze,
+    dequantise,
+    standard_normal_log_density,
+)
+from dgmbench.nn.couplings import (
+    AffineCoupling,
+    CouplingResnet,
+    WeightNormConv,
+    alternating,
+    channel_halves,
+    checkerboard,
+    coupling_mlp,
+)
+
+
+def shaken(bijection: nn.Module) -> nn.Module:
+    """The bijection in double precision with parameters and running moments away from where they start."""
+    torch.manual_seed(0)
+    bijection.double().eval()
+    with torch.no_grad():
+        for p in bijection.parameters():
+            p.add_(0.3 * torch.randn_like(p))
+        for name, buffer in bijection.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.normal_()
+            elif name.endswith("running_var"):
+                buffer.uniform_(0.5, 2.0)
+    return bijection
+
+
+def image_coupling(parity: int) -> AffineCoupling:
+    return AffineCoupling(checkerboard(4, 4, parity), CouplingResnet(2, 4, 1), 2)
+
+
+BIJECTIONS = {
+    "logit": (lambda: Logit(17.0), (5,)),
+    "squeeze": (Squeeze, (2, 4, 4)),
+    "normalisation of vectors": (lambda: Normalisation(3), (3,)),
+    "normalisation of images": (lambda: Normalisation(2), (2, 2, 3)),
+    "vector coupling": (lambda: AffineCoupling(alternating(5, 0), coupling_mlp(5, (8,)), 5), (5,)),
+    "checkerboard coupling": (lambda: image_coupling(1), (2, 4, 4)),
+    "channel coupling": (lambda: AffineCoupling(channel_halves(3, 1), CouplingResnet(3, 4, 1), 3), (3, 2, 2)),
+    "chain": (lambda: Chain([image_coupling(0), Normalisation(2), Squeeze()]), (2, 4, 4)),
+    "multi-scale": (
+        lambda: MultiScale([Chain([image_coupling(0), Squeeze()]), Normalisation(4)], [(4, 2, 2), (4, 2, 2)]),
+        (2, 4, 4),
+    ),
+}
+
+
+def values(shape: tuple[int, ...], n: int = 3) -> Tensor:
+    return torch.rand(n, *shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 3 + 0.1
+
+
+@pytest.mark.parametrize("name", BIJECTIONS)
+def test_log_determinants_against_autograd_and_round_trip(name: str) -> None:
+    make, shape = BIJECTIONS[name]
+    bijection = shaken(make())
+    assert isinstance(bijection, Bijection)
+    x = values(shape)
+    z, log_det = bijection(x)
+    back, inverse_log_det = bijection.inverse(z)
+    assert torch.allclose(back, x, atol=1e-9)
+    assert torch.allclose(inverse_log_det, -log_det, atol=1e-9), "both directions, one example at a time"
+    size = x[0].numel()
+    for i in range(len(x)):
+        forward = torch.autograd.functional.jacobian(lambda v: bijection(v[None])[0].flatten(), x[i]).view(size, size)
+        inverse = torch.autograd.functional.jacobian(lambda v: bijection.inverse(v[None])[0].flatten(), z[i])
+        assert torch.linalg.slogdet(forward).logabsdet.item() == pytest.approx(log_det[i].item(), abs=1e-8)
+        assert torch.linalg.slogdet(inverse.view(size, size)).logabsdet.item() == pytest.approx(
+            inverse_log_det[i].item(), abs=1e-8
+        )
+    if name not in ("squeeze", "normalisation of vectors", "normalisation of images"):
+        assert log_det.std() > 1e-6, "the log-determinant is each example's own"
+
+
+def test_a_coupling_starts_as_the_identity_and_keeps_the_masked_part() -> None:
+    for net in (CouplingResnet(2, 4, 1), nn.Sequential(coupling_mlp(2, (4,)))):
+        image = isinstance(net, CouplingResnet)
+        mask = checkerboard(3, 3, 0) if image else alternating(2, 0)
+        x = torch.randn(4, 2, 3, 3) if image else torch.randn(4, 2)
+        coupling = AffineCoupling(mask, net, 2)
+        z, log_det = coupling(x)
+        assert torch.equal(z, x)
+        assert not log_det.any()
+        moved = shaken(coupling)(x.double())[0]
+        assert torch.equal(moved * mask, x * mask)
+        assert ((moved != x) == (mask == 0).expand_as(x)).all()
+
+
+def test_weight_norm_is_a_convolution_whose_norms_are_the_gains() -> None:
+    conv = WeightNormConv(2, 3, 3)
+    plain = nn.Conv2d(2, 3, 3, padding=1)
+    x = torch.randn(2, 2, 5, 5)
+    with torch.no_grad():
+        plain.weight.copy_(conv.direction)
+        plain.bias.copy_(conv.bias)
+        assert torch.allclose(conv(x), plain(x), atol=1e-6), "it starts as the plain convolution"
+        conv.direction.mul_(7.0)
+        assert torch.allclose(conv(x), plain(x), atol=1e-6), "the length of the direction does not matter"
+        conv.gain.mul_(2.0)
+        plain.weight.mul_(2.0)
+        assert torch.allclose(conv(x), plain(x), atol=1e-6)
+
+
+def test_masks_halve_the_dimensions_and_parities_are_opposite() -> None:
+    for make in (lambda p: alternating(6, p), lambda p: checkerboard(4, 4, p), lambda p: channel_halves(4, p)):
+        assert torch.equal(make(0) + make(1), torch.ones_like(make(0)))
+        assert make(0).mean() == 0.5
+    assert torch.equal(checkerboard(2, 3, 0)[0], torch.tensor([[1.0, 0, 1], [0, 1, 0]]))
+    assert torch.equal(alternating(3, 0), torch.tensor([1.0, 0, 1]))
+    assert torch.equal(channel_halves(3, 0).flatten(), torch.tensor([1.0, 1, 0]))
+
+
+def test_squeeze_puts_each_square_into_the_channels_of_one_pixel() -> None:
+    x = torch.arange(2 * 4 * 4.0).view(1, 2, 4, 4)
+    z, _ = Squeeze()(x)
+    assert z.shape == (1, 8, 2, 2)
+    assert z[0, :, 0, 1].tolist() == [2, 3, 6, 7, 18, 19, 22, 23]
+
+
+def test_normalisation_in_training_takes_the_moments_of_the_batch() -> None:
+    layer, x = Normalisation(3, eps=1e-6).double(), 2 * values((3, 2, 2), 50) + 5
+    state = {name: t.clone() for name, t in layer.state_dict().items()}
+    z, log_det = layer(x)
+    flat = z.transpose(0, 1).flatten(1)
+    assert torch.allclose(flat.mean(1), torch.zeros(3, dtype=torch.float64), atol=1e-9)
+    assert torch.allclose(flat.var(1, correction=0), torch.ones(3, dtype=torch.float64), atol=1e-4)
+    var = x.transpose(0, 1).flatten(1).var(1, correction=0)
+    assert log_det[0].item() == pytest.approx(-0.5 * 4 * (var + 1e-6).log().sum().item())
+    assert all(torch.equal(state[name], t) for name, t in layer.state_dict().items()), "forward changes no state"
+    absorb_statistics(layer, momentum=1.0)
+    assert torch.allclose(layer.running_mean, x.mean((0, 2, 3)))
+    assert torch.allclose(layer.running_var, var)
+    assert torch.allclose(layer.eval()(x)[0], z), "both modes agree at these moments"
+    layer.train()
+    absorb_statistics(layer, momentum=0.0)
+    assert layer.seen is None, "a batch counts once"
+    layer(2 * x)
+    absorb_statistics(layer)
+    assert torch.allclose(layer.running_mean, 1.1 * x.mean((0, 2, 3)))
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+def test_dequantised_values_lie_strictly_inside_their_cell_and_are_uniform(levels: int) -> None:
+    x = torch.tensor([0, levels - 1], dtype=torch.uint8).repeat(200_000)
+    y = dequantise(x, levels, dtype=torch.float32, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(y.floor(), x.float())
+    assert (y > 0).all()
+    assert (y < levels).all()
+    assert Logit(float(levels))(y[:, None])[0].isfinite().all()
+    u = y - x
+    assert abs(u.mean().item() - 0.5) < 4 * (1 / 12 / len(u)) ** 0.5
+    assert u.var().item() == pytest.approx(1 / 12, rel=0.02)
+
+
+def test_standard_normal_log_density() -> None:
+    z = torch.tensor([[0.0, 0.0], [1.0, -2.0]])
+    assert standard_normal_log_density(z).tolist() == pytest.approx(
+        [-math.log(2 * math.pi), -math.log(2 * math.pi) - 2.5]
+    )
