@@ -1,4 +1,4 @@
-# make demo   sets up .venv, then trains, evaluates and samples one model after another on embedded data
+# make demo   sets up .venv, then runs the demo suite: every family on embedded data, with a report
 # make test   sets up .venv, then lints, type-checks and tests
 # make clean  removes .venv and everything built; outputs/ stays
 
@@ -17,7 +17,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 demo: setup
-	$(BIN)/python scripts/demo.py
+	$(BIN)/dgm bench suite=demo
 
 test: setup
 	$(BIN)/ruff check .

@@ -137,7 +137,7 @@ def test_list(capsys: pytest.CaptureFixture[str], own_model: None) -> None:
         (["evaluate", "run=/", "protocol=defualt"], "did you mean default"),
         (["evaluate", "run=/", "protocol.kk=3"], "did you mean k"),
         (["sample", "run=/"], "no config.yaml"),
-        (["sample", "run=/", "n=0"], "no config.yaml"),
+        (["sample", "run=/", "n=0"], "n=0 must be more than zero"),
         (["verify", "model=vea"], "did you mean vae"),
         (["rerun"], "takes the folder of one run"),
         (["rerun", "/"], "no config.yaml"),
@@ -199,7 +199,7 @@ def test_sample_and_evaluate_a_run(run_folder: Path, own_model: None, capsys: py
     import numpy as np
 
     assert np.load(npz)["x"].shape == (5, 2)
-    assert cli.main(["evaluate", f"run={run_folder}", "protocol=quick", "protocol.batch_size=50"]) == 0
+    assert cli.main(["evaluate", f"run={run_folder}", "protocol=quick", "protocol.k=5"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == str(run_folder)
     assert any(line.split()[:1] == ["log_likelihood"] for line in lines)
@@ -244,14 +244,15 @@ def test_rerun_warns_about_other_code(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from dgmbench.rerun import version_warning
+    from dgmbench.training.folder import RunFolder
 
     monkeypatch.syspath_prepend(OWN)
-    assert version_warning(run_folder) is None
+    assert version_warning(RunFolder(run_folder)) is None
     result = json.loads((run_folder / "result.json").read_bytes())
     result["versions"][key] = value
     (tmp_path / "result.json").write_text(json.dumps(result), encoding="utf-8")
     (tmp_path / "config.yaml").write_bytes((run_folder / "config.yaml").read_bytes())
-    assert message in str(version_warning(tmp_path))
+    assert message in str(version_warning(RunFolder(tmp_path)))
 
 
 def test_rerun_of_a_damaged_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,11 +46,14 @@ class Card:
     data: str
     survey: str = ""
     paper: Paper | None = None
-    tiny: Mapping[str, Any] = field(default_factory=dict)
+    tiny: tuple[Mapping[str, Any], ...] = ()
+    """The instances that ``dgm verify`` proves things about; in the file one block or a list of them."""
     image: bool = False
     sizes: tuple[int, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict, compare=False)
     """The file's other keys: ``_target_`` and the arguments that differ from the class signature."""
+    choices: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """What the file's defaults list chooses for the model's parts, such as an estimator."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +87,12 @@ def _files(group: str, config_dirs: Iterable[str | Path]) -> dict[str, tuple[dic
     for folder in search_path(config_dirs):
         for file in sorted((folder / group).glob("*.yaml")):
             if not file.stem.startswith("_"):
-                found.setdefault(file.stem, (_read(file), file))
+                found.setdefault(file.stem, (read_yaml(file), file))
     return dict(sorted(found.items()))
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read_yaml(file: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; anything else ends in a sentence that names the file."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # some builds of PyYAML lack the C loader
     try:
         content = yaml.load(file.read_text(encoding="utf-8"), Loader=loader)
@@ -104,7 +108,7 @@ def _card(name: str, content: dict[str, Any], file: Path) -> Card:
     if not isinstance(block, Mapping):
         raise UserError(f"{file} has no card: add a block 'card:' with family, summary, paper, kinds, likelihood, ....")
     required = {"family": str, "summary": str, "kinds": list, "likelihood": str, "data": str}
-    optional = {"survey": str, "paper": Mapping, "tiny": Mapping, "image": bool, "sizes": list}
+    optional = {"survey": str, "paper": Mapping, "tiny": object, "image": bool, "sizes": list}
     for key in block:
         if key not in required | optional:
             raise UserError(f"{file}: {nearest(key, required | optional, what='card field')}")
@@ -123,9 +127,22 @@ def _card(name: str, content: dict[str, Any], file: Path) -> Card:
         if set(paper) != {"authors", "year", "title", "link"} or not isinstance(paper["year"], int):
             raise UserError(f"{file}: card.paper must be {{authors: ..., year: 2014, title: ..., link: ...}}.")
         fields["paper"] = Paper(**paper)
-    fields |= {"kinds": tuple(block["kinds"]), "sizes": tuple(block.get("sizes", ()))}
+    tiny = block.get("tiny", [])
+    tiny = tuple(tiny) if isinstance(tiny, list) else (tiny,)
+    for instance in tiny:
+        if not isinstance(instance, Mapping) or not {"shape", "kind"} <= set(instance):
+            raise UserError(f"{file}: card.tiny must be {{shape: [1, 3, 3], kind: binary, ...}} or a list of these.")
+        _choice(file, "tiny.kind", instance["kind"], KINDS)
+    fields |= {"kinds": tuple(block["kinds"]), "sizes": tuple(block.get("sizes", ())), "tiny": tiny}
     settings = {key: value for key, value in content.items() if key not in ("card", "defaults")}
-    return Card(name=name, settings=settings, **fields)
+    return Card(name=name, settings=settings, choices=_choices(content.get("defaults")), **fields)
+
+
+def _choices(defaults: Any) -> dict[str, str]:
+    """The sub-groups and their options in a defaults list, family bases and overrides of other groups left out."""
+    entries = (entry for entry in defaults or () if isinstance(entry, Mapping))
+    chosen = ((str(key), str(value)) for entry in entries for key, value in entry.items())
+    return {key: value for key, value in chosen if not key.startswith("override ") and "@" not in key}
 
 
 def _choice(file: Path, key: str, value: str, known: Iterable[str]) -> None:

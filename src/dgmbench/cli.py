@@ -26,6 +26,9 @@ Train, sample, measure and compare deep generative models.
   verify      prove what can be proved of a model              dgm verify model=rbm
   list        show models, data sets and other choices         dgm list
   rerun       repeat a run from its folder                     dgm rerun DIR
+  bench       run a suite of models, data sets and seeds       dgm bench suite=demo
+  report      show what a folder of runs holds                 dgm report outputs/bench/demo
+  diff        show what two runs differ in                     dgm diff DIR DIR
   completion  print the shell's completion script              dgm completion bash
 
 'dgm VERB --help' shows each verb's settings and examples; 'dgm --version' the version.
@@ -170,11 +173,16 @@ examples:
   dgm train -m model=vae,made seed=0,1
   dgm train -m model=vae seed=0,1,2,3 hydra/launcher=joblib
   dgm train --config-dir my_configs model=my_model
+  dgm train experiment=burda2016_vae_mnist
 """,
         "[-m] [--cfg] [--config-dir DIR] model=NAME [key=value ...]",
     ).add_config_flags()
     parser.add_argument("-m", "--multirun", action="store_true", help="several runs: key=a,b,c or Hydra's sweepers")
     arguments = _parse(parser, rest)
+    if any(word.startswith("experiment=") for word in arguments.overrides):
+        from dgmbench.bench.suite import expand_experiments
+
+        arguments.overrides = expand_experiments(arguments.overrides, arguments.config_dir)
     if arguments.multirun:
         if arguments.cfg:
             raise UserError("--cfg shows one run's configuration: leave out -m and give one value for each key.")
@@ -239,10 +247,10 @@ examples:
 def _print_metrics(metrics: dict[str, dict[str, Any]]) -> None:
     rows = []
     for name, metric in sorted(metrics.items()):
-        error = metric.get("se")
-        value = f"{metric['value']:.6g}" + ("" if error is None else f" +- {error:.2g}")
-        rows.append((name, value, metric.get("unit") or "", metric.get("kind") or "", metric.get("protocol_id") or ""))
-    _print_table(("metric", "value", "unit", "kind", "protocol"), rows)
+        error = "" if metric["se"] is None else f" +- {metric['se']:.2g}"
+        value = "not finite" if metric["value"] is None else f"{metric['value']:.6g}{error}"
+        rows.append((name, value, metric["unit"], metric["kind"], metric["protocol_id"], metric.get("note") or ""))
+    _print_table(("metric", "value", "unit", "kind", "protocol", ""), rows)
 
 
 def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -255,7 +263,7 @@ def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     styles = {"passed": "green", "FAILED": "bold red", "undecided": "yellow"}
     for row in rows:
         table.add_row(*(Text(cell, style=styles.get(cell, "")) for cell in row))
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    console = Console(width=200)  # rows are never cut; a narrow terminal wraps them
     console.print(table)
 
 
@@ -365,7 +373,7 @@ def _rerun(rest: list[str]) -> int:
     arguments = _parse(parser, rest)
     if len(arguments.overrides) != 1:
         raise UserError("dgm rerun takes the folder of one run: dgm rerun DIR.")
-    from dgmbench.rerun import version_warning
+    from dgmbench.rerun import check_name, version_warning
     from dgmbench.training.folder import RunFolder
 
     folder = RunFolder.existing(arguments.overrides[0].removeprefix("run="))
@@ -373,7 +381,94 @@ def _rerun(rest: list[str]) -> int:
     if warning := version_warning(folder):
         _complain(warning)
     cfg = folder.read_config()
+    if not arguments.fresh:
+        check_name(folder)
     return _train_one({**cfg, "paths": {**cfg["paths"], "outputs": str(outputs)}})
+
+
+def _bench(rest: list[str]) -> int:
+    parser = _Parser(
+        "bench",
+        "Run every cell of a suite, skip what is done, compare with published numbers and write a report, whose path\n"
+        "is the last line printed. The same command again goes on where it stopped.",
+        _choices("suite", "executor")
+        + """
+
+some settings:
+  executor.slots=4         executor.time=3600s     executor.memory=4GiB     paths.outputs=DIR
+  model=vae,made           only these of the suite's models
+  seed=0,1,2               in place of the suite's seeds
+  KEY=VALUE                any setting of 'dgm train', for every cell
+
+examples:
+  dgm bench suite=demo
+  dgm bench suite=table2 --dry-run
+  dgm bench suite=demo --retry failed
+  dgm bench suite=table3 executor=slurm executor.partition=gpu executor.gpus=1
+""",
+        "suite=NAME [--dry-run] [--retry failed|oom|timeout|all] [--stale] [key=value ...]",
+    )
+    parser.add_argument("--config-dir", action="append", default=[], metavar="DIR", help=_CONFIG_DIR)
+    parser.add_argument("--dry-run", action="store_true", help="list the cells and estimate the time, run nothing")
+    parser.add_argument("--retry", metavar="STATUS", help="run cells again that ended so: failed, oom, timeout or all")
+    parser.add_argument("--stale", action="store_true", help="run cells again whose model's source has changed")
+    arguments = _parse(parser, rest)
+    from dgmbench.bench.runner import bench
+
+    return bench(
+        arguments.overrides,
+        config_dirs=arguments.config_dir,
+        dry_run=arguments.dry_run,
+        retry=arguments.retry,
+        stale=arguments.stale,
+    )
+
+
+def _report(rest: list[str]) -> int:
+    parser = _Parser(
+        "report",
+        "Write what a folder of runs holds into it: report.html to look at, report.md, report.tex and report.csv.\n"
+        "The last line printed is the path of the page.",
+        """examples:
+  dgm report outputs/bench/demo
+  dgm report outputs
+""",
+        "DIR",
+    )
+    arguments = _parse(parser, rest)
+    if len(arguments.overrides) != 1:
+        raise UserError("dgm report takes one folder: dgm report DIR.")
+    from dgmbench.bench.report import write_report_with_notes
+
+    page, notes = write_report_with_notes(Path(arguments.overrides[0]).expanduser())
+    for note in notes[:20]:
+        _complain(f"note: {note}")
+    if len(notes) > 20:
+        _complain(f"note: {len(notes) - 20} more notes stand at the top of the page.")
+    print(page)
+    return 0
+
+
+def _diff(rest: list[str]) -> int:
+    parser = _Parser(
+        "diff",
+        "Show what two runs differ in: settings, versions, protocols and numbers.",
+        """examples:
+  dgm diff outputs/vae-digits_binary-s0-1a2b3c4d outputs/vae-digits_binary-s1-5e6f7a8b
+""",
+        "DIR DIR",
+    )
+    arguments = _parse(parser, rest)
+    if len(arguments.overrides) != 2:
+        raise UserError("dgm diff takes the folders of two runs: dgm diff DIR DIR.")
+    from dgmbench.bench.report.difference import differences
+
+    rows = differences(*(Path(word).expanduser() for word in arguments.overrides))
+    if rows:
+        _print_table(("where", "what", "first", "second", "difference"), rows)
+    else:
+        print("The runs do not differ.")
+    return 0
 
 
 def _completion(rest: list[str]) -> int:
@@ -400,5 +495,8 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "verify": _verify,
     "list": _list,
     "rerun": _rerun,
+    "bench": _bench,
+    "report": _report,
+    "diff": _diff,
     "completion": _completion,
 }

@@ -57,10 +57,12 @@ GROUPS = {
     "verify": ("model",),
     "evaluate": ("protocol", "hardware"),
     "sample": ("hardware",),
+    "bench": ("suite", "executor", "hardware", "protocol"),
 }
 KEYS = {
-    "train": ("seed=", "paths.outputs=", "paths.data=", "optimizer.schedule.name="),
+    "train": ("experiment=", "seed=", "paths.outputs=", "paths.data=", "optimizer.schedule.name="),
     "evaluate": ("run=", "paths.data="),
+    "bench": ("model=", "seed=", "trainer.budget=", "paths.outputs=", "paths.data="),
     "sample": ("run=", "n=", "seed=", "checkpoint=", "label=", "paths.data="),
 }
 VALUES = {
@@ -76,6 +78,7 @@ FLAGS = {
     "verify": ("--cfg", "--config-dir"),
     "list": ("--config-dir",),
     "rerun": ("--fresh", "--config-dir"),
+    "bench": ("--dry-run", "--retry", "--stale", "--config-dir"),
 }
 
 
@@ -94,7 +97,7 @@ def _of_verb(verb: str, before: Sequence[str], current: str) -> Iterable[str]:
     if verb == "completion":
         return SCRIPTS
     config_dirs = [folder for flag, folder in pairwise(before) if flag == "--config-dir"]
-    if verb == "rerun":
+    if verb in ("rerun", "report", "diff"):
         return _run_folders(current)
     if verb == "list":
         return (*groups(config_dirs), *(f"model={name}" for name in options("model", config_dirs)))
@@ -119,7 +122,7 @@ def _keys(verb: str, before: Sequence[str], config_dirs: Sequence[str]) -> Itera
             yield from (f"model.{key}=" for name in chosen for key in _model_arguments(name, config_dirs))
             continue
         names = [word.partition("=")[2] for word in before if word.startswith(f"{group}=")]
-        for name in names or [n for n in ("default", "auto", "adam") if n in options(group, config_dirs)]:
+        for name in names or [n for n in ("default", "auto", "adam", "local") if n in options(group, config_dirs)]:
             inside = read_settings(group, name, config_dirs)
             inside = (read_settings(group, "default", config_dirs) | inside) if "defaults" in inside else inside
             yield from (f"{group}.{key}=" for key in inside if key not in ("defaults", "card", "name", "_target_"))

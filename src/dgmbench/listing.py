@@ -78,7 +78,7 @@ def model_page(card: Card) -> str:
         ).splitlines(),
     ]
     own = {name: str(value) for name, value in card.settings.items() if name != "_target_"}
-    arguments = dict(arguments_of(target)) | own
+    arguments = dict(arguments_of(target)) | dict(card.choices) | own
     if arguments:
         lines += ["", "arguments:"]
         lines += columns([(f"  model.{name}", value) for name, value in arguments.items()]).splitlines()
@@ -101,6 +101,11 @@ def _size(shape: Sequence[int] | None) -> str:
 
 def _option_line(group: str, name: str, config_dirs: Folders) -> str:
     settings = read_settings(group, name, config_dirs)
+    if group == "suite":
+        return f"{name:<16} {settings.get('title', '')}".rstrip()
+    if group == "experiment":
+        paper = settings.get("paper") or {}
+        return f"{name:<48} {paper.get('value')} {paper.get('unit')}, {paper.get('source')}"
     inside = ", ".join(f"{key}={value}" for key, value in settings.items() if key not in ("defaults", "card"))
     return f"{name:<16} {inside}".rstrip()
 

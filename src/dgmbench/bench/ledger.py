@@ -1,0 +1,239 @@
+"""The ledger of a suite: ``cells.json``, who may write it, and what of an earlier start still holds."""
+
+import fcntl
+import hashlib
+import importlib.util
+import json
+import os
+import socket
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from dgmbench.bench.cells import FAILURES, Cell
+from dgmbench.bench.suite import Folders, Suite
+from dgmbench.cards import Card, read_cards
+from dgmbench.config import search_path
+from dgmbench.errors import UserError
+
+KEPT = (*FAILURES, "skipped")
+SECONDS_BETWEEN_WRITES = 1.0
+
+
+class Ledger:
+    """Owns a suite's folder for one runner at a time and keeps its ``cells.json``."""
+
+    def __init__(self, folder: Path, suite: Suite, cells: list[Cell]) -> None:
+        self.folder, self.suite, self.cells = folder, suite, cells
+        self.file = folder / "cells.json"
+        self._lock: int | None = None
+        self._written, self._cost = -1e9, 0.0
+
+    def acquire(self) -> None:
+        """Take the folder until this process ends; refuse if another runner has it, wait for its orphaned cells."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise UserError(
+                f"The folder {self.folder} cannot be written ({error.strerror}): choose another with paths.outputs=DIR."
+            ) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            owner = os.read(self._lock, 100).decode(errors="replace").strip() or "unknown"
+            self.release()
+            raise UserError(
+                f"The suite in {self.folder} is being run by another process ({owner}); wait until it is done, or "
+                "stop it."
+            ) from error
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, f"pid {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        wait_for_orphans(self.folder)
+
+    def release(self) -> None:
+        """Give the folder back."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def restore(self, fingerprints: "Fingerprints") -> None:
+        """Take over what an earlier start found out about cells that are still the same, and look for their results."""
+        try:
+            stored = {cell["id"]: cell for cell in json.loads(self.file.read_bytes())["cells"]}
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            stored = {}  # the run folders hold the truth: cells that are done say so when they are started
+        sources = _Sources(fingerprints.cards)
+        for cell in self.cells:
+            if cell.status == "not built":
+                continue
+            cell.fingerprint = fingerprints.of(cell)
+            old = stored.get(cell.id)
+            if old is None or old.get("fingerprint") != cell.fingerprint:
+                continue
+            cell.run, cell.seconds = old["run"], old["seconds"]
+            result = self.result(cell)
+            if result is not None:
+                cell.status = "done"
+                if sources.changed(cell, result):
+                    cell.status = "stale"
+                    cell.reason = "the source of the model has changed since; --stale runs the cell again"
+            elif old["status"] in KEPT:
+                cell.status, cell.reason = old["status"], old["reason"]
+
+    def result(self, cell: Cell) -> dict[str, Any] | None:
+        """The cell's ``result.json``, if its run is done."""
+        if cell.run is None:
+            return None
+        try:
+            return json.loads((self.folder / cell.run / "result.json").read_bytes())
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def set_aside(self, cell: Cell) -> None:
+        """Move a stale run out of the way, so that the cell is trained again; nothing is deleted."""
+        if cell.run is not None and (self.folder / cell.run).is_dir():
+            place = self.folder / ".stale" / f"{cell.run}-{time.strftime('%Y%m%dT%H%M%S')}-{time.monotonic_ns()}"
+            place.parent.mkdir(exist_ok=True)
+            (self.folder / cell.run).rename(place)
+        cell.run, cell.status, cell.reason = None, "planned", None
+
+    def write(self, *, now: bool = False) -> None:
+        """Write ``cells.json`` whole and atomically, at most once a second and never for most of the time."""
+        begin = time.monotonic()
+        if not now and begin - self._written < max(SECONDS_BETWEEN_WRITES, 20 * self._cost):
+            return
+        content = {
+            "suite": self.suite.name,
+            "title": self.suite.title,
+            "survey": self.suite.survey,
+            "cells": [cell.as_dict() for cell in self.cells],
+        }
+        temporary = self.file.with_name(".cells.json.tmp")
+        try:
+            with open(temporary, "w", encoding="utf-8") as file:
+                json.dump(content, file, indent=1, allow_nan=False)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, self.file)
+        except OSError as error:
+            raise UserError(
+                f"{self.file} cannot be written ({error.strerror}); free some space and give the same command again."
+            ) from error
+        self._written = time.monotonic()
+        self._cost = self._written - begin
+
+
+class Fingerprints:
+    """Names what a cell's identity depends on, from files alone, so that finished cells are recognised in no time.
+
+    A run's own name needs its complete configuration and its data; as long as the settings, the configuration files
+    they choose from and the files they name are the same, so is the name.
+    """
+
+    def __init__(self, config_dirs: Folders = ()) -> None:
+        config_dirs = list(config_dirs)
+        self.cards: dict[str, Card] = read_cards(config_dirs)
+        self._models: dict[str, bytes] = {}
+        shared = hashlib.sha256()
+        for folder in reversed(search_path(config_dirs)):
+            for file in sorted(folder.rglob("*.yaml")):
+                group, content = file.relative_to(folder).parent.as_posix(), file.read_bytes()
+                if group == "model":
+                    self._models[file.stem] = content
+                elif group not in ("suite", "experiment", "executor"):
+                    shared.update(f"{file.relative_to(folder)}\0{len(content)}\0".encode() + content)
+        self._shared = shared.digest()
+
+    def of(self, cell: Cell) -> str:
+        """16 hex digits for a cell."""
+        digest = hashlib.sha256(self._shared + self._models[cell.model])
+        for text in sorted(cell.overrides):
+            digest.update(f"\0{text}".encode())
+            if "/" in text and os.path.isfile(path := os.path.expanduser(text.partition("=")[2].strip("'\""))):
+                stat = os.stat(path)
+                digest.update(f"\0{stat.st_size} {stat.st_mtime_ns}".encode())
+        return digest.hexdigest()[:16]
+
+
+class _Sources:
+    """Whether the source of a model is still the one that made a result; reads files, imports only in doubt."""
+
+    def __init__(self, cards: dict[str, Card]) -> None:
+        self._cards = cards
+        self._hashes: dict[str, tuple[str, ...]] = {}
+
+    def changed(self, cell: Cell, result: dict[str, Any]) -> bool:
+        """Whether the file that defines the cell's model differs from that of ``result.json``."""
+        then = result["versions"].get("model_source")
+        if cell.model not in self._hashes:
+            self._hashes[cell.model] = self._of_file(cell.model)
+        if then not in self._hashes[cell.model]:
+            self._hashes[cell.model] += self._of_class(cell.model)  # the class may come from elsewhere
+        return then not in self._hashes[cell.model]
+
+    def _target(self, model: str) -> str:
+        return str(self._cards[model].settings.get("_target_", ""))
+
+    def _of_file(self, model: str) -> tuple[str, ...]:
+        try:
+            spec = importlib.util.find_spec(self._target(model).rpartition(".")[0])
+        except (ImportError, ValueError):
+            return ()
+        if spec is None or spec.origin is None:
+            return ()
+        return (hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()[:16],)
+
+    def _of_class(self, model: str) -> tuple[str, ...]:
+        from dgmbench.rerun import source_hash
+        from dgmbench.signatures import locate
+
+        found = locate(self._target(model), "model")
+        return (source_hash(found),) if isinstance(found, type) else ()
+
+
+# ---------------------------------------------------------------------- cells that outlive their runner
+
+
+def mark_working(folder: Path) -> int:
+    """Say that this process works in the suite's folder until it ends; returns the lock's descriptor."""
+    descriptor = os.open(folder / ".working", os.O_RDWR | os.O_CREAT, 0o644)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    return descriptor
+
+
+def wait_for_orphans(folder: Path, seconds: float = 30.0) -> None:
+    """Wait until the cells of a runner that was killed have gone."""
+    descriptor = os.open(folder / ".working", os.O_RDWR | os.O_CREAT, 0o644)
+    end = time.monotonic() + seconds
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    return  # cells on other machines may go on: a run's own lock keeps two from one folder
+                time.sleep(0.05)
+    finally:
+        os.close(descriptor)
+
+
+def statuses(cells: Iterable[Cell]) -> dict[str, int]:
+    """How many cells there are of each status."""
+    found: dict[str, int] = {}
+    for cell in cells:
+        found[cell.status] = found.get(cell.status, 0) + 1
+    return found
+
+
+def retried(words: str | None) -> Sequence[str]:
+    """The statuses that ``--retry`` names."""
+    if words is None:
+        return ()
+    wanted = FAILURES if words == "all" else tuple(words.split(","))
+    for word in wanted:
+        if word not in FAILURES:
+            raise UserError(f"--retry {words}: '{word}' is none of failed, oom, timeout or all.")
+    return wanted

@@ -1,0 +1,71 @@
+"""``dgm diff RUN RUN``: what two runs differ in, from their configurations to their numbers."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dgmbench.bench.report.ledger import flatten, read_config
+from dgmbench.bench.report.numbers import rounded, signed
+from dgmbench.errors import UserError
+
+Difference = tuple[str, str, str, str, str]
+"""Where, what, the first run's value, the second's, and their difference if they are numbers of one protocol."""
+
+
+def differences(first: Path, second: Path) -> list[Difference]:
+    """All settings, versions, protocols and numbers in which two runs differ; paths are left out."""
+    configs = [_config(path) for path in (first, second)]
+    found = _unequal("config", *configs)
+    results = [_result(path) for path in (first, second)]
+    found += _unequal("version", *(result.get("versions") or {} for result in results))
+    metrics = [result.get("metrics") or {} for result in results]
+    protocols = [result.get("protocols") or {} for result in results]
+    for name in dict.fromkeys([*metrics[0], *metrics[1]]):
+        one, other = metrics[0].get(name), metrics[1].get(name)
+        if one is not None and other is not None:
+            settings = protocols[0].get(one["protocol_id"], {}), protocols[1].get(other["protocol_id"], {})
+            found += _unequal(f"protocol of {name}", *settings)
+        found += _number(name, one, other)
+    return found
+
+
+def _config(path: Path) -> dict[str, Any]:
+    config = flatten(read_config(path))
+    if not config:
+        raise UserError(f"{path} is not the folder of a run: it has no config.yaml that can be read.")
+    return {key: value for key, value in config.items() if not key.startswith(("paths.", "model.card.", "data.card."))}
+
+
+def _result(path: Path) -> dict[str, Any]:
+    try:
+        result = json.loads((path / "result.json").read_bytes())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise UserError(f"{path / 'result.json'} is damaged; remove it and give the run's command again.") from error
+    return result if isinstance(result, dict) else {}
+
+
+def _unequal(where: str, first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Difference]:
+    absent = object()
+    return [
+        (where, key, str(first.get(key, "-")), str(second.get(key, "-")), "")
+        for key in dict.fromkeys([*first, *second])
+        if first.get(key, absent) != second.get(key, absent)
+    ]
+
+
+def _number(name: str, first: Mapping[str, Any] | None, second: Mapping[str, Any] | None) -> list[Difference]:
+    if first is None or second is None:
+        return [("metric", name, _text(first), _text(second), "")]
+    if first["value"] == second["value"]:
+        return []
+    same = all(first[key] == second[key] for key in ("unit", "kind", "protocol_id"))
+    spread = min([side["se"] for side in (first, second) if side.get("se")], default=None)
+    note = signed(second["value"] - first["value"], spread) if same else "not comparable"
+    return [("metric", name, _text(first), _text(second), note)]
+
+
+def _text(metric: Mapping[str, Any] | None) -> str:
+    return "-" if metric is None else f"{rounded(metric['value'], metric.get('se'))} {metric['unit']}"

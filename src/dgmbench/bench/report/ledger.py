@@ -1,0 +1,445 @@
+"""What a bench folder holds: its cells with their states, numbers and reasons, read through an index.
+
+Read are ``cells.json`` where there is one, else every run folder below; each run's ``result.json``, ``config.yaml``,
+``status.json`` and ``traceback.txt``. What the first two say is kept in ``report.index.json``, keyed by their sizes
+and times of change, so that a second report reads only what has changed; without that file everything is read anew.
+"""
+
+import hashlib
+import json
+import math
+import os
+import re
+import shlex
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import dgmbench
+from dgmbench.errors import UserError
+
+INDEX = "report.index.json"
+INDEX_VERSION = 1
+
+STATUSES = {
+    "done": "finished",
+    "stale": "finished, but the source of the model has changed since: train it again",
+    "running": "not finished: it is being worked on",
+    "interrupted": "not finished: nobody works on it; the same command resumes it",
+    "planned": "not started",
+    "failed": "failed while running",
+    "oom": "ran out of memory",
+    "timeout": "ran out of time",
+    "skipped": "the pair is not defined",
+    "not built": "this model of the survey has no configuration yet",
+    "damaged": "its result cannot be read",
+}
+HAS_NUMBERS = ("done", "stale")
+_KEPT = ("model", "family", "data", "seed", "run", "config_hash", "metrics", "cost", "versions", "finished")
+
+
+@dataclass
+class Cell:
+    """One model on one data set with one seed: its state and, once it is done, its numbers."""
+
+    id: str
+    model: str
+    family: str
+    data: str
+    seed: int | None
+    status: str
+    reason: str = ""
+    experiment: str = ""
+    run: str = ""
+    """The run's folder, relative to the bench folder."""
+    command: str = ""
+    overrides: tuple[str, ...] = ()
+    settings_key: str = ""
+    """Equal for runs whose configurations differ in nothing but the seed and where they ran."""
+    variant: str = ""
+    """What sets these settings apart from others of the same model and data, if there are others."""
+    paper: dict[str, Any] | None = None
+    seconds: float | None = None
+    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
+    cost: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    finished: float | None = None
+
+    @property
+    def explanation(self) -> str:
+        """Why the cell has no numbers, in words."""
+        text = STATUSES.get(self.status, self.status)
+        return f"{text}: {self.reason}" if self.reason else text
+
+
+@dataclass
+class Ledger:
+    """All cells of a bench folder, the protocols of their numbers, and what was found wrong on the way."""
+
+    folder: Path
+    title: str
+    survey: str
+    cells: list[Cell]
+    protocols: dict[str, dict[str, Any]]
+    notes: list[str]
+
+
+def read_ledger(folder: Path) -> Ledger:
+    """Read a bench folder, or any folder with runs somewhere below it."""
+    if not folder.is_dir():
+        raise UserError(f"The folder {folder} does not exist: give the one that 'dgm bench' or 'dgm train' wrote into.")
+    notes: list[str] = []
+    suite = _read_suite(folder / "cells.json", notes)
+    index = _Index(folder)
+    if suite is None:
+        cells = [_bare_cell(folder, path, index) for path in _run_folders(folder)]
+        title, survey = folder.resolve().name, ""
+    else:
+        cells = [_suite_cell(folder, entry, index) for entry in suite["cells"]]
+        title, survey = str(suite.get("title") or suite.get("suite") or folder.name), str(suite.get("survey") or "")
+    if not cells:
+        raise UserError(f"{folder} holds neither a cells.json with cells nor the folder of a run: nothing to report.")
+    notes += [f"{cell.run or cell.id}: {cell.reason}" for cell in cells if cell.status == "damaged"]
+    protocols = index.protocols()
+    index.save()
+    _name_variants(folder, cells, index)
+    return Ledger(folder, title, survey, cells, protocols, notes)
+
+
+def _read_suite(path: Path, notes: list[str]) -> dict[str, Any] | None:
+    try:
+        suite = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        suite = None
+    if not (isinstance(suite, dict) and isinstance(suite.get("cells"), list)):
+        notes.append(f"{path.name} is damaged and was left out; what is listed are the run folders.")
+        return None
+    good = [entry for entry in suite["cells"] if isinstance(entry, dict) and entry.get("model")]
+    if len(good) < len(suite["cells"]):
+        notes.append(f"{path.name} has {len(suite['cells']) - len(good)} damaged cells, which were left out.")
+    return {**suite, "cells": good}
+
+
+def _run_folders(folder: Path) -> Iterator[Path]:
+    if (folder / "config.yaml").is_file() or (folder / "result.json").is_file():
+        yield folder
+        return
+    with os.scandir(folder) as entries:
+        below = sorted(entry.path for entry in entries if entry.is_dir(follow_symlinks=False))
+    for path in below:
+        yield from _run_folders(Path(path))
+
+
+def _bare_cell(folder: Path, path: Path, index: "_Index") -> Cell:
+    record = index.record(path)
+    name = path.resolve().name
+    found = record.get("result") or record["named"]
+    cell = Cell(
+        id=name if path == folder else str(path.relative_to(folder)),
+        model=str(found.get("model") or "unknown"),
+        family=str(found.get("family") or "unknown"),
+        data=str(found.get("data") or "unknown"),
+        seed=found.get("seed"),
+        status="planned",
+        run="." if path == folder else str(path.relative_to(folder)),
+        command=f"dgm rerun {shlex.quote(str(path))}",
+        settings_key=record["settings_key"],
+    )
+    return _with_run(cell, path, record)
+
+
+def _suite_cell(folder: Path, entry: Mapping[str, Any], index: "_Index") -> Cell:
+    paper = entry.get("paper")
+    seed = entry.get("seed")
+    cell = Cell(
+        id=str(entry.get("id") or f"{entry['model']}-{entry.get('data')}-s{seed}"),
+        model=str(entry["model"]),
+        family=str(entry.get("family") or "unknown"),
+        data=str(entry.get("data") or "unknown"),
+        seed=seed if isinstance(seed, int) else None,
+        status=str(entry.get("status") or "planned"),
+        reason=str(entry.get("reason") or ""),
+        experiment=str(entry.get("experiment") or ""),
+        run=str(entry.get("run") or ""),
+        command=str(entry.get("command") or ""),
+        overrides=tuple(str(word) for word in entry.get("overrides") or () if not str(word).startswith("seed=")),
+        paper=dict(paper) if isinstance(paper, dict) else None,
+        seconds=_number(entry.get("seconds")),
+    )
+    path = folder / cell.run
+    record: dict[str, Any] = index.record(path) if cell.run else {"stamp": [0, 0, 0, 0]}
+    if any(record["stamp"]) or (cell.run and path.is_dir()):
+        cell.settings_key = str(record["settings_key"])
+        return _with_run(cell, path, record)
+    if cell.status in HAS_NUMBERS:
+        cell.status, cell.reason = "damaged", f"its run folder {cell.run or '(not named)'} is missing"
+    return cell
+
+
+def _with_run(cell: Cell, path: Path, record: Mapping[str, Any]) -> Cell:
+    """Complete a cell by what its run's folder says, which is the truth."""
+    result = record.get("result")
+    if result is not None:
+        cell.metrics, cell.cost, cell.versions = result["metrics"], result["cost"], result["versions"]
+        cell.finished = result.get("finished")
+        stale = cell.status == "stale" or _source_changed(record["target"], cell.versions.get("model_source"))
+        cell.status, cell.reason = "stale" if stale else "done", ""
+        if cell.seconds is None:
+            cell.seconds = _number(cell.cost.get("train_seconds"))
+    elif record.get("damaged"):
+        cell.status, cell.reason = "damaged", record["damaged"]
+    elif cell.status not in ("failed", "oom", "timeout", "skipped", "not built"):
+        status = _read_json(path / "status.json")
+        state = str(status.get("status") or "planned")
+        if state == "running" and not _alive(status):
+            state = "interrupted"
+        cell.status = state if state in STATUSES and state not in HAS_NUMBERS else "interrupted"
+        if cell.status == "failed":
+            cell.reason = str(status.get("reason") or "")
+    if cell.status == "failed" and not cell.reason:
+        cell.reason = (read_traceback(path) or "").strip().rpartition("\n")[2]
+    return cell
+
+
+def read_traceback(path: Path, limit: int = 6000) -> str | None:
+    """The end of a failed run's traceback, or None."""
+    try:
+        text = (path / "traceback.txt").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    return text if len(text) <= limit else "[...]\n" + text[-limit:]
+
+
+def _alive(status: Mapping[str, Any]) -> bool:
+    """Whether the process that wrote ``status.json`` still runs; on another machine it is believed to."""
+    pid = status.get("pid")
+    if status.get("host") != socket.gethostname() or not isinstance(pid, int):
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
+
+
+_SOURCES: dict[str, str | None] = {}
+
+
+def _source_changed(target: str, then: str | None) -> bool:
+    """Whether the file that defines one of our models differs from what a run was made by; nothing is imported."""
+    if target not in _SOURCES:
+        module = target.rpartition(".")[0].split(".")
+        file = Path(dgmbench.__path__[0], *module[1:]).with_suffix(".py")
+        known = module[0] == "dgmbench" and file.is_file()
+        _SOURCES[target] = hashlib.sha256(file.read_bytes()).hexdigest()[:16] if known else None
+    now = _SOURCES[target]
+    return now is not None and then is not None and now != then
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _number(value: object) -> float | None:
+    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if good else None  # type: ignore[arg-type]
+
+
+class _Index:
+    """One file with the essence of every run's ``result.json`` and ``config.yaml``, by their times and sizes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        stored = _read_json(folder / INDEX)
+        usable = stored.get("version") == INDEX_VERSION
+        self.runs: dict[str, dict[str, Any]] = stored.get("runs", {}) if usable else {}
+        self._protocols: dict[str, dict[str, Any]] = stored.get("protocols", {}) if usable else {}
+        self._used: dict[str, dict[str, Any]] = {}
+        self._changed = not usable
+
+    def record(self, path: Path) -> dict[str, Any]:
+        key = os.path.relpath(path, self.folder)
+        now = stamp(path / "result.json") + stamp(path / "config.yaml")
+        record = self.runs.get(key)
+        if record is None or record.get("stamp") != now:
+            record = {"stamp": now, **self._read(path)}
+            self._changed = True
+        self._used[key] = record
+        return record
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        text = _text(path / "config.yaml")
+        record: dict[str, Any] = {"settings_key": settings_key(text), "target": _first(r"  _target_: (\S+)", text)}
+        record["named"] = {
+            "model": _first(r"  model: (\S+)", text.partition("\nnames:")[2]),
+            "data": _first(r"  data: (\S+)", text.partition("\nnames:")[2]),
+            "family": _first(r"    family: (\S+)", text),
+        }
+        seed = _first(r"seed: (-?\d+)", text)
+        record["named"]["seed"] = int(seed) if seed else None
+        try:
+            content = (path / "result.json").read_bytes()
+        except FileNotFoundError:
+            return record
+        except OSError as error:
+            return {**record, "damaged": f"result.json cannot be read ({error.strerror})"}
+        try:
+            result = json.loads(content)
+            _check(result)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            why = f"{type(error).__name__}: {error}"
+            return {**record, "damaged": f"result.json is damaged ({why}); remove it and run the cell again"}
+        self._protocols.update(result["protocols"])
+        return {**record, "result": {key: result[key] for key in _KEPT if key in result}}
+
+    def protocols(self) -> dict[str, dict[str, Any]]:
+        """The protocols that the numbers of these runs name."""
+        results = (record.get("result") for record in self._used.values())
+        named = {str(m["protocol_id"]) for result in results if result for m in result["metrics"].values()}
+        return {name: self._protocols[name] for name in sorted(named) if name in self._protocols}
+
+    def save(self) -> None:
+        if self._changed or self._used.keys() != self.runs.keys():
+            content = {"version": INDEX_VERSION, "protocols": self.protocols(), "runs": self._used}
+            write_file(self.folder / INDEX, json.dumps(content, separators=(",", ":")))
+
+
+def _check(result: Any) -> None:
+    """Raise if a result lacks what the report reads; a value that is no number is as bad as none."""
+    for key in ("model", "family", "data", "seed", "metrics", "protocols", "cost", "versions"):
+        if key not in result:
+            raise KeyError(key)
+    for name, metric in result["metrics"].items():
+        if not isinstance(metric["value"], int | float):
+            raise TypeError(f"the value of {name} is {metric['value']!r}")
+        for key in ("kind", "unit", "direction", "protocol_id"):
+            metric[key] = str(metric.get(key) or "")
+    for key in ("protocols", "cost", "versions"):
+        if not isinstance(result[key], dict):
+            raise TypeError(f"{key} is {result[key]!r}")
+
+
+def write_file(path: Path, content: str) -> None:
+    """Write a text file so that it appears at once or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        try:
+            temporary.write_text(content, encoding="utf-8")
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}): a report needs a folder to write into."
+        ) from error
+
+
+def stamp(path: Path) -> list[int]:
+    """When a file was changed and how large it is; zeros if there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return [0, 0]
+    return [found.st_mtime_ns, found.st_size]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _first(pattern: str, text: str) -> str:
+    found = re.search(f"^{pattern}", text, re.MULTILINE)
+    return found.group(1).strip("'\"") if found else ""
+
+
+def settings_key(config: str) -> str:
+    """8 hex digits of a configuration's text without its seed, its paths, its logger, its cards and the machine."""
+    kept, block, in_card = [], "", False
+    for line in config.splitlines():
+        if line[:1].strip():
+            block = line.partition(":")[0]
+        if line[:2] == "  " and line[2:3].strip():
+            in_card = line.startswith("  card:")
+        elif line[:1].strip():
+            in_card = False
+        machine = block == "hardware" and not line.startswith("  precision")
+        if not (in_card or machine or block in ("seed", "paths", "logger", "names")):
+            kept.append(line)
+    return hashlib.sha256("\n".join(kept).encode()).hexdigest()[:8] if kept else ""
+
+
+def _name_variants(folder: Path, cells: list[Cell], index: _Index) -> None:
+    """Tell apart cells of one model, data set and experiment that differ in more than their seed."""
+    groups: dict[tuple[str, ...], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault((cell.model, cell.data, cell.experiment), []).append(cell)
+    for group in groups.values():
+        by_overrides: dict[tuple[str, ...], list[Cell]] = {}
+        for cell in group:
+            by_overrides.setdefault(cell.overrides, []).append(cell)
+        common = set.intersection(*(set(overrides) for overrides in by_overrides))
+        for overrides, members in by_overrides.items():
+            label = " ".join(word for word in overrides if word not in common)
+            keys = sorted({cell.settings_key for cell in members} - {""})
+            details = _differences(folder, members) if len(keys) > 1 else {}
+            for cell in members:
+                detail = details.get(cell.settings_key or keys[0], "") if details else ""
+                cell.variant = " ".join(part for part in (label, detail) if part)
+
+
+def _differences(folder: Path, cells: list[Cell], limit: int = 100) -> dict[str, str]:
+    """For each configuration among ``cells``, the settings in which it differs from the others."""
+    examples: dict[str, Cell] = {}
+    for cell in cells:
+        if cell.settings_key:
+            examples.setdefault(cell.settings_key, cell)
+    if len(examples) > limit:
+        return {key: f"settings {key}" for key in examples}
+    flat = {key: flatten(read_config(folder / cell.run)) for key, cell in examples.items()}
+    names = {name for settings in flat.values() for name in settings}
+    ignored = ("seed", "paths.", "logger.", "names.", "hardware.", "model.card.", "data.card.")
+    differing = [
+        name
+        for name in sorted(names)
+        if not name.startswith(ignored) and len({repr(settings.get(name)) for settings in flat.values()}) > 1
+    ]
+    found = {}
+    for key, settings in flat.items():
+        text = " ".join(f"{name}={settings[name]}" for name in differing if name in settings)
+        found[key] = text if 0 < len(text) <= 120 else f"settings {key}"
+    return found
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A run's configuration, or nothing where it cannot be read."""
+    import yaml
+
+    try:
+        loaded = yaml.load(_text(path / "config.yaml"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except yaml.YAMLError:
+        return {}
+    return loaded if isinstance(loaded, dict) else {}
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

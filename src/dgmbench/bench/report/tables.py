@@ -1,0 +1,141 @@
+"""The same numbers as CSV for programs, Markdown to paste, and LaTeX (booktabs) to print."""
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Sequence
+
+from dgmbench.bench.report.ledger import HAS_NUMBERS, Ledger
+from dgmbench.bench.report.numbers import Group, Row, signed
+
+CSV_COLUMNS = (
+    "model", "family", "data", "seed", "metric", "value", "kind", "unit", "se", "n", "protocol_id", "paper", "status",
+    "reason",
+)  # fmt: skip
+COLUMNS = (
+    "model", "metric", "published", "ours: mean ± sd (seeds)", "difference", "same protocol?", "kind", "unit",
+    "protocol", "note",
+)  # fmt: skip
+
+
+def to_csv(ledger: Ledger) -> str:
+    """One row a cell and metric; a cell without numbers has one row with its status and reason."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for cell in ledger.cells:
+        paper = cell.paper or {}
+        reason = cell.reason or ("" if cell.status in HAS_NUMBERS else cell.explanation)
+        names = list(cell.metrics)
+        if not names or (paper and paper.get("metric") not in cell.metrics):
+            names.append(str(paper.get("metric") or ""))
+        for name in names:
+            metric = cell.metrics.get(name, {})
+            published = paper.get("value", "") if name == paper.get("metric") else ""
+            numbers = [metric.get(key) for key in ("value", "kind", "unit", "se", "n", "protocol_id")]
+            row = [cell.model, cell.family, cell.data, cell.seed, name, *numbers, published, cell.status, reason]
+            writer.writerow(["" if value is None else value for value in row])
+    return file.getvalue()
+
+
+def model_label(group: Group) -> str:
+    """A model's name with its experiment and what sets its settings apart."""
+    return " ".join(part for part in (group.first.model, group.first.experiment, group.first.variant) if part)
+
+
+def _by_data(groups: Iterable[Group]) -> dict[str, list[Group]]:
+    found: dict[str, list[Group]] = {}
+    for group in groups:
+        found.setdefault(group.first.data, []).append(group)
+    return dict(sorted(found.items()))
+
+
+def _lines(group: Group) -> list[tuple[str, ...]]:
+    label = model_label(group)
+    if not group.rows:
+        return [(label, "", "", "", "", "", "", "", "", group.why or "finished without any metric")]
+    lines: list[tuple[str, ...]] = []
+    for row in group.rows:
+        published = row.published
+        texts = (published.text, _difference(row), published.same_protocol) if published else ("", "", "")
+        notes = [published.why if published else row.why, group.why if row.mean is not None else ""]
+        measure = row.measure
+        protocol = f"{measure.protocol_id} ({measure.letter})" if measure.letter else measure.protocol_id
+        note = "; ".join(dict.fromkeys(note for note in notes if note))
+        lines.append(
+            (label, measure.metric, texts[0], row.text, *texts[1:], measure.kind, measure.unit, protocol, note)
+        )
+    return lines
+
+
+def _difference(row: Row) -> str:
+    published = row.published
+    if published is None or published.difference is None:
+        return ""
+    verdict = {True: " (within tolerance)", False: " (outside tolerance)", None: ""}[published.within]
+    return signed(published.difference, row.sd or row.se) + verdict
+
+
+def to_markdown(ledger: Ledger, groups: Sequence[Group]) -> str:
+    """The main table, one part for each data set."""
+    parts = [f"# {_markdown(ledger.title)}"]
+    if ledger.survey:
+        parts.append(f"Survey: {_markdown(ledger.survey)}.")
+    if ledger.notes:
+        parts.append("\n".join(f"- **Note:** {_markdown(note)}" for note in ledger.notes))
+    for data, members in _by_data(groups).items():
+        parts.append(f"## {_markdown(data)}")
+        rows = [COLUMNS, *(line for group in members for line in _lines(group))]
+        lines = ["| " + " | ".join(_markdown(text) for text in row) + " |" for row in rows]
+        lines.insert(1, "|" + "|".join("---:" if 2 <= i <= 4 else "---" for i in range(len(COLUMNS))) + "|")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown(text: str) -> str:
+    text = re.sub(r"([\\`*\[\]|~#])", r"\\\1", " ".join(str(text).split()))
+    text = re.sub(r"(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])", r"\\_", text)
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", '"': r"\textquotedbl{}", "±": r"$\pm$", "²": r"\textsuperscript{2}",
+}  # fmt: skip
+_LATEX_TABLE = str.maketrans(_LATEX)
+
+
+def _latex(text: str) -> str:
+    """Escape a text; what stays beyond ASCII is left to LaTeX's UTF-8."""
+    found = " ".join(text.split()).translate(_LATEX_TABLE)
+    found = found if found.isprintable() else "".join(sign for sign in found if sign.isprintable())
+    return re.sub(r"(?<![\w-])-(?=[\d.])", "$-$", found)
+
+
+def to_latex(ledger: Ledger, groups: Sequence[Group]) -> str:
+    """The main table as one ``longtable`` a data set; needs the packages booktabs, longtable and textcomp."""
+    head = [
+        "% \\usepackage{booktabs,longtable,textcomp,array}  \\usepackage[T1]{fontenc}",
+        f"% {' '.join(ledger.title.split())}",
+        *(f"% note: {' '.join(note.split())}" for note in ledger.notes),
+    ]
+    parts = ["\n".join(head)]
+    titles = " & ".join(_latex(title) for title in COLUMNS) + r" \\"
+    for data, members in _by_data(groups).items():
+        lines = [
+            r"\begin{longtable}{llrrrllll>{\raggedright\arraybackslash}p{4cm}}",
+            rf"\caption{{{_latex(ledger.title)}: {_latex(data)}}}\\",
+            r"\toprule",
+            titles,
+            r"\midrule",
+            r"\endhead",
+        ]
+        previous = None
+        for group in members:
+            if previous is not None and group.first.family != previous:
+                lines.append(r"\addlinespace")
+            previous = group.first.family
+            lines += [" & ".join(_latex(text) for text in line) + r" \\" for line in _lines(group)]
+        parts.append("\n".join([*lines, r"\bottomrule", r"\end{longtable}"]))
+    return "\n\n".join(parts) + "\n"

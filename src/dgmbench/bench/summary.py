@@ -1,0 +1,123 @@
+"""What a suite has found, as text: published beside measured values, headline metrics, and why cells are empty."""
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from dgmbench.bench.cells import Cell
+
+HEADLINES = ("log_likelihood", "log_likelihood_ais", "iw_bound", "elbo", "elbo_ais", "energy_distance")
+"""What stands for a model, the strongest statement first."""
+
+Result = Mapping[str, Any]
+
+
+def headline(result: Result) -> str | None:
+    """The name of the metric that says most about a model."""
+    metrics = result["metrics"]
+    for wanted in HEADLINES:
+        names = [name for name in metrics if name == wanted or (wanted == "iw_bound" and _is_bound(name))]
+        if names:
+            return max(names, key=len)
+    return next(iter(metrics), None)
+
+
+def _is_bound(name: str) -> bool:
+    return name.startswith("iw_bound_k") and name.removeprefix("iw_bound_k").isdigit()
+
+
+def groups(cells: Iterable[Cell]) -> dict[tuple[str, ...], list[Cell]]:
+    """The cells that differ by the seed only."""
+    found: dict[tuple[str, ...], list[Cell]] = {}
+    for cell in cells:
+        rest = tuple(text for text in cell.overrides if not text.startswith("seed="))
+        found.setdefault((cell.experiment or "", *rest), []).append(cell)
+    return found
+
+
+def published_rows(cells: Sequence[Cell], result_of: Callable[[Cell], Result | None]) -> list[tuple[str, ...]]:
+    """Published | ours | difference | same protocol?, one row an experiment."""
+    rows: list[tuple[str, ...]] = []
+    for group in groups(cell for cell in cells if cell.paper is not None).values():
+        paper = group[0].paper or {}
+        values = [v for cell in group if (v := _value(result_of(cell), paper["metric"])) is not None]
+        published = f"{paper['value']:g} {paper['unit']}"
+        same = "yes" if not paper.get("differs") else f"no: {paper['differs']}"
+        if not values:
+            rows.append((group[0].experiment or "", published, "-", _why_empty(group, paper["metric"]), same))
+            continue
+        mean = statistics.fmean(values)
+        difference = mean - paper["value"]
+        within = "" if abs(difference) > paper["tolerance"] else " (within tolerance)"
+        rows.append(
+            (group[0].experiment or "", published, spread(values), f"{difference:+.3g}{within}", same),
+        )
+    return rows
+
+
+def measured_rows(cells: Sequence[Cell], result_of: Callable[[Cell], Result | None]) -> list[tuple[str, ...]]:
+    """One row for all seeds of a model on a data set: headline metric, energy distance, seconds, status."""
+    rows: list[tuple[str, ...]] = []
+    for group in groups(cell for cell in cells if cell.paper is None).values():
+        results = [found for cell in group if (found := result_of(cell)) is not None]
+        first = group[0]
+        if not results:
+            rows.append((first.model, first.family or "", first.data, "-", "", "", "", _why_empty(group, None)))
+            continue
+        name = headline(results[0])
+        values = [v for found in results if (v := _value(found, name)) is not None]
+        metric = results[0]["metrics"].get(name, {})
+        unit = f"{metric.get('unit', '')}, {metric.get('kind', '')}"
+        distances = [v for found in results if (v := _value(found, "energy_distance")) is not None]
+        seconds = statistics.fmean(found["cost"]["train_seconds"] for found in results)
+        rows.append(
+            (
+                first.model,
+                first.family or "",
+                first.data,
+                f"{name} {spread(values)}" if values else f"{name} is not finite",
+                unit,
+                spread(distances) if distances else "-",
+                f"{seconds:.0f} s",
+                _why_empty([cell for cell in group if cell.status != "done"], None),
+            )
+        )
+    return rows
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean +- standard deviation (number) of several values; a single one alone."""
+    if len(values) == 1:
+        return f"{values[0]:.4g} (1)"
+    return f"{statistics.fmean(values):.4g} +- {statistics.stdev(values):.2g} ({len(values)})"
+
+
+def _value(result: Result | None, name: str | None) -> float | None:
+    value = None if result is None else result["metrics"].get(name, {}).get("value")
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _why_empty(cells: Sequence[Cell], metric: str | None) -> str:
+    reasons: dict[str, None] = {}
+    for cell in cells:
+        if cell.status == "done":
+            reasons[f"the run has no {metric}"] = None
+        else:
+            reasons[f"{cell.status}: {cell.reason}" if cell.reason else cell.status] = None
+    return "; ".join(reasons)
+
+
+def estimate(chosen: Sequence[Cell], cells: Sequence[Cell], slots: int) -> tuple[dict[str, float | None], float | None]:
+    """Seconds that each chosen cell will take, from finished ``cells`` of other seeds, and all in so many slots."""
+    known: dict[tuple[str, ...], list[float]] = {}
+    for key, group in groups(cells).items():
+        known[key] = [cell.seconds for cell in group if cell.seconds is not None and cell.status in ("done", "stale")]
+    each: dict[str, float | None] = {}
+    for key, group in groups(chosen).items():
+        for cell in group:
+            if cell.status == "planned":
+                each[cell.id] = statistics.fmean(known[key]) if known[key] else None
+    values = [value for value in each.values() if value is not None]
+    total = sum(values) / max(1, min(slots, len(values))) if len(values) == len(each) else None
+    return each, total

@@ -1,0 +1,51 @@
+"""``dgm diff``: everything that differs, nothing that does not."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dgmbench.bench.report.difference import differences
+from dgmbench.cli import main
+
+
+def test_settings_protocols_and_numbers(bench: Any, number: Callable) -> None:
+    first = bench.run(seed=0, metrics={"elbo": number(-90.0), "mse": number(0.5), "fd": number(1.0)})
+    second = bench.run(
+        seed=1, latent=8, metrics={"elbo": number(-91.5), "mse": number(0.5), "fd": number(3.0, "aaaa0002")}
+    )
+    result = json.loads((second / "result.json").read_text())
+    result["versions"]["torch"] = "2.14.0"
+    (second / "result.json").write_text(json.dumps(result))
+    assert differences(first, first) == []
+    assert differences(first, second) == [
+        ("config", "model.latent", "50", "8", ""),
+        ("config", "seed", "0", "1", ""),
+        ("version", "torch", "2.13.0", "2.14.0", ""),
+        ("metric", "elbo", "-90.00 nats", "-91.50 nats", "-1.50"),
+        ("protocol of fd", "k", "50", "5000", ""),
+        ("metric", "fd", "1.00 nats", "3.00 nats", "not comparable"),
+    ]
+
+
+def test_a_run_without_numbers(bench: Any, number: Callable) -> None:
+    found = differences(bench.run(seed=0, metrics={"elbo": number(-90.0)}), bench.run(seed=1))
+    assert ("metric", "elbo", "-90.00 nats", "-", "") in found
+
+
+def test_the_verb(bench: Any, number: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = bench.run(seed=0, metrics={"elbo": number(-90.0)})
+    second = bench.run(seed=1, metrics={"elbo": number(-91.0)})
+    assert main(["diff", str(first), str(second)]) == 0
+    shown = capsys.readouterr().out
+    assert "-91.00 nats" in shown
+    assert main(["diff", str(first), str(first)]) == 0
+    assert "do not differ" in capsys.readouterr().out
+    assert main(["diff", str(first)]) == 2
+    assert main(["diff", str(first), str(tmp_path)]) == 2
+    assert "not the folder of a run" in capsys.readouterr().err
+    (second / "result.json").write_text("{")
+    assert main(["diff", str(first), str(second)]) == 2
+    assert "result.json is damaged" in capsys.readouterr().err

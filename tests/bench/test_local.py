@@ -1,0 +1,208 @@
+"""Local slots: what a cell may use, how it ends, and that its result is that of ``dgm train``."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dgmbench.bench.executors import LocalSettings, check_executor, size
+from dgmbench.bench.executors.local import LocalExecutor, make_slots, visible_gpus
+from dgmbench.bench.worker import Outcome, Task, measured_under
+from dgmbench.config import compose
+from dgmbench.errors import UserError
+from dgmbench.training.run import train
+
+OWN = Path(__file__).parent / "own"
+DEFAULTS = {"name": "local", "slots": 2, "threads": 1, "gpus": 0, "cells_per_gpu": 1, "time": None, "memory": None}
+QUICK = ["protocol=quick", "hardware.threads=1"]
+
+
+def settings(**changes: object) -> LocalSettings:
+    return LocalSettings(**check_executor({**DEFAULTS, **changes}))
+
+
+@pytest.fixture
+def executor(tmp_path: Path) -> Iterator[LocalExecutor]:
+    found = LocalExecutor(settings(), tmp_path)
+    yield found
+    found.close()
+
+
+def task(folder: Path, name: str, *overrides: str) -> Task:
+    return Task(id=name, overrides=overrides, folder=str(folder), config_dirs=[str(OWN)], threads=1)
+
+
+def outcomes(executor: LocalExecutor, *tasks: Task) -> dict[str, Outcome]:
+    """Run the tasks, as many at a time as there are slots."""
+    left, found, running, end = list(tasks), {}, 0, time.monotonic() + 120
+    while (left or running) and time.monotonic() < end:
+        start = left[: executor.slots - running]
+        del left[: len(start)]
+        executor.submit(start)
+        running += len(start)
+        for name, outcome in executor.wait(1.0):
+            found[name] = outcome
+            running -= 1
+    return found
+
+
+@pytest.mark.parametrize("model", ["made", "rbm_pcd", "wgan_gp"])
+def test_a_cells_result_is_that_of_dgm_train(model: str, executor: LocalExecutor, tmp_path: Path) -> None:
+    words = [f"model={model}", "seed=3", "trainer.budget=6ba", *QUICK]
+    outcome = outcomes(executor, task(tmp_path, "cell", *words))["cell"]
+    assert outcome.status == "done"
+    assert outcome.run is not None
+    by_hand = tmp_path / "by_hand"
+    alone = train(compose("train", [*words, "trainer.progress=false", f"paths.outputs={by_hand}"]))
+    assert alone.run.name == outcome.run
+    ours, theirs = (json.loads((folder / outcome.run / "result.json").read_text()) for folder in (tmp_path, by_hand))
+    for key in ("metrics", "protocols", "objective", "run", "data_hash"):
+        assert ours[key] == theirs[key]
+    names = [sorted(p.name for p in (folder / outcome.run).rglob("*")) for folder in (tmp_path, by_hand)]
+    assert names[0] == names[1]
+
+
+def test_failures_stay_with_their_cell(tmp_path: Path) -> None:
+    executor = LocalExecutor(settings(memory="2GiB", time="20s"), tmp_path)
+    troubles = {
+        "raise": ("failed", "the trouble that was asked for"),
+        "die": ("failed", "killed by SIGSEGV"),
+        "exit": ("failed", "exit code 3"),
+        "no memory": ("oom", "memory"),
+        "memory": ("oom", "the limit of 2,048 MiB"),
+        "nonsense": ("failed", "model.trouble"),
+        "none": ("done", None),
+    }
+    words = ["model=troubled", "trainer.budget=4ba", *QUICK]
+    try:
+        found = outcomes(executor, *(task(tmp_path, key, *words, f"model.trouble='{key}'") for key in troubles))
+    finally:
+        executor.close()
+    for key, (status, reason) in troubles.items():
+        assert found[key].status == status, (key, found[key])
+        assert (reason or "") in (found[key].reason or ""), (key, found[key])
+    assert found["raise"].run is not None
+    assert (tmp_path / found["raise"].run / "traceback.txt").is_file()
+
+
+def test_the_time_limit_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
+    words = ["model=troubled", "model.trouble=hang", "trainer.budget=200ba", "trainer.validate=200ba", *QUICK]
+    executor = LocalExecutor(settings(time="6s"), tmp_path)
+    try:
+        first = outcomes(executor, task(tmp_path, "cell", *words))["cell"]
+        assert first.status == "timeout"
+        assert "limit of 6 s" in (first.reason or "")
+        assert first.run is not None
+        assert (tmp_path / first.run / "checkpoints" / "last.ckpt").is_file()
+        for _ in range(4):
+            last = outcomes(executor, task(tmp_path, "cell", *words))["cell"]
+            if last.status == "done":
+                break
+    finally:
+        executor.close()
+    assert last.status == "done"
+
+
+def test_a_pair_that_does_not_fit_is_skipped_with_the_reason(executor: LocalExecutor, tmp_path: Path) -> None:
+    found = outcomes(executor, task(tmp_path, "cell", "model=rbm", "data=digits", *QUICK))["cell"]
+    assert found.status == "skipped"
+    assert "model=rbm takes binary data" in (found.reason or "")
+
+
+def test_a_run_that_another_process_owns_is_left_alone(executor: LocalExecutor, tmp_path: Path) -> None:
+    words = ["model=troubled", "trainer.budget=2ba", *QUICK]
+    run = outcomes(executor, task(tmp_path, "cell", *words))["cell"].run
+    assert run is not None
+    (tmp_path / run / "result.json").unlink()
+    code = "import fcntl, sys, time; f = open(sys.argv[1]); fcntl.flock(f, 2); print(flush=True); time.sleep(60)"
+    lock = tmp_path / run / ".lock"
+    with subprocess.Popen([sys.executable, "-c", code, str(lock)], stdout=subprocess.PIPE) as owner:
+        assert owner.stdout is not None
+        owner.stdout.readline()
+        found = outcomes(executor, task(tmp_path, "cell", *words))["cell"]
+        owner.kill()
+    assert found.status == "interrupted"
+    assert "another process" in (found.reason or "")
+
+
+def test_another_protocol_measures_again_without_training(executor: LocalExecutor, tmp_path: Path) -> None:
+    words = ["model=vae", "trainer.budget=2ba", *QUICK]
+    run = outcomes(executor, task(tmp_path, "a", *words))["a"].run
+    assert run is not None
+    checkpoint = tmp_path / run / "checkpoints" / "last.ckpt"
+    before = checkpoint.stat().st_mtime_ns
+    assert outcomes(executor, task(tmp_path, "b", *words, "protocol.k=3"))["b"].run == run
+    metrics = json.loads((tmp_path / run / "result.json").read_text())["metrics"]
+    assert {"iw_bound_k10", "iw_bound_k3"} <= set(metrics)
+    assert checkpoint.stat().st_mtime_ns == before
+
+
+def test_what_a_protocol_must_find_in_a_result() -> None:
+    details = {"checkpoint": "best", "split": "test", "seed": 0, "max_examples": 200}
+    result = {"protocols": {"a": {**details, "k": 10}, "b": {**details, "ais": {"chains": 2}}}}
+    wanted = {"checkpoint": ["best"], "splits": ["test"], "seed": 0, "max_examples": 200, "k": 10}
+    wanted |= {"ais": {"chains": 2}}
+    assert measured_under(result, wanted)
+    for key, value in {"k": 11, "ais": {"chains": 3}, "seed": 1, "max_examples": None, "splits": ["valid"]}.items():
+        assert not measured_under(result, {**wanted, key: value}), key
+    assert not measured_under(result, {**wanted, "checkpoint": ["best", "final"]})
+
+
+def test_cores_and_gpus_are_dealt_out() -> None:
+    cores = list(range(8))
+    assert [slot.cores for slot in make_slots(settings(slots=None, threads=3), cores, [])] == [(0, 1, 2), (3, 4, 5)]
+    assert [slot.cores for slot in make_slots(settings(slots=2, threads=4), cores, [])] == [(0, 1, 2, 3), (4, 5, 6, 7)]
+    assert all(slot.cores == () for slot in make_slots(settings(slots=9), cores, []))
+    assert len(make_slots(settings(slots=None, threads=16), cores, [])) == 1
+    shared = make_slots(settings(slots=None, gpus="auto", cells_per_gpu=2), cores, ["0", "1"])
+    assert [slot.gpu for slot in shared] == ["0", "1", "0", "1"]
+    assert [slot.cores for slot in shared] == [(0,), (1,), (2,), (3,)]
+    assert {slot.gpu for slot in make_slots(settings(gpus=1), cores, ["0", "1"])} == {"0"}
+    assert {slot.gpu for slot in make_slots(settings(gpus=0), cores, ["0", "1"])} == {None}
+
+
+def test_visible_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-5")
+    assert visible_gpus() == ["2", "GPU-5"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert visible_gpus() == []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert visible_gpus() == []
+
+
+def test_cells_are_pinned(executor: LocalExecutor, tmp_path: Path) -> None:
+    executor.submit([task(tmp_path, "cell", "model=troubled", "model.trouble=hang", "trainer.budget=60ba", *QUICK)])
+    process = executor._running[0].process
+    end, slot = time.monotonic() + 30, executor._running[0].slot
+    while os.sched_getaffinity(process.pid) != set(slot.cores) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert os.sched_getaffinity(process.pid) == set(slot.cores)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"slots": 0}, "executor.slots=0 leaves nothing"),
+        ({"threads": 0}, "executor.threads=0"),
+        ({"gpus": "some"}, "executor.gpus=some"),
+        ({"gpus": -1}, "executor.gpus=-1"),
+        ({"time": "5ep"}, "executor.time=5ep"),
+        ({"memory": "4G"}, "executor.memory=4G is not a size"),
+        ({"name": "lokal"}, "did you mean local"),
+        ({"slot": 3}, "did you mean slots"),
+    ],
+)
+def test_bad_settings_are_sentences(change: dict, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        settings(**change)
+
+
+def test_sizes() -> None:
+    assert size("1.5KiB") == 1536
+    assert size("2 GiB") == 2 * 2**30
+    assert size(None) is None

@@ -1,0 +1,280 @@
+"""``dgm bench`` from start to end: what runs, what is skipped, what survives."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dgmbench import cli
+from dgmbench.bench.cells import Cell
+from dgmbench.bench.summary import estimate
+from dgmbench.bench.worker import Task, run_cell
+from dgmbench.completion import candidates
+from dgmbench.config import compose
+from dgmbench.listing import listing
+from dgmbench.training.run import train
+
+OWN = Path(__file__).parent / "own"
+KILL = Path(__file__).with_name("kill_runner.py")
+Bench = Callable[..., Any]
+Cells = Callable[[str], list[dict[str, Any]]]
+
+
+def test_a_suite_from_start_to_end(dgm_bench: Bench, stored_cells: Cells, tmp_path: Path) -> None:
+    planned = dgm_bench("suite=tiny", "--dry-run")
+    assert planned.code == 0, planned.stderr
+    assert "6 cells" not in planned.stdout
+    assert "5 cells (4 planned, 1 not built)" in planned.stdout
+    assert "unknown" in planned.stdout
+    assert "dgm train --config-dir" in planned.stdout
+    assert not (tmp_path / "bench").exists()
+
+    done = dgm_bench("suite=tiny")
+    assert done.code == 0, done.stderr + done.stdout
+    cells = {cell["id"]: cell for cell in stored_cells("tiny")}
+    assert {name: cell["status"] for name, cell in cells.items()} == {
+        "made-digits_binary-s0": "done",
+        "made-digits_binary-s1": "done",
+        "troubled-toy2d-s0": "done",
+        "troubled-digits_binary-s0": "skipped",
+        "never_built-default-s0": "not built",
+    }
+    assert "troubled takes real data" in cells["troubled-digits_binary-s0"]["reason"]
+    assert (tmp_path / "bench" / "tiny" / cells["made-digits_binary-s0"]["run"] / "result.json").is_file()
+    assert "log_likelihood" in done.stdout
+    assert re.search(r"-\d+\.\d+ \+- \S+ \(2\)", done.stdout), "mean and deviation of two seeds"
+    assert "not built yet: never_built" in done.stdout
+    assert "skipped: model=troubled takes" in " ".join(done.stdout.split())
+    report = Path(done.stdout.splitlines()[-1])
+    assert report.name == "report.html"
+    assert report.is_file()
+
+    results = list((tmp_path / "bench" / "tiny").glob("*/result.json"))
+    before = {path: path.stat().st_mtime_ns for path in results}
+    begin = time.monotonic()
+    again = dgm_bench("suite=tiny")
+    assert again.code == 0, again.stderr
+    assert again.stdout.splitlines()[-1] == str(report)
+    assert time.monotonic() - begin < 20
+    assert {path: path.stat().st_mtime_ns for path in results} == before
+    planned = dgm_bench("suite=tiny", "--dry-run", "seed=0,1,2", "model=made")
+    assert "3 cells (2 done, 1 planned)" in planned.stdout
+    assert re.search(r"about \d+ s", planned.stdout), "finished cells tell what one more seed will cost"
+
+
+def test_the_second_start_of_a_finished_suite_imports_nothing_heavy(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom dgmbench.cli import main\nassert main(sys.argv[1:]) == 0\n"
+        "sys.exit(bool({'torch', 'numpy', 'pytorch_lightning', 'sklearn'} & set(sys.modules)))"
+    )
+    words = ["bench", "suite=demo", "--dry-run", f"paths.outputs={tmp_path}"]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_failures_are_explained_kept_and_retried(dgm_bench: Bench, stored_cells: Cells) -> None:
+    limits = ["executor.time=8s", "executor.memory=2GiB"]
+    failed = dgm_bench("suite=troubles", *limits)
+    assert failed.code == 1, failed.stderr
+    cells = stored_cells("troubles")
+    statuses = ["failed", "failed", "failed", "oom", "oom", "timeout", "failed", "done"]
+    assert [cell["status"] for cell in cells] == statuses, cells
+    assert all(cell["reason"] for cell in cells if cell["status"] != "done")
+    assert "the trouble that was asked for" in " ".join(failed.stdout.split())
+    assert Path(failed.stdout.splitlines()[-1]).is_file(), "the report is written all the same"
+
+    kept = dgm_bench("suite=troubles", *limits)
+    assert kept.code == 1
+    assert [line for line in kept.stderr.splitlines() if line.startswith(("failed", "oom", "timeout"))] == []
+
+    again = dgm_bench("suite=troubles", "--retry", "oom", *limits)
+    tried = [line.split()[0] for line in again.stderr.splitlines() if line.startswith(("failed", "oom", "timeout"))]
+    assert tried == ["oom", "oom"]
+
+
+def test_published_values_stand_beside_measured_ones(dgm_bench: Bench, stored_cells: Cells) -> None:
+    done = dgm_bench("suite=paper")
+    assert done.code == 0, done.stderr
+    text = " ".join(done.stdout.split())
+    assert re.search(r"gauss1809_made_digits -25 nats -2\d\.\d+ \+- \S+ \(2\) [+-]\S+ \(within tolerance\) yes", text)
+    changed = dgm_bench("suite=paper", "trainer.budget=1ba", "seed=0")
+    assert "no: settings were changed: trainer.budget=1ba" in " ".join(changed.stdout.split())
+    assert all(cell["paper"]["source"] == "Gauss 1809" for cell in stored_cells("paper"))
+
+
+def test_stale_cells_are_named_and_run_again_when_asked(dgm_bench: Bench, stored_cells: Cells, tmp_path: Path) -> None:
+    assert dgm_bench("suite=tiny", "model=made", "seed=0").code == 0
+    cell = stored_cells("tiny")[0]
+    assert [other["status"] for other in stored_cells("tiny")] == ["done", "planned", "planned", "not built"]
+    result = tmp_path / "bench" / "tiny" / cell["run"] / "result.json"
+    stored = json.loads(result.read_text())
+    stored["versions"]["model_source"] = "0" * 16
+    result.write_text(json.dumps(stored))
+    done = dgm_bench("suite=tiny", "model=made", "seed=0")
+    assert done.code == 0
+    assert "stale" in done.stdout
+    assert stored_cells("tiny")[0]["status"] == "stale"
+    done = dgm_bench("suite=tiny", "model=made", "seed=0", "--stale")
+    assert done.code == 0
+    assert stored_cells("tiny")[0]["status"] == "done"
+    assert json.loads(result.read_text())["versions"]["model_source"] != "0" * 16
+    assert json.loads(result.read_text())["metrics"] == stored["metrics"]
+
+
+def start(tmp_path: Path, *words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "dgmbench", "bench", "--config-dir", str(OWN), *words]
+    return subprocess.Popen(
+        [*command, f"paths.outputs={tmp_path}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_the_cells_resumably(
+    number: int, code: int, stored_cells: Cells, dgm_bench: Bench, tmp_path: Path
+) -> None:
+    words = ["suite=troubles", "model=troubled", "executor.slots=1", "trainer.budget=100000ba", "trainer.validate=9ep"]
+    words += ["model.trouble=hang"]
+    with start(tmp_path, *words) as runner:
+        run, end = None, time.monotonic() + 60
+        while run is None and time.monotonic() < end:
+            time.sleep(0.1)
+            run = next((tmp_path / "bench" / "troubles").glob("troubled-*/metrics.jsonl"), None)
+        assert run is not None
+        time.sleep(1.0)
+        second = dgm_bench(*words)
+        assert second.code == 2
+        assert "being run by another process" in second.stderr
+        runner.send_signal(number)
+        output, errors = runner.communicate(timeout=40)
+    assert runner.returncode == code, errors
+    assert "the same command goes on" in errors
+    assert "report" not in output
+    assert (run.parent / "checkpoints" / "last.ckpt").is_file()
+    assert json.loads((run.parent / "status.json").read_text())["status"] == "interrupted"
+    (cell,) = [cell for cell in stored_cells("troubles") if cell["reason"]]
+    assert cell["status"] == "planned"
+
+
+def test_a_killed_runner_takes_its_cells_with_it(tmp_path: Path) -> None:
+    words = ["suite=troubles", "model=troubled", "executor.slots=1", "trainer.budget=2000ba", "model.trouble=hang"]
+    with start(tmp_path, *words) as runner:
+        status, end = None, time.monotonic() + 60
+        while status is None and time.monotonic() < end:
+            time.sleep(0.1)
+            status = next((tmp_path / "bench" / "troubles").glob("troubled-*/status.json"), None)
+        assert status is not None
+        cell = Path(f"/proc/{json.loads(status.read_text())['pid']}/status")
+        assert "\nState:\tZ" not in cell.read_text()
+        runner.kill()
+    end = time.monotonic() + 5
+    while cell.exists() and "\nState:\tZ" not in cell.read_text():
+        assert time.monotonic() < end, "the cell outlived its runner"
+        time.sleep(0.1)
+
+
+def test_a_runner_that_is_killed_again_and_again_ends_with_every_cell_right(
+    stored_cells: Cells, tmp_path: Path
+) -> None:
+    words = ["suite=many", "--config-dir", str(OWN), f"paths.outputs={tmp_path}", "executor.slots=2"]
+    done = subprocess.run(
+        [sys.executable, str(KILL), "3", "1.0", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    kills = [line for line in done.stdout.splitlines() if line.startswith("kill ")]
+    assert len(kills) == 3
+    assert all("0 outlived it, ended before: None" in line for line in kills), kills
+    assert not all("0 cells running" in line for line in kills), kills
+    cells = stored_cells("many")
+    assert [cell["status"] for cell in cells] == ["done"] * 24
+    assert len({cell["run"] for cell in cells}) == 24
+    folder = tmp_path / "bench" / "many"
+    for cell in cells:
+        result = json.loads((folder / cell["run"] / "result.json").read_text())
+        assert (result["seed"], result["run"], result["status"]) == (cell["seed"], cell["run"], "done")
+    for cell in cells[::8]:
+        quiet = ["trainer.progress=false", f"paths.outputs={tmp_path / 'alone'}"]
+        alone = train(compose("train", [*cell["overrides"], *quiet]))
+        assert alone.result["metrics"] == json.loads((folder / cell["run"] / "result.json").read_text())["metrics"]
+
+
+def test_a_cell_in_this_process_never_raises(tmp_path: Path) -> None:
+    outcome = run_cell(Task(id="x", overrides=["model=never"], folder=str(tmp_path)))
+    assert outcome.status == "failed"
+    assert "no model 'never'" in (outcome.reason or "")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["suite=dmo"], "no suite 'dmo'; did you mean demo"),
+        ([], "No suite is chosen: add suite=NAME"),
+        (["suite"], "'suite' is not of the form key=value"),
+        (["suite=demo", "--retry", "faild"], "'faild' is none of failed, oom, timeout or all"),
+        (["suite=demo", "executor.slots=0"], "executor.slots=0 leaves nothing to run cells on"),
+        (["suite=demo", "executor.sluts=1"], "did you mean slots"),
+        (["suite=demo", "executor=ry"], "no executor 'ry'; did you mean ray"),
+        (["suite=demo", "model=mad"], "no model in this suite 'mad'; did you mean made"),
+        (["suite=demo", "trainer.budgt=1ep"], "no trainer setting 'budgt'; did you mean budget"),
+        (["suite=demo", "executor=slurm"], "finds no SLURM here"),
+    ],
+)
+def test_mistakes_are_one_sentence(
+    words: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["bench", *words, f"paths.outputs={tmp_path}"]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.count("\n") == 1
+
+
+def test_an_experiment_can_be_trained_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["train", "--config-dir", str(OWN), "experiment=gauss1809_made_digits", "seed=7", "--cfg"]
+    assert cli.main(words) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["names"]["model"] == "made"
+    assert printed["model"]["hidden_sizes"] == [4]
+    assert (printed["trainer"]["budget"], printed["seed"]) == ("2ba", 7)
+    assert cli.main(["train", "experiment=burda2016_via_mnist"]) == 2
+    assert "did you mean burda2016_vae_mnist" in capsys.readouterr().err
+
+
+def test_suites_are_listed_and_completed() -> None:
+    assert "Every family on real 8x8 digits" in listing("suite")
+    assert "-86.76 nats" in listing("experiment")
+    assert candidates(["bench", "suite=de"]) == ["suite=demo"]
+    assert candidates(["bench", "executor.cel"]) == ["executor.cells_per_gpu="]
+    assert "--dry-run" in candidates(["bench", "-"])
+
+
+def test_estimates_come_from_finished_cells_with_other_seeds() -> None:
+    def cell(seed: int, status: str, seconds: float | None, budget: str = "1ep") -> Cell:
+        words = ["model=made", f"seed={seed}", f"trainer.budget={budget}"]
+        return Cell(
+            id=f"{seed}{budget}", model="made", data="digits", seed=seed, family=None, overrides=words, command="",
+            status=status, seconds=seconds,
+        )  # fmt: skip
+
+    cells = [cell(0, "done", 10.0), cell(1, "done", 14.0), cell(2, "planned", None), cell(3, "planned", None)]
+    assert estimate(cells, cells, 2) == ({"21ep": 12.0, "31ep": 12.0}, 12.0)
+    cells += [cell(4, "planned", None, "9ep")]
+    each, total = estimate(cells, cells, 2)
+    assert each["49ep"] is None
+    assert total is None
