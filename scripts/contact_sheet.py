@@ -1,7 +1,4 @@
-"""Put all models' sample grids of a benchmark folder into one picture.
-
-    python scripts/contact_sheet.py FOLDER PICTURE.png
-"""
+"""Put all models' sample grids of a benchmark folder into one picture: contact_sheet.py FOLDER PICTURE.png."""
 
 import argparse
 import json
