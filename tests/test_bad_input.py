@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 import os
 import subprocess
 import sys
@@ -15,6 +16,16 @@ import pytest
 import torch
 
 from dgmbench import cli
+from dgmbench.data.spec import DataSpec
+from dgmbench.errors import UserError
+from dgmbench.models.autoregressive.made import Made
+from dgmbench.models.boltzmann.dbn import Dbn
+from dgmbench.models.boltzmann.estimators import CD, FPCD, NCE, PCD, PT
+from dgmbench.models.boltzmann.helmholtz import Helmholtz
+from dgmbench.models.boltzmann.rbm import Rbm
+from dgmbench.models.gan.gan import Gan
+from dgmbench.models.gan.vae_gan import VaeGan
+from dgmbench.models.vae.vae import Vae
 
 DIGITS = np.random.RandomState(0).randint(0, 2, (40, 1, 8, 8)).astype(np.uint8)
 Refused = Callable[..., str]
@@ -123,7 +134,109 @@ def test_a_wrong_model_argument(refused: Refused) -> None:
 
 
 def test_an_unknown_player(refused: Refused) -> None:
-    assert "discriminator" in refused("model=gan", "optimizer.players.discriminater.lr=1e-3")
+    message = refused("model=gan", "optimizer.players.discriminater.lr=1e-3")
+    assert "optimizer.players setting for this model, named 'discriminater'; did you mean discriminator?" in message
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("optimizer.lr=-1", "optimizer cannot be built from these settings, says torch.optim.Adam: Invalid learning"),
+        ("optimizer.betas=[2,3]", "Invalid beta parameter"),
+        ("optimizer.weight_decay=-1", "Invalid weight_decay"),
+        ("optimizer._target_=torch.optim.Muon", "optimizer cannot be built"),
+        ("optimizer._target_=torch.optim.LBFGS", "evaluates the loss several times a step"),
+        ("optimizer._target_=torch.optim.SparseAdam", "sparse gradients"),
+        ("optimizer._target_=torch.nn.Linear", "is no optimiser"),
+        ("optimizer.schedule=cosine", "write optimizer.schedule.name=cosine"),
+        ("model.latent=99999999999", "model cannot be built"),
+        ("data.split_seed=-1", "data.split_seed=-1"),
+        ("data.valid=0.0006", "valid split has a single example"),
+        ("paths.outputs=", "paths.outputs is empty"),
+    ],
+)
+def test_a_value_that_a_class_refuses(override: str, reason: str, refused: Refused) -> None:
+    assert reason in refused("model=vae", override)
+
+
+def test_a_momentum_that_the_optimiser_refuses(refused: Refused) -> None:
+    assert "Invalid momentum" in refused("model=rbm", "optimizer.momentum=-2")
+
+
+def test_one_example_to_validate_on(refused: Refused) -> None:
+    message = refused("model=gan", "data=toy2d", "data.valid=1")
+    assert "The valid split has a single example" in message
+    assert "data.valid=" in message
+
+
+IMAGE, BITS = DataSpec((1, 32, 32), "discrete", 4), DataSpec((6,), "binary")
+OUT_OF_RANGE: list[tuple[Callable[..., object], DataSpec | None, dict[str, list[object]]]] = [
+    (
+        Rbm,
+        BITS,
+        {"hidden": [0], "sample_steps": [0], "weight_std": [-1.0, math.nan], "centring_rate": [-0.1, 1.5, math.inf]},
+    ),
+    (
+        Dbn,
+        BITS,
+        {"hidden_sizes": [(4, 0)], "sample_steps": [0], "gibbs_steps": [-1], "fine_tuning": [-1.0, math.nan]},
+    ),
+    (Helmholtz, BITS, {"hidden_sizes": [(4, 0), (-1,)], "k": [0]}),
+    (CD, None, {"k": [0]}),
+    (PCD, None, {"k": [0], "chains": [0]}),
+    (FPCD, None, {"k": [0], "chains": [0], "fast_rate": [-0.1, math.inf], "decay": [-0.1, 1.1, math.nan]}),
+    (PT, None, {"k": [0], "chains": [0], "temperatures": [1]}),
+    (NCE, None, {"nu": [0]}),
+    (
+        Vae,
+        IMAGE,
+        {
+            "latent": [0],
+            "samples": [0],
+            "components": [0],
+            "channels": [0],
+            "hidden_sizes": [(8, 0)],
+            "kl_warmup": [-1],
+            "free_bits": [-0.1, math.nan],
+            "sigma": [0.0, -1.0, math.inf],
+        },
+    ),
+    (Made, BITS, {"hidden_sizes": [(0,)], "masks": [0], "components": [0]}),
+    (
+        Gan,
+        IMAGE,
+        {
+            "latent": [0],
+            "hidden_sizes": [(8, 0)],
+            "channels": [0],
+            "n_critic": [0],
+            "penalty_weight": [-1.0],
+            "instance_noise": [-1.0, math.nan],
+            "label_smoothing": [-0.1, 1.0],
+            "clip": [0.0, -1.0],
+            "truncation": [0.0, math.nan],
+        },
+    ),
+    (VaeGan, IMAGE, {"latent": [0], "hidden_sizes": [(0,)], "channels": [0], "gamma": [-1.0, math.inf]}),
+]
+
+
+@pytest.mark.parametrize(
+    ("make", "spec", "argument", "value"),
+    [
+        (make, spec, name, value)
+        for make, spec, table in OUT_OF_RANGE
+        for name, values in table.items()
+        for value in values
+    ],
+)
+def test_an_argument_out_of_range(
+    make: Callable[..., object], spec: DataSpec | None, argument: str, value: object
+) -> None:
+    where = "model.estimator" if spec is None else "model"
+    shown = str(list(value) if isinstance(value, tuple) else value).replace("[", r"\[").replace("]", r"\]")
+    with pytest.raises(UserError, match=rf"{where}\.{argument}={shown} must be (at least|more than) \d"):
+        make(*([] if spec is None else [spec]), **{argument: value})
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU, so asking for one is right")
@@ -150,6 +263,7 @@ def test_missing_data_says_where_to_put_them(refused: Refused, tmp_path: Path) -
         ({"x": DIGITS}, "x_train"),
         ({"x_train": DIGITS, "y_train": np.zeros(3, np.int64)}, "y_train"),
         ({"x_train": DIGITS[:0]}, ""),
+        ({"x_train": DIGITS, "y_train": np.arange(40) * 10**9}, "labels up to 39000000000, but only 40 examples"),
     ],
 )
 def test_a_bad_npz(arrays: dict[str, np.ndarray], reason: str, refused: Refused, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def test_every_model_composes_with_the_data_of_its_card(name: str) -> None:
     assert completed["model"]["_target_"].startswith(f"dgmbench.models.{card.family}.")
     assert complete(completed) == completed, "completing twice changes nothing"
     file = config_dir() / "model" / f"{name}.yaml"
-    assert len(file.read_text(encoding="utf-8").splitlines()) <= 25
+    assert len(file.read_text(encoding="utf-8").splitlines()) <= 20
 
 
 @pytest.mark.parametrize("name", options("data"))

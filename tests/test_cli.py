@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -105,6 +106,7 @@ def test_list(capsys: pytest.CaptureFixture[str], own_model: None) -> None:
         ("optimizer",): "torch.optim.AdamW",
         ("model=vae",): "model.latent",
         ("model/estimator",): "pcd",
+        ("model=rbm_fpcd",): " fpcd\n",
         ("model=gaussian",): "Gauss 1809: Theoria motus",
     }.items():
         assert cli.main(["list", *words]) == 0
@@ -230,6 +232,17 @@ def test_rerun(
     assert objective(again) == objective(run_folder)
 
 
+def test_rerun_refuses_a_renamed_folder(
+    run_folder: Path, own_model: None, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    shutil.copytree(run_folder, tmp_path / "mine")
+    assert f"holds the run {run_folder.name}" in fails(capsys, "rerun", str(tmp_path / "mine"))
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    (tmp_path / "mine").rename(tmp_path / run_folder.name)
+    assert cli.main(["rerun", str(tmp_path / run_folder.name)]) == 0
+    assert "was done already" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [("dgmbench", "0.0.1", "made by dgmbench 0.0.1"), ("model_source", "0", "my_model.py has changed")],
@@ -315,6 +328,45 @@ def test_an_optuna_sweep_minimises_the_validation_objective(tmp_path: Path) -> N
     best = yaml.safe_load((tmp_path / ".sweeps" / "0" / "optimization_results.yaml").read_text(encoding="utf-8"))
     results = [json.loads(file.read_bytes())["objective"]["value"] for file in tmp_path.glob("*/result.json")]
     assert best["best_value"] == pytest.approx(-max(results))
+
+
+def test_a_sweep_over_a_model_with_a_list_of_estimators(tmp_path: Path) -> None:
+    words = [
+        "model=dbn",
+        "model.hidden_sizes=[4,3]",
+        "model.estimator=[cd,pcd]",
+        "seed=0,1",
+        *QUICK,
+        "trainer.budget=3ba",
+    ]
+    done = dgm("train", "-m", *words, f"paths.outputs={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    for file in tmp_path.glob("dbn-*/config.yaml"):
+        estimators = yaml.safe_load(file.read_text(encoding="utf-8"))["model"]["estimator"]
+        assert [node["_target_"].rpartition(".")[2] for node in estimators] == ["CD", "PCD"]
+    assert len(list(tmp_path.glob("dbn-*/result.json"))) == 2
+
+
+def test_a_failed_trial_does_not_end_an_optuna_sweep(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    sweeper = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=1"]
+    words = ["--config-dir", str(OWN), "model=gaussian", *QUICK, f"paths.outputs={tmp_path}", *sweeper]
+    done = dgm("train", "-m", *words, "optimizer.lr=choice(-1,0.5)", "hydra.sweeper.sampler.seed=1")
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Invalid learning rate" in done.stderr
+    assert " of 4 runs done" in done.stdout.splitlines()[-1]
+    best = yaml.safe_load((tmp_path / ".sweeps" / "0" / "optimization_results.yaml").read_text(encoding="utf-8"))
+    assert list(best["best_params"].values()) == [0.5]
+
+
+@pytest.mark.parametrize("override", ["hardware.devices=2", "hardware.nodes=2"])
+def test_a_sweep_of_several_processes_is_refused(
+    override: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = ["train", "-m", "model=vae", "seed=0,1", override, f"paths.outputs={tmp_path / 'outputs'}"]
+    assert "one process a job" in fails(capsys, *words)
+    assert not (tmp_path / "outputs").exists()
 
 
 def test_an_unwritable_place_for_a_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from dgmbench import settings
-from dgmbench.config import complete, compose, config_hash, instantiate, options, resolve, run_name
+from dgmbench.config import complete, compose, config_hash, instantiate, options, resolve, rewrite, run_name
+from dgmbench.data.spec import DataSpec
 from dgmbench.errors import UserError
+from dgmbench.signatures import build
 
 OWN = Path(__file__).parent / "my_configs"
 
@@ -285,3 +287,30 @@ def test_trainer_periods_of_every_unit() -> None:
 
 def test_every_logger_has_a_configuration() -> None:
     assert set(settings.LOGGERS) == set(options("logger"))
+
+
+def test_names_in_a_list_stand_for_their_configurations() -> None:
+    done = complete(compose("train", ["model=dbn", "model.estimator=[cd,pcd]"]))
+    kinds = [(node["_target_"].rpartition(".")[2], node["k"]) for node in done["model"]["estimator"]]
+    assert kinds == [("CD", 1), ("PCD", 1)]
+    assert done["model"]["estimator"][1]["chains"] == 100
+    words = rewrite(["model=dbn", "model.estimator=[cd,pcd]"])
+    assert complete(compose("train", words)) == done, "a sweep's jobs are rewritten twice"
+    with pytest.raises(UserError, match="no model estimator 'pdc'; did you mean pcd"):
+        compose("train", ["model=dbn", "model.estimator=[cd,pdc]"])
+    model = instantiate(done["model"], DataSpec((6,), "binary"))
+    assert [type(rbm.estimator).__name__ for rbm in model.rbms] == ["CD", "PCD"]
+
+
+def test_a_constructor_that_refuses_names_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        def __init__(self, *, error: type[Exception]) -> None:
+            raise error("no good.\nsecond line")
+
+    monkeypatch.setattr("dgmbench.signatures.locate", lambda *_: Broken)
+    for error in (ValueError, RuntimeError, MemoryError, OverflowError, TypeError):
+        with pytest.raises(UserError, match=r"^part cannot be built .*: no good\.$") as caught:
+            build({"_target_": "a.Broken", "error": error}, "part")
+        assert isinstance(caught.value.__cause__, error)
+    with pytest.raises(ZeroDivisionError):
+        build({"_target_": "a.Broken", "error": ZeroDivisionError}, "part")

@@ -129,10 +129,11 @@ def rewrite(overrides: Sequence[str], *, multirun: bool = False, config_dirs: It
     ``model.estimator=pcd`` chooses a configuration of the sub-group ``model/estimator``; in ``[cd,pcd]`` each name
     stands for the contents of its configuration.
     """
-    return [_rewritten(text, multirun, list(config_dirs)) for text in overrides]
+    config_dirs = list(config_dirs)
+    return [one for text in overrides for one in _rewritten(text, multirun, config_dirs)]
 
 
-def _rewritten(text: str, multirun: bool, config_dirs: list[str | Path]) -> str:
+def _rewritten(text: str, multirun: bool, config_dirs: list[str | Path]) -> list[str]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -151,8 +152,12 @@ def _rewritten(text: str, multirun: bool, config_dirs: list[str | Path]) -> str:
     key = override.key_or_group
     if override.is_sweep_override() and not multirun:
         raise UserError(f"{text} asks for several runs: add -m (dgm train -m {text}), or give one value.")
-    if key.startswith("hydra") or override.is_delete():
-        return text
+    if (
+        key.startswith("hydra")
+        or override.is_delete()
+        or (text.startswith("++") and isinstance(override.value(), dict))
+    ):
+        return [text]  # the last is half of what a list of names becomes: a sweep's jobs are rewritten twice
     group = key.replace(".", "/")
     chosen = [show(value) for value in _values(override)]
     known = options(group, config_dirs)
@@ -160,13 +165,16 @@ def _rewritten(text: str, multirun: bool, config_dirs: list[str | Path]) -> str:
         _choose(key, chosen, known)
     elif known and all(re.fullmatch(r"[\w-]+", value) for value in chosen):
         _choose(key, chosen, known)
-        return text.replace(key, group, 1)
+        return [text.replace(key, group, 1)]
     elif known and (names := _names_in_list(override)):
         _choose(key, names, known)
-        text = f"{key}=[{','.join(_written(_contents(group, name, config_dirs)) for name in names)}]"
+        nodes = ",".join(_written(_contents(group, name, config_dirs)) for name in names)
+        parent, _, name = key.rpartition(".")
+        # a list cannot be merged into the default's mapping, and sweepers keep one override a key
+        return [f"++{parent}={{{name}:null}}", f"++{key}=[{nodes}]"]
     if key.split(".")[0] in OBJECTS and "." in key and "/" not in key:
-        return "++" + text.lstrip("+")
-    return text
+        return ["++" + text.lstrip("+")]
+    return [text]
 
 
 def _values(override: Any) -> list[Any]:
@@ -188,7 +196,7 @@ def _contents(group: str, name: str, config_dirs: list[str | Path]) -> dict[str,
 
     contents = read_settings(group, name, config_dirs)
     if "defaults" in contents:
-        raise UserError(f"{group}={name} is made of other configurations and cannot stand in a list; write out its keys.")
+        raise UserError(f"{group}={name} is made of other configurations, so it cannot stand in a list.")
     return contents
 
 
@@ -263,7 +271,6 @@ def complete(cfg: "DictConfig | Mapping[str, Any]") -> dict[str, Any]:
         raise UserError(f"seed={show(seed)} must be a whole number, zero or more.")
     done: dict[str, Any] = {group: _complete_object(plain[group], group) for group in OBJECTS}
     done["data"]["binarise"] = coerce(done["data"].get("binarise", "none"), settings.Binarise, "data.binarise")
-    _check_optimizer(done["optimizer"][TARGET])
     done["optimizer"] |= {
         "players": _complete_players(done["optimizer"]),
         "schedule": checked(done["optimizer"].get("schedule", {}), settings.Schedule, "optimizer.schedule"),
@@ -297,6 +304,8 @@ def resolve(cfg: "DictConfig | Mapping[str, Any]") -> dict[str, Any]:
 def _complete_object(node: Any, group: str) -> dict[str, Any]:
     if not isinstance(node, Mapping):
         raise UserError(f"{group}={show(node)} is not the configuration of a {group}: choose one by its name.")
+    if group == "optimizer" and TARGET in node:
+        _check_optimizer(node[TARGET])
     return complete_node(node, group, supplied=SUPPLIED[group], metadata=METADATA[group])
 
 
@@ -315,7 +324,7 @@ def _check_optimizer(name: str) -> None:
             "offer; choose an optimiser that steps on one gradient, such as optimizer=adam."
         )
     if "Sparse" in target.__name__:
-        raise UserError(f"optimizer._target_={name} takes sparse gradients, and no model here has any; see: dgm list optimizer.")
+        raise UserError(f"optimizer._target_={name} takes sparse gradients only; use another, such as optimizer=adam.")
 
 
 def _complete_players(node: Mapping[str, Any]) -> dict[str, Any]:

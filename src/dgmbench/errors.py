@@ -1,7 +1,8 @@
 """The errors that people see: one clear sentence each, mapped to an exit code by the command line."""
 
 import difflib
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
@@ -10,6 +11,33 @@ class UserError(Exception):
 
 class RunFailed(Exception):
     """A run that started properly failed while running (exit code 1), for instance on a non-finite loss."""
+
+
+def require(
+    where: str = "model",
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+    **values: float | Sequence[float] | None,
+) -> None:
+    """Raise a UserError for the first argument outside the bounds; lists are checked by entry, None passes.
+
+    >>> require(least=1, latent=0)
+    Traceback (most recent call last):
+    dgmbench.errors.UserError: model.latent=0 must be at least 1.
+    """
+    bounds = [f"at least {least}" if least is not None else "", f"more than {above}" if above is not None else ""]
+    bounds += [f"at most {most}" if most is not None else "", f"less than {below}" if below is not None else ""]
+    for name, value in values.items():
+        entries = () if value is None else value if isinstance(value, Sequence) else (value,)
+        for entry in entries:
+            inside = math.isfinite(entry) and (least is None or entry >= least) and (above is None or entry > above)
+            if not (inside and (most is None or entry <= most) and (below is None or entry < below)):
+                each = "each entry of " if isinstance(value, Sequence) else ""
+                shown = list(value) if isinstance(value, Sequence) else value
+                raise UserError(f"{each}{where}.{name}={shown} must be {' and '.join(filter(None, bounds))}.")
 
 
 def nearest(name: str, known: Iterable[str], *, what: str) -> str:

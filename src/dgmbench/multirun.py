@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from dgmbench.cli import explain, import_from
 from dgmbench.config import (
+    complete_paths,
     compose,
     config_dir,
     hydra_errors,
@@ -39,16 +40,29 @@ def multirun(overrides: Sequence[str], config_dirs: Iterable[str | Path] = ()) -
     config_dirs = list(config_dirs)
     rewritten = rewrite(overrides, multirun=True, config_dirs=config_dirs)
     cfg = compose("train", _first_of(rewritten, config_dirs), config_dirs=config_dirs)  # errors show before any work
-    outputs = Path(resolve(cfg.paths)["outputs"]).expanduser().absolute()
+    _refuse_processes(cfg.hardware.devices, cfg.hardware.nodes)
+    outputs = Path(complete_paths(resolve(cfg.paths))["outputs"]).absolute()
     folder = _new_folder(outputs / ".sweeps")
     argv = ["dgm", "--multirun", f"hydra.sweep.dir={quoted(folder)}", *search_path_override(config_dirs), *rewritten]
     environment = {
         "DGM_CONFIG_DIR": os.pathsep.join(map(str, search_path(config_dirs)[:-1])),  # for the jobs' processes
         "HYDRA_FULL_ERROR": "1",  # Hydra's exceptions come here instead of being printed
     }
-    with hydra_errors("train", [], config_dirs), _process_state(argv, environment):
-        hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="train")(_job)()
-    return _summary(folder)
+    try:
+        with hydra_errors("train", [], config_dirs), _process_state(argv, environment):
+            hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="train")(_job)()
+    finally:
+        code = _summary(folder)
+    return code
+
+
+def _refuse_processes(devices: object, nodes: object) -> None:
+    """A job of a sweep trains in its own process alone."""
+    if (isinstance(devices, int) and devices > 1) or (isinstance(nodes, int) and nodes > 1):
+        raise UserError(
+            f"A sweep runs one process a job, but hardware.devices={devices} and hardware.nodes={nodes} ask for more: "
+            "leave out -m, or leave both at 1."
+        )
 
 
 @contextmanager
@@ -101,7 +115,7 @@ def _new_folder(root: Path) -> Path:
 
 
 def _job(cfg: "DictConfig") -> float:
-    """Train one configuration of the sweep, and return what a sweeper minimises; NaN for a failure."""
+    """Train one configuration of the sweep, and return what a sweeper minimises; infinity for a failure."""
     from hydra.core.hydra_config import HydraConfig
 
     hydra_config = HydraConfig.get()
@@ -112,7 +126,9 @@ def _job(cfg: "DictConfig") -> float:
     try:
         from dgmbench.training.run import train
 
-        outcome = train(compose("train", overrides))
+        one = compose("train", overrides)
+        _refuse_processes(one.hardware.devices, one.hardware.nodes)
+        outcome = train(one)
         record = {"code": 0, "job": name, "run": str(outcome.run), "objective": outcome.objective}
         objective = _cost(outcome.run)
     except Exception as error:
@@ -120,7 +136,7 @@ def _job(cfg: "DictConfig") -> float:
             raise
         code, sentence = explain(error)
         print(f"dgm: {name}: {sentence}", file=sys.stderr)
-        record, objective = {"code": code, "job": name, "error": sentence}, math.nan
+        record, objective = {"code": code, "job": name, "error": sentence}, math.inf  # NaN would end Optuna's study
     file = Path(hydra_config.sweep.dir) / f"job-{hydra_config.job.num}.json"
     file.write_text(json.dumps(record), encoding="utf-8")
     return objective

@@ -1,4 +1,4 @@
-"""Whether the code that made a run's result is the code of now."""
+"""Whether a run's folder can be gone on with: its name, and the code that made its result."""
 
 import hashlib
 import inspect
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dgmbench import __version__
+from dgmbench.errors import UserError
 from dgmbench.signatures import TARGET, locate
 
 if TYPE_CHECKING:
@@ -15,6 +16,21 @@ if TYPE_CHECKING:
 def source_hash(model: type) -> str:
     """16 hex digits of the SHA-256 of the file that defines a model's class."""
     return hashlib.sha256(Path(inspect.getfile(model)).read_bytes()).hexdigest()[:16]
+
+
+def check_name(folder: "RunFolder") -> None:
+    """Refuse a folder that is not called what its configuration says: training would start beside it."""
+    from dgmbench.config import complete, run_name
+    from dgmbench.training.build import count_devices, load_data
+
+    completed = complete(folder.read_config())
+    completed["hardware"]["devices"] = count_devices(completed["hardware"])
+    name = run_name(completed, load_data(completed).content_hash)
+    if name != folder.path.absolute().name:
+        raise UserError(
+            f"The folder {folder.path} holds the run {name} by its configuration and data of now: rename it to that to "
+            "go on with it, or train it anew by --fresh OUTPUTS."
+        )
 
 
 def version_warning(folder: "RunFolder") -> str | None:

@@ -112,7 +112,10 @@ def check_arguments(
 def build(
     node: Mapping[str, Any], where: str, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
 ) -> Any:
-    """Call the node's target with its keys, nested nodes built first, and ``args`` and ``kwargs`` added."""
+    """Call the node's target with its keys, nested nodes built first, and ``args`` and ``kwargs`` added.
+
+    What the target refuses with one of Python's errors for wrong values becomes a UserError that names the node.
+    """
     target = locate(node.get(TARGET), where)
     arguments = {key: _built(value, f"{where}.{key}") for key, value in node.items() if key != TARGET}
     arguments.update(kwargs or {})
@@ -120,7 +123,11 @@ def build(
         inspect.signature(target).bind(*args, **arguments)
     except TypeError as error:
         raise UserError(f"{where} does not fit {node[TARGET]}: {error}.") from error
-    return target(*args, **arguments)
+    try:
+        return target(*args, **arguments)
+    except (ValueError, TypeError, RuntimeError, OverflowError, MemoryError) as error:
+        reason = (str(error).splitlines() or [""])[0].strip().rstrip(".")[:300] or type(error).__name__
+        raise UserError(f"{where} cannot be built from these settings, says {node[TARGET]}: {reason}.") from error
 
 
 def _built(value: Any, where: str) -> Any:
@@ -222,7 +229,7 @@ def _fit(value: Any, hint: Any, where: str) -> Any:
         _one(value, isinstance(value, Mapping))
         return {key: _item(item, args[1] if args else Any, f"{where}.{key}") for key, item in value.items()}
     if inspect.isclass(hint) and hint.__module__.split(".")[0] not in sys.stdlib_module_names:
-        return _one(value, not isinstance(value, bool | int | float | str | None))
+        return _one(value, not isinstance(value, bool | int | float | str | list | tuple | None))
     return value
 
 

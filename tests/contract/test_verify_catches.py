@@ -400,7 +400,7 @@ def test_large_instances_say_what_cannot_be_decided() -> None:
 def test_verify_config_builds_the_tiny_instance_of_the_card() -> None:
     node = {"_target_": "dgmbench.models.autoregressive.made.Made", "card": {}}
     tiny = {"shape": [5], "kind": "binary", "args": {"hidden_sizes": [6]}}
-    card = replace(read_cards()["made"], tiny=tiny)
+    card = replace(read_cards()["made"], tiny=(tiny,))
     checks = {check.name: check for check in verify_config({"model": node, "seed": 0}, card)}
     assert checks["probabilities sum to 1"].passed is True
     assert "all 32 values" in checks["probabilities sum to 1"].note

@@ -57,11 +57,11 @@ def test_split_folders_are_recognised(open_folder: Open, pictures: Path) -> None
 
 
 def test_a_missing_split_folder_is_dealt_from_the_training_pictures(open_folder: Open, pictures: Path) -> None:
-    put_many(pictures / "train", 10)
+    put_many(pictures / "train", 20)
     put_many(pictures / "test", 3, first=50)
     data = open_folder()
-    assert len(data.splits["valid"]) == 1
-    assert sorted(reds(data, "train") + reds(data, "valid")) == list(range(10))
+    assert len(data.splits["valid"]) == 2
+    assert sorted(reds(data, "train") + reds(data, "valid")) == list(range(20))
     assert reds(data, "test") == [50, 51, 52]
 
 
@@ -78,13 +78,13 @@ def test_class_folders_are_labels(open_folder: Open, pictures: Path, splits: tup
 
 
 def test_one_picture_outside_the_class_folders_means_no_labels(open_folder: Open, pictures: Path) -> None:
-    put_many(pictures / "cats", 10)
+    put_many(pictures / "cats", 20)
     put_many(pictures, 1, first=99)
     assert open_folder().spec.num_classes is None
 
 
 def test_different_sizes_are_cropped_to_the_centre_and_resized(open_folder: Open, pictures: Path) -> None:
-    for i, (width, height) in enumerate([(30, 10), (10, 50), (8, 8), (64, 64)] * 3):
+    for i, (width, height) in enumerate([(30, 10), (10, 50), (8, 8), (64, 64)] * 5):
         image = np.zeros((height, width, 3), np.uint8)
         image[..., 1] = 255  # the margins are green, the central square is blue
         side = min(width, height)
@@ -99,8 +99,8 @@ def test_different_sizes_are_cropped_to_the_centre_and_resized(open_folder: Open
 
 
 def test_grey_pictures_and_binarisation(open_folder: Open, pictures: Path) -> None:
-    for i in range(10):
-        put(pictures / f"{i}.png", (25 * i, 25 * i, 25 * i))
+    for i in range(20):
+        put(pictures / f"{i}.png", (12 * i, 12 * i, 12 * i))
     grey = open_folder(channels=1)
     assert grey.spec == DataSpec((1, 8, 8), "discrete", levels=256)
     assert reds(open_folder(channels=1, binarise="threshold"), "train") == [v >= 128 for v in reds(grey, "train")]
@@ -116,7 +116,7 @@ def test_formats_modes_and_rotation(open_folder: Open, pictures: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 3
     rotated.save(pictures / "rotated.png", exif=exif)
-    data = open_folder(valid=1, test=1)
+    data = open_folder(valid=2, test=2)
     everything = np.concatenate([part.x for part in data.splits.values()])
     assert len(everything) == 6
     (turned,) = everything[np.ptp(everything, axis=(1, 2, 3)) == 255]
@@ -166,7 +166,7 @@ def test_an_unreadable_picture_is_named(open_folder: Open, pictures: Path) -> No
     assert len(open_folder().splits["train"]) == 16
 
 
-@pytest.mark.parametrize(("options", "value"), [({"size": 0}, 0), ({"size": 2.5}, 2.5), ({"channels": 2}, 2)])
+@pytest.mark.parametrize(("options", "value"), [({"size": 0}, 0), ({"channels": 2}, 2)])
 def test_impossible_sizes(open_folder: Open, pictures: Path, options: dict[str, Any], value: float) -> None:
     put_many(pictures, 20)
     with pytest.raises(UserError, match=f"is {value}; "):

@@ -8,7 +8,7 @@ from scipy import stats
 
 from dgmbench.data.spec import DataSpec
 from dgmbench.errors import UserError
-from dgmbench.nn.observation import LEAST_LOG_SIGMA, build_observation, soft_floor
+from dgmbench.nn.observation import LEAST_LOG_SIGMA, build_observation, log_normal_mass, soft_floor
 
 
 def levels_of(spec):
@@ -102,28 +102,78 @@ def test_gaussian_density_of_real_data(sigma):
     assert torch.equal(observation.mean(parameters), parameters[:, 0])
 
 
-@pytest.mark.parametrize("levels", [2, 17])
-def test_gaussian_of_discrete_data_is_the_dequantisation_bound(levels):
+def gaussian_mass(levels, mean, sigma):
+    edges = [-math.inf, *((j - 0.5) * 2 / (levels - 1) - 1 for j in range(1, levels)), math.inf]
+    cdf = stats.norm.cdf(edges, mean, sigma)
+    return torch.from_numpy(cdf[1:] - cdf[:-1])
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+@pytest.mark.parametrize("sigma", [0.002, 0.6, 50.0])
+def test_gaussian_of_discrete_data_is_the_mass_of_the_bins(levels, sigma):
     spec = DataSpec((1,), "discrete", levels)
-    observation = build_observation("gaussian", spec, sigma=0.6)
-    parameters, n = torch.full((1, 1), 0.3, dtype=torch.float64), 20_000
-    edges = [(j - 0.5) * 2 / (levels - 1) - 1 for j in range(levels + 1)]
-    generator = torch.Generator().manual_seed(0)
-    for level in range(levels):
-        x = torch.full((n, 1), level, dtype=torch.uint8)
-        draws = observation.log_prob(parameters.expand(n, 1, 1), x, generator=generator)
-        weights = draws.exp()
-        mass = stats.norm.cdf(edges[level + 1], 0.3, 0.6) - stats.norm.cdf(edges[level], 0.3, 0.6)
-        assert abs(weights.mean().item() - mass) < 4 * (weights.std() / n**0.5).item()
-        assert draws.mean().item() < math.log(mass)
-    x = observation.sample(parameters.expand(n, 1, 1), generator=generator)
-    middle = (x == levels // 2).double().mean().item() if levels > 2 else None
-    if middle is not None:
-        mass = stats.norm.cdf(edges[levels // 2 + 1], 0.3, 0.6) - stats.norm.cdf(edges[levels // 2], 0.3, 0.6)
-        assert abs(middle - mass) < 4 * (mass * (1 - mass) / n) ** 0.5
+    observation = build_observation("gaussian", spec, sigma=sigma)
+    for mean in (0.3, -1.6, 1.0):
+        parameters = torch.full((1, 1), mean, dtype=torch.float64)
+        probability = observation.log_prob(parameters, levels_of(spec)).exp()
+        expected = gaussian_mass(levels, mean, sigma)
+        assert torch.allclose(probability, expected, rtol=1e-8, atol=1e-14)
+        assert probability.sum().item() == pytest.approx(1, abs=1e-10)
+        assert observation.mean(parameters).item() == pytest.approx((expected * torch.arange(levels)).sum().item())
+
+
+@pytest.mark.parametrize(("levels", "mean"), [(2, 0.3), (17, 0.3), (17, 1.4)])  # at 1.4 most mass is beyond the levels
+def test_gaussian_samples_of_discrete_data_follow_the_probabilities(levels, mean):
+    observation = build_observation("gaussian", DataSpec((1,), "discrete", levels), sigma=0.6)
+    n = 40_000
+    x = observation.sample(torch.full((n, 1, 1), mean), generator=torch.Generator().manual_seed(0))
     assert x.dtype == torch.uint8
-    assert x.max() < levels
-    assert observation.mean(parameters).item() == pytest.approx(1.3 * (levels - 1) / 2)
+    counts = torch.bincount(x[:, 0].long(), minlength=levels).double()
+    expected = n * gaussian_mass(levels, mean, 0.6)
+    few = expected < 5
+    pooled = [torch.cat([t[~few], t[few].sum()[None]]) if few.any() else t for t in (counts, expected)]
+    assert ((pooled[0] - pooled[1]).square() / pooled[1].clamp(min=0.5)).sum() < stats.chi2.isf(
+        1e-4, len(pooled[0]) - 1
+    )
+
+
+def test_log_normal_mass_has_no_jump_and_stays_finite_far_out():
+    for dtype, accuracy in ((torch.float32, 3e-4), (torch.float64, 1e-8)):
+        seam = torch.finfo(dtype).eps ** 0.25
+        for centre in (0.0, 0.7, -5.0, 30.0):
+            c = torch.tensor(centre, dtype=dtype)
+            below, above = (log_normal_mass(c, torch.tensor(seam * f, dtype=dtype)) for f in (0.9999, 1.0001))
+            assert (above - below).item() == pytest.approx(math.log(1.0001 / 0.9999), abs=accuracy)
+        below, width = (
+            log_normal_mass(torch.zeros((), dtype=dtype), torch.tensor(0.99 * seam, dtype=dtype)),
+            0.99 * seam,
+        )
+        assert below.item() == pytest.approx(math.log(math.erf(width / 8**0.5)), abs=accuracy / 50)
+        for centre, width in (
+            (1e6, 1e-4),
+            (-1e6, 1e-4),
+            (1e6, 3.0),
+            (-1e4, 100.0),
+            (1e9, 3.0),
+            (0.0, 1e-20),
+            (0.0, 1e4),
+        ):
+            c = torch.tensor(centre, dtype=dtype, requires_grad=True)
+            w = torch.tensor(width, dtype=dtype, requires_grad=True)
+            mass = log_normal_mass(c, w)
+            mass.backward()
+            assert torch.isfinite(mass)
+            assert torch.isfinite(c.grad)
+            assert torch.isfinite(w.grad)
+
+
+def test_gaussian_of_discrete_data_has_right_gradients():
+    torch.manual_seed(0)
+    spec = DataSpec((3,), "discrete", 17)
+    observation = build_observation("gaussian", spec)
+    parameters = torch.randn(4, 2, 3, dtype=torch.float64, requires_grad=True)
+    x = torch.tensor([[0, 5, 16]] * 4, dtype=torch.uint8)
+    assert torch.autograd.gradcheck(lambda p: observation.log_prob(p, x), parameters)
 
 
 def test_parameters_broadcast_over_samples():

@@ -106,7 +106,8 @@ def _failure(error: BaseException) -> tuple[str, str]:
     from dgmbench.cli import explain
 
     sentence = explain(error)[1] if isinstance(error, Exception) else type(error).__name__
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error))):
+    first = error.__cause__ or error  # a UserError says what a class could not be built from
+    if isinstance(first, MemoryError) or (isinstance(first, RuntimeError) and OUT_OF_MEMORY.search(str(first))):
         return "oom", sentence
     return "failed", sentence
 

@@ -1,7 +1,5 @@
 """A loaded data set, and ``load``: from the configuration of the data group to one."""
 
-import importlib
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +13,8 @@ from dgmbench.data import prepared
 from dgmbench.data.pairs import Binarise, binarise_mode, binarised_spec, spec_from_card
 from dgmbench.data.reader import SPLITS, Chunks, Decoded, Part, Reader
 from dgmbench.data.spec import DataSpec
-from dgmbench.errors import UserError, nearest
+from dgmbench.errors import UserError
+from dgmbench.signatures import TARGET, build, check_arguments, locate
 
 SplitName = Literal["train", "valid", "test"]
 
@@ -131,28 +130,27 @@ def load(data_cfg: Mapping[str, Any], root: Path) -> DataSet:
 
 
 def _reader(target: str, arguments: Mapping[str, Any]) -> Reader:
-    module, _, attribute = target.rpartition(".")
-    try:
-        cls = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"The data reader {target!r} cannot be imported: {error}.") from error
+    cls = locate(target, "data")
     if not (isinstance(cls, type) and issubclass(cls, Reader)):
         raise UserError(f"{target} is no data reader; it must derive from dgmbench.data.reader.Reader.")
-    known = set(inspect.signature(cls).parameters)
-    for key in arguments:
-        if key not in known:
-            raise UserError(nearest(key, known | (GROUP_KEYS - {"_target_", "card"}), what="data option"))
-    return cls(**arguments)
+    checked = check_arguments(arguments, cls, "data", also=GROUP_KEYS - {TARGET, "card"})
+    reader: Reader = build({TARGET: target, **checked}, "data")
+    return reader
 
 
 def _check(decoded: Decoded) -> None:
-    """A reader's promise: three non-empty splits of the spec's shape and dtype, labels within the classes."""
+    """A reader's promise: three splits of the spec's shape and dtype, and enough in each to measure something."""
     dtype = np.dtype(str(decoded.spec.dtype).removeprefix("torch."))
     for split in SPLITS:
         part = decoded.parts[split]
         n, *shape = part.x.shape
         if n == 0:
-            raise UserError(f"The {split} split is empty; every split needs at least one example.")
+            raise UserError(f"The {split} split is empty; every split needs examples.")
+        if n < 2 and split != "train":
+            raise UserError(
+                f"The {split} split has a single example, but what is measured on it needs at least 2 for a standard "
+                f"error; hold out more (data.{split}=...) or provide more data."
+            )
         if tuple(shape) != decoded.spec.shape or part.x.dtype != dtype:
             raise UserError(
                 f"The {split} split holds {part.x.dtype} values of shape {tuple(shape)}, but the set is described as "

@@ -100,6 +100,11 @@ class Npz(Reader):
         if ys:
             ys = {split: self._labels(y, f"y_{split}", len(xs[split])) for split, y in ys.items()}
             classes = 1 + max(int(y.max()) for y in ys.values())
+            if classes > (n := sum(map(len, ys.values()))):
+                raise UserError(
+                    f"{self.file} has labels up to {classes - 1}, but only {n} examples; number the classes "
+                    "0 ... K-1 without gaps."
+                )
         spec = DataSpec(xs["train"].shape[1:], kind, levels, classes)
         xs = {split: self._cast(x, f"x_{split}", spec) for split, x in xs.items()}
         return Decoded(spec, self._parts(xs, ys), {"kind": "given" if self.kind else "inferred"})

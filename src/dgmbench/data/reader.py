@@ -89,6 +89,8 @@ def split_at_random(n: int, *, seed: int, valid: int | float = 0, test: int | fl
 
     ``RandomState`` because its stream is frozen across numpy versions, as a recorded split must be.
     """
+    if not 0 <= seed < 2**32:
+        raise UserError(f"data.split_seed={seed} must be a whole number from 0 to {2**32 - 1}.")
     n_valid, n_test = held_out_size(valid, n, "valid"), held_out_size(test, n, "test")
     if n_valid + n_test >= n:
         raise UserError(

@@ -5,11 +5,10 @@ them. ``log_prob`` is about raw x, in nats, so an observation model carries ever
 
 * ``Bernoulli``: x in {0, 1}, one logit.
 * ``Gaussian``: a mean and, unless sigma is fixed, a log sigma. Real x has the density N(x; mean, sigma^2). On binary or
-  discrete x the density is that of y = low + step (x + u - 1/2), u uniform on [0, 1), so that
-  ``log p(y) + D log step`` is a one-sample lower bound of log P(x) = log E_u[p(y) step^D] (uniform dequantisation).
-* ``LogisticMixture``: P(x = j) is the mass that a mixture of logistics on [-1, 1] puts on the bin of level j, with the
-  first and last bins open to infinity (Salimans et al. 2017, https://arxiv.org/abs/1701.05517, without its coupling of
-  colour channels); exact for any number of levels.
+  discrete x, P(x = j) is the mass that the normal distribution puts on the bin of level j; the levels span [-1, 1], and
+  the first and last bins are open to infinity. That is exact, and what rounding a draw to the nearest level gives.
+* ``LogisticMixture``: P(x = j) is the mass that a mixture of logistics puts on the same bins (Salimans et al. 2017,
+  https://arxiv.org/abs/1701.05517, without its coupling of colour channels); exact for any number of levels.
 """
 
 import math
@@ -38,6 +37,25 @@ def gaussian_log_density(x: Tensor, mean: Tensor, log_sigma: Tensor) -> Tensor:
     return -0.5 * ((x - mean) * torch.exp(-log_sigma)).square() - log_sigma - 0.5 * math.log(2 * math.pi)
 
 
+def log_normal_mass(centre: Tensor, width: Tensor) -> Tensor:
+    """Elementwise log(Phi(centre + width / 2) - Phi(centre - width / 2)), finite in both tails and for any width > 0.
+
+    Where the bin is narrow the difference would cancel, and the density's exponential tilt over the bin is integrated
+    instead: phi(c) width sinh(u) / u with u = |c| width / 2, and the curvature's factor exp(-width^2 / 24).
+    """
+    eps = torch.finfo(centre.dtype).eps
+    narrow = width < eps**0.25
+    left = -centre.abs()  # by symmetry; there Phi keeps its digits
+    wide = torch.where(narrow, torch.ones_like(width), width)
+    upper, lower = torch.special.log_ndtr(left + 0.5 * wide), torch.special.log_ndtr(left - 0.5 * wide)
+    difference = upper + torch.log(-torch.expm1((lower - upper).clamp(max=-eps)))
+    slim = torch.where(narrow, width, torch.ones_like(width))
+    u = (0.5 * centre.abs() * slim).clamp(min=eps)
+    tilt = u + torch.log(-torch.expm1(-2 * u) / (2 * u))
+    density = -0.5 * centre.square() - 0.5 * math.log(2 * math.pi)
+    return torch.where(narrow, density + torch.log(slim) + tilt - slim.square() / 24, difference)
+
+
 class Observation(nn.Module, ABC):
     """Independent dimensions given the decoder's output, ``parameters_per_dim`` = P numbers for each."""
 
@@ -50,7 +68,7 @@ class Observation(nn.Module, ABC):
         self.axis = -len(spec.shape) - 1  # of the parameters of one dimension
 
     @abstractmethod
-    def log_prob(self, parameters: Tensor, x: Tensor, *, generator: Generator | None = None) -> Tensor:
+    def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
         """Return log p(x | parameters) (...) of raw x that broadcasts against (..., *shape), summed over dimensions."""
 
     @abstractmethod
@@ -71,9 +89,7 @@ class Bernoulli(Observation):
 
     parameters_per_dim = 1
 
-    def log_prob(
-        self, parameters: Float[Tensor, "..."], x: Tensor, *, generator: Generator | None = None
-    ) -> Float[Tensor, "..."]:
+    def log_prob(self, parameters: Float[Tensor, "..."], x: Tensor) -> Float[Tensor, "..."]:
         """The exact log p(x | parameters)."""
         logits, target = torch.broadcast_tensors(self._split(parameters)[0], x.to(parameters))
         return -F.binary_cross_entropy_with_logits(logits, target, reduction="none").sum(self.dims)
@@ -88,7 +104,7 @@ class Bernoulli(Observation):
 
 
 class Gaussian(Observation):
-    """Independent normal dimensions, dequantised uniformly if the data is binary or discrete.
+    """Independent normal dimensions; on binary or discrete data their mass on each level.
 
     Args:
         spec: The data space.
@@ -100,8 +116,8 @@ class Gaussian(Observation):
         super().__init__(spec)
         self.log_sigma = None if sigma is None else math.log(sigma)
         self.parameters_per_dim = 2 if sigma is None else 1
-        self.quantised = spec.kind in ("binary", "discrete")
-        self.step = 2.0 / (spec.levels - 1) if self.quantised and spec.levels else 1.0
+        self.levels = spec.levels if spec.kind in ("binary", "discrete") else None
+        self.step = 1.0 if self.levels is None else 2.0 / (self.levels - 1)
 
     def _moments(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         parts = self._split(parameters)
@@ -109,29 +125,38 @@ class Gaussian(Observation):
             return parts[0], torch.full_like(parts[0], self.log_sigma)
         return parts[0], soft_floor(parts[1], LEAST_LOG_SIGMA)
 
-    def log_prob(
-        self, parameters: Float[Tensor, "..."], x: Tensor, *, generator: Generator | None = None
-    ) -> Float[Tensor, "..."]:
-        """The log density of real x; for binary or discrete x one draw of the dequantisation bound."""
+    def log_prob(self, parameters: Float[Tensor, "..."], x: Tensor) -> Float[Tensor, "..."]:
+        """The exact log density of real x, or log probability of binary or discrete x."""
         mean, log_sigma = self._moments(parameters)
-        y = x.to(mean)
-        if self.quantised:
-            noise = torch.empty_like(mean).uniform_(generator=generator)
-            y = (y + noise - 0.5) * self.step - 1.0
-        density = gaussian_log_density(y, mean, log_sigma)
-        return density.sum(self.dims) + (self.spec.dim * math.log(self.step) if self.quantised else 0.0)
+        if self.levels is None:
+            return gaussian_log_density(x.to(mean), mean, log_sigma).sum(self.dims)
+        kept = torch.promote_types(mean.dtype, torch.float32)  # no half precision for differences of probabilities
+        mean, inverse = mean.to(kept), torch.exp(-log_sigma.to(kept))
+        x = x.to(kept)
+        centre = (x * self.step - 1.0 - mean) * inverse
+        width = self.step * inverse
+        log_mass = log_normal_mass(centre, width.expand_as(centre))
+        log_mass = torch.where(x == 0, torch.special.log_ndtr(centre + 0.5 * width), log_mass)
+        log_mass = torch.where(x == self.levels - 1, torch.special.log_ndtr(0.5 * width - centre), log_mass)
+        return log_mass.sum(self.dims)
 
     def mean(self, parameters: Tensor) -> Tensor:
-        """The mean on the raw scale, within the range of the levels if there are levels."""
-        mean = self._moments(parameters)[0]
-        return ((mean + 1.0) / self.step).clamp(0, (self.spec.levels or 1) - 1) if self.quantised else mean
+        """E[x]: the normal's mean for real data, the sum of P(x >= j) over the levels j > 0 otherwise; exact."""
+        mean, log_sigma = self._moments(parameters)
+        if self.levels is None:
+            return mean
+        inverse, total = torch.exp(-log_sigma), torch.zeros_like(mean)
+        for level in range(1, self.levels):
+            edge = (level - 0.5) * self.step - 1.0
+            total += torch.special.ndtr((mean - edge) * inverse)
+        return total
 
     def sample(self, parameters: Tensor, *, generator: Generator | None = None) -> Tensor:
         """A draw, rounded to the nearest level if there are levels."""
         mean, log_sigma = self._moments(parameters)
         y = mean + log_sigma.exp() * torch.empty_like(mean).normal_(generator=generator)
-        if self.quantised:
-            y = ((y + 1.0) / self.step).round().clamp(0, (self.spec.levels or 1) - 1)
+        if self.levels is not None:
+            y = ((y + 1.0) / self.step).round().clamp(0, self.levels - 1)
         return y.to(self.spec.dtype)
 
 
@@ -154,9 +179,7 @@ class LogisticMixture(Observation):
         logits, mean, log_scale = parameters.unflatten(self.axis, (3, self.components)).unbind(self.axis - 1)
         return logits.log_softmax(self.axis), mean, soft_floor(log_scale, LEAST_LOG_SIGMA)
 
-    def log_prob(
-        self, parameters: Float[Tensor, "..."], x: Tensor, *, generator: Generator | None = None
-    ) -> Float[Tensor, "..."]:
+    def log_prob(self, parameters: Float[Tensor, "..."], x: Tensor) -> Float[Tensor, "..."]:
         """The exact log p(x | parameters)."""
         log_weight, mean, log_scale = self._mixture(parameters)
         x = x.unsqueeze(self.axis)

@@ -1,6 +1,5 @@
 """From a completed configuration to objects: device, data, model, optimisers, trained weights."""
 
-import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from dgmbench.data.random import keyed_seed
 from dgmbench.data.spec import DataSpec
 from dgmbench.errors import UserError, nearest
 from dgmbench.models.contract import Model
-from dgmbench.signatures import locate
 from dgmbench.training.ema import Ema
 
 OptimizerFactory = Callable[[str, list[nn.Parameter]], Optimizer]
@@ -70,13 +68,6 @@ def build_model(completed: Mapping[str, Any], spec: DataSpec) -> Model:
 
 def optimizer_factory(settings: Mapping[str, Any], model: Model) -> OptimizerFactory:
     """How to make a player's optimiser: the group's settings, then ``players.<name>`` on top."""
-    target = locate(settings["_target_"], "optimizer")
-    closure = inspect.signature(target.step).parameters.get("closure")  # type: ignore[attr-defined]
-    if target is torch.optim.SparseAdam or (closure is not None and closure.default is closure.empty):
-        raise UserError(
-            f"optimizer._target_={settings['_target_']} needs a closure or sparse gradients, which training does not "
-            "give; choose another one (dgm list optimizer)."
-        )
     shared = {key: value for key, value in settings.items() if key not in ("players", "schedule")}
     special = settings["players"]
     for name in special:

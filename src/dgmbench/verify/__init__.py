@@ -6,11 +6,14 @@ has. ``docs/verify.md`` lists them.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 
 from dgmbench.cards import Card
+from dgmbench.data.pairs import check_pair, spec_from_card
 from dgmbench.data.spec import DataSpec
 from dgmbench.errors import UserError
 from dgmbench.models.contract import (
@@ -24,11 +27,11 @@ from dgmbench.models.contract import (
     Model,
 )
 from dgmbench.verify import bounds, contract, density, training, undirected
-from dgmbench.verify.check import Check, combine
+from dgmbench.verify.check import Check, combine, undecided
 from dgmbench.verify.precision import double_precision
 from dgmbench.verify.subject import Subject
 
-__all__ = ["Check", "tiny_instance", "verify_config", "verify_model"]
+__all__ = ["Check", "tiny_instances", "verify_config", "verify_model"]
 
 Progress = Callable[[str], None]
 
@@ -73,30 +76,92 @@ def verify_model(
     return checks
 
 
+Instance = tuple[dict[str, Any], DataSpec]
+"""A model's node with the arguments of a tiny instance, and the instance's data space."""
+
+
 def verify_config(
     completed: Mapping[str, Any], card: Card, *, seed: int | None = None, progress: Progress | None = None
 ) -> list[Check]:
-    """Check the model of a completed configuration on the tiny instance that its card describes."""
+    """Check the model of a completed configuration on the tiny instances that its card describes.
+
+    Several instances share one line a check, which shows the first that fails. An instance that the settings do not
+    fit (logistics on real data) is stated as undecided.
+    """
     from dgmbench.config import instantiate
 
-    node, spec = tiny_instance(completed, card)
     seed = int(completed.get("seed", 0)) if seed is None else seed
-    return verify_model(lambda: instantiate(node, spec), spec, card.likelihood, seed=seed, progress=progress)
+    instances = tiny_instances(completed, card)
+    refused = {spec: error for node, spec in instances if (error := _refusal(node, spec))}
+    if len(refused) == len(instances):
+        raise _too_small(completed, card, *next(iter(refused.items())))
+    found = []
+    for node, spec in instances:
+        if spec not in refused:
+            build = partial(instantiate, node, spec)
+            checks = verify_model(build, spec, card.likelihood, seed=seed, progress=progress)
+            found += [(str(spec), check) for check in checks]
+    lines = combine(found) if len(instances) > 1 else [check for _, check in found]
+    return lines + [undecided(f"the model on {spec}", str(error)) for spec, error in refused.items()]
 
 
-def tiny_instance(completed: Mapping[str, Any], card: Card) -> tuple[dict[str, Any], DataSpec]:
-    """The model's node with the arguments of its tiny instance, and the instance's data space."""
+def tiny_instances(completed: Mapping[str, Any], card: Card) -> list[Instance]:
+    """The card's tiny instances; where the configuration chose other data than the card's, those of its kind."""
     node = dict(completed["model"])
-    tiny = card.tiny
-    if tiny:
-        spec = DataSpec(
-            tuple(tiny["shape"]), tiny["kind"], levels=tiny.get("levels"), num_classes=tiny.get("num_classes")
-        )
-        return _merged(node, tiny.get("args") or {}), spec
-    for kind in card.kinds:
-        if kind in TINY:
-            return node, TINY[kind]
-    raise UserError(f"The card names no kind of data that can be verified ({', '.join(card.kinds)}): add a tiny block.")
+    instances: list[Instance] = []
+    for tiny in card.tiny:
+        numbers = {key: tiny[key] for key in ("levels", "num_classes") if key in tiny}
+        spec = DataSpec(tuple(tiny["shape"]), tiny["kind"], **numbers)
+        instances.append((_merged(node, tiny.get("args") or {}), spec))
+    if not instances:
+        instances = [(node, TINY[kind]) for kind in card.kinds if kind in TINY][:1]
+    if not instances:
+        kinds = ", ".join(card.kinds)
+        raise UserError(f"The card names no kind of data that can be verified ({kinds}): add a tiny block.")
+    data = _chosen_data(completed, card)
+    if data is None:
+        return instances
+    node, first = instances[0]
+    other = TINY[data.kind]
+    other = replace(other, shape=first.shape if card.image else other.shape, num_classes=first.num_classes)
+    return [instance for instance in instances if instance[1].kind == data.kind] or [(node, other)]
+
+
+def _chosen_data(completed: Mapping[str, Any], card: Card) -> DataSpec | None:
+    """The space of the chosen data, or None if they are the card's own, or only the data themselves tell."""
+    if "data" not in completed:
+        return None
+    name, data = completed["names"]["data"], spec_from_card(completed["data"])
+    if data is None or (name == card.data and data.kind == completed["data"]["card"]["kind"]):
+        return None
+    check_pair(completed["model"].get("card") or {}, data, name, card.name)
+    return data
+
+
+def _refusal(node: Mapping[str, Any], spec: DataSpec) -> UserError | None:
+    """Why the model cannot be built for this data space, or None if it can."""
+    from dgmbench.config import instantiate
+
+    try:
+        with torch.random.fork_rng(devices=[]):
+            instantiate(node, spec)
+    except UserError as error:
+        return error
+    return None
+
+
+def _too_small(completed: Mapping[str, Any], card: Card, spec: DataSpec, error: UserError) -> UserError:
+    """The error of a model that cannot be verified: its own, unless the model could be built for larger data."""
+    large = [replace(spec, shape=(1, 32, 32))]
+    if "data" in completed and (data := spec_from_card(completed["data"])) is not None:
+        large.append(data)
+    if all(_refusal(completed["model"], data) for data in large):
+        return error
+    reason = str(error).partition(";")[0].rstrip(".")
+    return UserError(
+        f"The tiny instance of model={card.name} is too small for these settings ({reason}): verify a larger one by "
+        "dgmbench.verify.verify_model, or leave the settings out."
+    )
 
 
 def _merged(node: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -206,7 +206,7 @@ def test_learns_a_distribution_to_its_entropy():
     [
         ("counts", {}, "not counts"),
         ("binary", {"masks": 0}, "masks=0"),
-        ("binary", {"hidden_sizes": (0,)}, "at least one"),
+        ("binary", {"hidden_sizes": (0,)}, "at least 1"),
     ],
 )
 def test_wrong_arguments_are_explained(kind, kwargs, sentence):

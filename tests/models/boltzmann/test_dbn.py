@@ -276,7 +276,7 @@ def test_capabilities_have_the_shape_of_images():
         ({"hidden_sizes": (4,)}, "two or more hidden layers"),
         ({"hidden_sizes": (4, 3), "view": "mean", "estimator": NCE()}, "0/1 data"),
         ({"hidden_sizes": (4, 3), "estimator": [CD()]}, "2 RBMs, but 1"),
-        ({"hidden_sizes": (4, 3), "fine_tuning": -1.0}, "cannot be negative"),
+        ({"hidden_sizes": (4, 3), "fine_tuning": -1.0}, "must be at least 0"),
     ],
 )
 def test_bad_arguments_end_with_a_sentence(args, sentence):

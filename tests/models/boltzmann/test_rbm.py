@@ -239,7 +239,7 @@ def test_exact_likelihood_rises_with_training_by_cd(states, index):
 @pytest.mark.parametrize(
     ("args", "sentence"),
     [
-        ({"hidden": 0}, "at least one hidden unit"),
+        ({"hidden": 0}, "must be at least 1"),
         ({"spec": DataSpec((3,), "real")}, "binary data"),
         ({"k": 0}, "at least 1"),
     ],

@@ -32,7 +32,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from dgmbench.data.spec import Batch, DataSpec
-from dgmbench.errors import UserError
+from dgmbench.errors import UserError, require
 from dgmbench.models.contract import Logs, Model
 from dgmbench.nn.masked import MaskedMlp, Order
 from dgmbench.nn.observation import gaussian_log_density
@@ -60,11 +60,7 @@ class Made(Model):
         super().__init__(spec)
         if spec.kind not in ("binary", "discrete", "real"):
             raise UserError(f"MADE takes binary, discrete or real data, not {spec.kind}.")
-        if masks < 1 or components < 1 or any(size < 1 for size in hidden_sizes):
-            raise UserError(
-                f"MADE needs at least one mask, component and hidden unit a layer, not masks={masks}, "
-                f"components={components}, hidden_sizes={list(hidden_sizes)}."
-            )
+        require(least=1, hidden_sizes=hidden_sizes, masks=masks, components=components)
         if order not in ("natural", "random", "agnostic"):
             raise UserError(f"MADE's order is natural, random or agnostic, not {order!r}.")
         parameters = {"binary": 1, "discrete": spec.levels or 0, "real": 3 * components}[spec.kind]

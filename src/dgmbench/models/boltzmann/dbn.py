@@ -31,7 +31,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from dgmbench.data.spec import Batch, DataSpec
-from dgmbench.errors import UserError
+from dgmbench.errors import UserError, require
 from dgmbench.models.boltzmann.couplings import GeometricPath, draw, log_bernoulli
 from dgmbench.models.boltzmann.estimators import CD, Estimator
 from dgmbench.models.boltzmann.rbm import Rbm
@@ -65,7 +65,7 @@ class Dbn(Model):
         view: Literal["sample", "mean"] = "sample",
         fine_tuning: float = 1.0,
         gibbs_steps: int = 3,
-        sample_steps: int = 1000,
+        sample_steps: int = 200,
     ) -> None:
         super().__init__(spec)
         if spec.kind != "binary":
@@ -79,10 +79,8 @@ class Dbn(Model):
             )
         if view not in ("sample", "mean"):
             raise UserError(f"model.view must be sample or mean, but it is {view}.")
-        if fine_tuning < 0:
-            raise UserError(
-                f"model.fine_tuning is a share of the budget and cannot be negative, but it is {fine_tuning}."
-            )
+        require(least=1, hidden_sizes=hidden_sizes, sample_steps=sample_steps)
+        require(least=0, fine_tuning=fine_tuning, gibbs_steps=gibbs_steps)
         self.view, self.fine_tuning = view, fine_tuning
         self.gibbs_steps = gibbs_steps
         sizes = (spec.dim, *hidden_sizes)

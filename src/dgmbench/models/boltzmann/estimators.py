@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
-from dgmbench.errors import UserError
+from dgmbench.errors import require
 from dgmbench.models.boltzmann.couplings import Couplings, draw
 from dgmbench.models.contract import Logs
 
@@ -57,12 +57,6 @@ def _free_energies(now: Couplings, v: Tensor, fantasy: Tensor) -> tuple[Tensor, 
     return both[: len(v)], both[len(v) :]
 
 
-def _positive(name: str, value: int) -> int:
-    if value < 1:
-        raise UserError(f"model.estimator.{name} must be at least 1, but it is {value}.")
-    return value
-
-
 class Estimator(nn.Module):
     """Base of the estimators."""
 
@@ -87,7 +81,8 @@ class CD(Estimator):
 
     def __init__(self, *, k: int = 1) -> None:
         super().__init__()
-        self.k = _positive("k", k)
+        require("model.estimator", least=1, k=k)
+        self.k = k
 
     def loss(self, rbm: Machine, v: Float[Tensor, "b v"], generator: Generator) -> tuple[Tensor, Logs]:
         """F(v) - F(v-); the hidden units' log-odds serve both F(v) and the first half of the chain."""
@@ -108,7 +103,8 @@ class PCD(Estimator):
 
     def __init__(self, *, k: int = 1, chains: int = 100) -> None:
         super().__init__()
-        self.k, self.chains = _positive("k", k), _positive("chains", chains)
+        require("model.estimator", least=1, k=k, chains=chains)
+        self.k, self.chains = k, chains
 
     def attach(self, visible: int, hidden: int) -> None:
         """The particles' visible states."""
@@ -144,6 +140,8 @@ class FPCD(PCD):
 
     def __init__(self, *, k: int = 1, chains: int = 100, fast_rate: float = 0.01, decay: float = 19 / 20) -> None:
         super().__init__(k=k, chains=chains)
+        require("model.estimator", least=0, fast_rate=fast_rate)
+        require("model.estimator", least=0, most=1, decay=decay)
         self.fast_rate, self.decay = fast_rate, decay
 
     def attach(self, visible: int, hidden: int) -> None:
@@ -195,9 +193,9 @@ class PT(Estimator):
 
     def __init__(self, *, k: int = 1, chains: int = 100, temperatures: int = 10) -> None:
         super().__init__()
-        self.k, self.chains, self.temperatures = _positive("k", k), _positive("chains", chains), temperatures
-        if temperatures < 2:
-            raise UserError(f"model.estimator.temperatures must be at least 2, but it is {temperatures}.")
+        require("model.estimator", least=1, k=k, chains=chains)
+        require("model.estimator", least=2, temperatures=temperatures)
+        self.k, self.chains, self.temperatures = k, chains, temperatures
 
     def attach(self, visible: int, hidden: int) -> None:
         """The states (temperatures, chains, units) and the inverse temperatures."""
@@ -284,7 +282,8 @@ class NCE(Estimator):
 
     def __init__(self, *, nu: int = 10) -> None:
         super().__init__()
-        self.nu = _positive("nu", nu)
+        require("model.estimator", least=1, nu=nu)
+        self.nu = nu
         self.log_z = nn.Parameter(torch.zeros(()))
 
     @torch.no_grad()

@@ -30,7 +30,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from dgmbench.data.spec import Batch, DataSpec
-from dgmbench.errors import UserError
+from dgmbench.errors import UserError, require
 from dgmbench.models.boltzmann.couplings import draw, log_bernoulli
 from dgmbench.models.contract import Logs, Model
 
@@ -60,12 +60,11 @@ class Helmholtz(Model):
             )
         if not hidden_sizes:
             raise UserError("helmholtz needs at least one hidden layer, but model.hidden_sizes is empty.")
+        require(least=1, hidden_sizes=hidden_sizes, k=k)
         if objective not in ("wake_sleep", "reweighted"):
             raise UserError(f"model.objective must be wake_sleep or reweighted, but it is {objective}.")
-        if k < 1 or (k > 1 and objective == "wake_sleep"):
-            raise UserError(
-                f"model.k is {k}, but wake-sleep takes one draw; use model.objective=reweighted with k of at least 1."
-            )
+        if k > 1 and objective == "wake_sleep":
+            raise UserError(f"model.k is {k}, but wake-sleep takes one draw; use model.objective=reweighted.")
         self.objective, self.k = objective, k
         sizes = (spec.dim, *hidden_sizes)
         self.prior_logits = nn.Parameter(torch.zeros(sizes[-1]))

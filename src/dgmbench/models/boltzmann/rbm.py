@@ -27,7 +27,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from dgmbench.data.spec import Batch, DataSpec
-from dgmbench.errors import UserError
+from dgmbench.errors import UserError, require
 from dgmbench.models.boltzmann.couplings import Couplings, GeometricPath, draw
 from dgmbench.models.boltzmann.estimators import CD, Estimator
 from dgmbench.models.contract import Logs, Model
@@ -67,8 +67,9 @@ class Rbm(Model):
             raise UserError(
                 f"rbm models binary data, but these are {spec}; choose a binary data set, such as data=digits_binary."
             )
-        if hidden < 1:
-            raise UserError(f"rbm needs at least one hidden unit, but model.hidden is {hidden}.")
+        require(least=1, hidden=hidden, sample_steps=sample_steps)
+        require(least=0, weight_std=weight_std)
+        require(least=0, most=1, centring_rate=centring_rate)
         self.centred, self.centring_rate, self.sample_steps = centred, centring_rate, sample_steps
         self.weight = nn.Parameter(weight_std * torch.randn(spec.dim, hidden))
         self.visible_bias = nn.Parameter(torch.zeros(spec.dim))

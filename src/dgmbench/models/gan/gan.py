@@ -33,7 +33,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from dgmbench.data.spec import Batch, DataSpec
-from dgmbench.errors import UserError
+from dgmbench.errors import UserError, require
 from dgmbench.models.contract import Logs, Model, Stage
 from dgmbench.nn.adversarial import NetName, make_discriminator, make_generator
 from dgmbench.nn.adversarial_losses import LOSSES, AdversarialLossName, gradient_penalty
@@ -87,16 +87,12 @@ class Gan(Model):
             raise UserError(f"loss must be one of {', '.join(LOSSES)}, not '{loss}'.")
         if regulariser not in ("none", "gradient_penalty"):
             raise UserError(f"regulariser must be none or gradient_penalty, not '{regulariser}'.")
-        if n_critic < 1:
-            raise UserError(f"n_critic counts discriminator steps a generator step, at least 1, not {n_critic}.")
+        require(least=1, latent=latent, hidden_sizes=hidden_sizes, channels=channels, n_critic=n_critic)
+        require(least=0, penalty_weight=penalty_weight, instance_noise=instance_noise)
+        require(least=0, below=1, label_smoothing=label_smoothing)
+        require(above=0, clip=clip, truncation=truncation)
         if label_smoothing and loss == "wasserstein":
             raise UserError("label_smoothing needs a loss with labels; loss=wasserstein has none.")
-        if not 0 <= label_smoothing < 1:
-            raise UserError(f"label_smoothing must lie in [0, 1), not {label_smoothing}.")
-        if truncation is not None and truncation <= 0:
-            raise UserError(f"truncation is a bound on |z| above 0, not {truncation}; leave it out for none.")
-        if clip is not None and clip <= 0:
-            raise UserError(f"clip is a bound on every weight above 0, not {clip}; leave it out for none.")
         if conditional and not spec.num_classes:
             raise UserError("conditional=true needs data with labels, and this data set has none.")
         self.latent, self.adversarial = latent, LOSSES[loss]
@@ -179,11 +175,6 @@ class Gan(Model):
             y = torch.multinomial(self.label_frequency, n, replacement=True, generator=generator)
         z = self.noise(n, generator, truncation=self.truncation)
         return self.scaling.inverse(self.generator(z, self.one_hot(y)))
-
-    @torch.no_grad()
-    def discriminator_features(self, x: Tensor, y: Tensor | None = None) -> Float[Tensor, "b f"]:
-        """The discriminator's last hidden layer at raw values x (b, *shape), a representation for other tasks."""
-        return self.discriminator.features(self.scaling(x), self.one_hot(y))
 
     def critic(self, x: Float[Tensor, " b *shape"], labels: Tensor | None = None) -> Float[Tensor, " b"]:
         """The discriminator's output a(x) at scaled values, before any sigmoid."""

@@ -28,7 +28,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from dgmbench.data.spec import Batch, DataSpec
-from dgmbench.errors import UserError
+from dgmbench.errors import UserError, require
 from dgmbench.models.contract import Logs, Model
 from dgmbench.nn.adversarial import NetName, make_discriminator, make_generator
 from dgmbench.nn.adversarial_losses import LOSSES
@@ -65,6 +65,8 @@ class VaeGan(Model):
             raise UserError(f"net must be mlp, dcgan or resnet, not '{net}'.")
         if loss not in ("minimax", "non_saturating"):
             raise UserError(f"loss must be minimax or non_saturating, not '{loss}'.")
+        require(least=1, latent=latent, hidden_sizes=hidden_sizes, channels=channels)
+        require(least=0, gamma=gamma)
         self.latent, self.gamma, self.adversarial = latent, gamma, LOSSES[loss]
         self.scaling = Scaling(spec)
         sizes = tuple(hidden_sizes)

@@ -117,12 +117,10 @@ class Iwae(Model):
                 moments = _moments(self.upwards[layer](layers[-1]))
         return layers
 
-    def log_joint(
-        self, x: Tensor, z: Sequence[Float[Tensor, "k b _"]], generator: Generator | None
-    ) -> Float[Tensor, "k b"]:
+    def log_joint(self, x: Tensor, z: Sequence[Float[Tensor, "k b _"]]) -> Float[Tensor, "k b"]:
         """Log p(x, z_1, ..., z_L) of raw x (b, *shape) at each draw."""
         parameters = self.decoder(z[0].flatten(0, 1)).unflatten(0, z[0].shape[:2])
-        total = self.observation.log_prob(parameters, x, generator=generator)
+        total = self.observation.log_prob(parameters, x)
         for net, (low, high) in zip(self.downwards, pairwise(z), strict=True):
             total = total + gaussian_log_density(low, *_moments(net(high))).sum(-1)
         return total + gaussian_log_density(z[-1], torch.zeros_like(z[-1]), torch.zeros_like(z[-1])).sum(-1)
@@ -148,7 +146,7 @@ class Iwae(Model):
             for layer in z:
                 if layer.requires_grad:
                     layer.register_hook(lambda gradient: gradient * weights[0][..., None])
-        log_w = self.log_joint(batch.x, z, generator) - self.log_posterior(first, z, fixed=self.estimator == "dreg")
+        log_w = self.log_joint(batch.x, z) - self.log_posterior(first, z, fixed=self.estimator == "dreg")
         bound = (log_w.logsumexp(0) - math.log(self.k)).mean()
         if self.estimator == "dreg":
             weights.append(log_w.detach().softmax(0))
@@ -158,7 +156,7 @@ class Iwae(Model):
         """Draw k importance weights of each raw x (b, *shape); the bound is their log-mean-exp."""
         first = self.posterior(x)
         z = self.draw(first, k, generator)
-        return self.log_joint(x, z, generator) - self.log_posterior(first, z)
+        return self.log_joint(x, z) - self.log_posterior(first, z)
 
     def elbo(self, x: Tensor, *, generator: Generator | None = None) -> Float[Tensor, " b"]:
         """One draw of the bound with k = 1."""

@@ -28,7 +28,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from dgmbench.data.spec import Batch, DataSpec
-from dgmbench.errors import UserError
+from dgmbench.errors import require
 from dgmbench.models.contract import Logs, Model
 from dgmbench.nn.encoders import NetName, build_decoder, build_encoder
 from dgmbench.nn.observation import ObservationName, build_observation, gaussian_log_density
@@ -60,10 +60,11 @@ class Vae(Model):
         samples: int = 1, kl_warmup: int = 0, free_bits: float = 0.0,
     ) -> None:  # fmt: skip
         super().__init__(spec)
-        if latent < 1 or samples < 1:
-            raise UserError(f"A VAE needs at least one latent dimension and one sample: {latent=}, {samples=}.")
-        if kl_warmup < 0 or free_bits < 0:
-            raise UserError(f"Warm-up and free bits cannot be negative: {kl_warmup=}, {free_bits=}.")
+        require(
+            least=1, hidden_sizes=hidden_sizes, channels=channels, latent=latent, components=components, samples=samples
+        )
+        require(least=0, kl_warmup=kl_warmup, free_bits=free_bits)
+        require(above=0, sigma=sigma)
         self.latent, self.samples, self.kl_warmup, self.free_bits = latent, samples, kl_warmup, free_bits
         sizes = tuple(hidden_sizes)
         self.observation = build_observation(observation, spec, sigma=sigma, components=components)
@@ -103,7 +104,7 @@ class Vae(Model):
         z = self._draw(mean, log_sigma, k, generator)
         prior = gaussian_log_density(z, torch.zeros_like(z), torch.zeros_like(z)).sum(-1)
         posterior = gaussian_log_density(z, mean, log_sigma).sum(-1)
-        return self._log_likelihood(x, z, generator) + prior - posterior
+        return self._log_likelihood(x, z) + prior - posterior
 
     @torch.no_grad()
     def sample(self, n: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
@@ -132,7 +133,7 @@ class Vae(Model):
         mean, log_sigma = self.posterior(x)
         z = self._draw(mean, log_sigma, samples, generator)
         kl = 0.5 * (mean.square() + torch.exp(2 * log_sigma) - 1) - log_sigma
-        return self._log_likelihood(x, z, generator).mean(0), kl
+        return self._log_likelihood(x, z).mean(0), kl
 
     def _draw(
         self, mean: Float[Tensor, "b z"], log_sigma: Float[Tensor, "b z"], k: int, generator: Generator | None
@@ -140,8 +141,6 @@ class Vae(Model):
         noise = torch.randn(k, *mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
         return mean + log_sigma.exp() * noise
 
-    def _log_likelihood(
-        self, x: Tensor, z: Float[Tensor, "k b z"], generator: Generator | None
-    ) -> Float[Tensor, "k b"]:
+    def _log_likelihood(self, x: Tensor, z: Float[Tensor, "k b z"]) -> Float[Tensor, "k b"]:
         parameters = self.decoder(z.flatten(0, 1)).unflatten(0, z.shape[:2])
-        return self.observation.log_prob(parameters, x, generator=generator)
+        return self.observation.log_prob(parameters, x)
