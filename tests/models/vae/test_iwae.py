@@ -19,11 +19,11 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def linear(layers: int, k: int = 5, estimator: str = "iwae") -> tuple[Iwae, MultivariateNormal]:
+def linear(layers: int, k: int = 5, gradient: str = "iwae") -> tuple[Iwae, MultivariateNormal]:
     """Linear nets and constant variances below the top, so that p(x) is a Gaussian that can be written down."""
     torch.manual_seed(1)
     latent = (2, 2)[:layers]
-    model = Iwae(REAL, k=k, latent=latent, hidden_sizes=(), upper_sizes=(), sigma=0.5, estimator=estimator).double()
+    model = Iwae(REAL, k=k, latent=latent, hidden_sizes=(), upper_sizes=(), sigma=0.5, gradient=gradient).double()
     with torch.no_grad():
         for net in (model.encoder, *model.upwards, *model.downwards):
             net[-1].weight[2:] = 0.0
@@ -78,11 +78,11 @@ def test_k_1_equals_the_elbo_estimator():
     assert abs(ours.mean() - theirs.mean()).item() < 4 * error
 
 
-@pytest.mark.parametrize("estimator", ["iwae", "dreg"])
+@pytest.mark.parametrize("gradient", ["iwae", "dreg"])
 @torch.no_grad()
-def test_the_logged_value_is_the_bound_itself(estimator):
+def test_the_logged_value_is_the_bound_itself(gradient):
     """Not the self-normalised surrogate sum_i w~_i log w_i, which lies above it by KL(w~ || uniform)."""
-    model, evidence = linear(2, k=5, estimator=estimator)
+    model, evidence = linear(2, k=5, gradient=gradient)
     x = evidence.sample((50,)).float()
     log_w = model.log_weights(x, 5, generator=generator(2))
     bound = (log_w.exp().mean(0)).log().mean().item()
@@ -105,7 +105,7 @@ def gradients(model: Iwae, x: torch.Tensor, repeats: int, chunks: int) -> torch.
 @pytest.mark.parametrize("layers", [1, 2])
 def test_dreg_has_the_mean_of_the_plain_gradient_and_less_variance(layers):
     plain, evidence = linear(layers, k=8)
-    other, _ = linear(layers, k=8, estimator="dreg")
+    other, _ = linear(layers, k=8, gradient="dreg")
     x = evidence.sample((1,)).float()
     a, b = gradients(plain, x, 500, 100), gradients(other, x, 500, 100)
     error = ((a.var(0) + b.var(0)) / 100).sqrt()
@@ -120,8 +120,8 @@ def test_dreg_has_the_mean_of_the_plain_gradient_and_less_variance(layers):
 
 def test_dreg_vanishes_draw_by_draw_where_the_encoder_is_the_posterior():
     """At the exact posterior all weights are equal to p(x): the plain encoder gradient is noise, DReG's is zero."""
-    for estimator, wanted in (("dreg", True), ("iwae", False)):
-        model = Iwae(DataSpec((1,), "real"), k=4, latent=(1,), hidden_sizes=(), sigma=0.5, estimator=estimator).double()
+    for gradient, wanted in (("dreg", True), ("iwae", False)):
+        model = Iwae(DataSpec((1,), "real"), k=4, latent=(1,), hidden_sizes=(), sigma=0.5, gradient=gradient).double()
         with torch.no_grad():
             model.decoder[0].weight.fill_(1.5)
             model.decoder[0].bias.fill_(0.2)

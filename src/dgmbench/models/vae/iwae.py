@@ -69,23 +69,23 @@ class Iwae(Model):
         observation: p(x | z_1); ``auto`` goes by the kind of the data.
         sigma: Fixed standard deviation of a gaussian observation; learned if None.
         components: Logistics in the mixture of a discrete dimension.
-        estimator: The encoder's gradient, see above.
+        gradient: The encoder's gradient, see above.
     """
 
     def __init__(
         self, spec: DataSpec, *, k: int = 50, latent: Sequence[int] = (50,), net: NetName = "mlp",
         hidden_sizes: Sequence[int] = (200, 200), upper_sizes: Sequence[int] = (100, 100), channels: int = 32,
         observation: ObservationName = "auto", sigma: float | None = None, components: int = 5,
-        estimator: Literal["iwae", "dreg"] = "iwae",
+        gradient: Literal["iwae", "dreg"] = "iwae",
     ) -> None:  # fmt: skip
         super().__init__(spec)
         if k < 1:
             raise UserError(f"model.k={k} draws give no bound; take at least 1.")
         if not latent or min(latent) < 1:
             raise UserError(f"model.latent={list(latent)} must name the size of at least one stochastic layer.")
-        if estimator not in ("iwae", "dreg"):
-            raise UserError(f"model.estimator must be iwae or dreg, not {estimator!r}.")
-        self.k, self.latent, self.estimator = k, tuple(latent), estimator
+        if gradient not in ("iwae", "dreg"):
+            raise UserError(f"model.gradient must be iwae or dreg, not {gradient!r}.")
+        self.k, self.latent, self.gradient = k, tuple(latent), gradient
         sizes, upper = tuple(hidden_sizes), tuple(upper_sizes)
         self.observation = build_observation(observation, spec, sigma=sigma, components=components)
         self.scaling = Scaling(spec, low=0.0)
@@ -140,15 +140,15 @@ class Iwae(Model):
         """The negative bound of k draws; with dreg the value is the same and the encoder's gradient another one."""
         first = self.posterior(batch.x)
         z = self.draw(first, self.k, generator)
-        if self.estimator == "dreg":
+        if self.gradient == "dreg":
             weights: list[Tensor] = []  # known before the backward pass, in which alone they are needed
             z = [layer.clone() for layer in z]
             for layer in z:
                 if layer.requires_grad:
                     layer.register_hook(lambda gradient: gradient * weights[0][..., None])
-        log_w = self.log_joint(batch.x, z) - self.log_posterior(first, z, fixed=self.estimator == "dreg")
+        log_w = self.log_joint(batch.x, z) - self.log_posterior(first, z, fixed=self.gradient == "dreg")
         bound = (log_w.logsumexp(0) - math.log(self.k)).mean()
-        if self.estimator == "dreg":
+        if self.gradient == "dreg":
             weights.append(log_w.detach().softmax(0))
         return -bound, {"bound": bound.detach(), "elbo": log_w.detach().mean()}
 
