@@ -12,6 +12,7 @@ import pytest
 
 from dgmbench import cli
 from dgmbench.training.files import read_rows
+from dgmbench.training.loggers import CsvLogger
 
 QUICK = ("trainer.progress=false", "protocol=quick", "hardware=cpu", "hardware.threads=1", "model=vae",
          "trainer.budget=30ba", "trainer.validate=10ba", "trainer.checkpoint=10ba")  # fmt: skip
@@ -45,6 +46,13 @@ def logged_csv(folder: Path) -> dict[tuple[int, str], float]:
 def test_csv_says_what_the_rows_say(tmp_path: Path) -> None:
     folder = train(tmp_path, "logger=csv")
     assert logged_csv(folder) == expected(folder)
+
+
+def test_csv_leaves_a_torn_line_out(tmp_path: Path) -> None:
+    whole = "100,1,0.1,0.5,train,model/loss,2.5\r\n"
+    (tmp_path / "metrics.csv").write_text(f"{','.join(CsvLogger.FIELDS)}\r\n{whole}20", newline="")
+    CsvLogger(tmp_path, images=100)
+    assert logged_csv(tmp_path) == {(100, "model/loss"): 2.5}
 
 
 def test_csv_after_a_kill_and_a_resume(tmp_path: Path) -> None:

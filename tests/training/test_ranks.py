@@ -140,3 +140,34 @@ def test_one_process_needs_no_process_group() -> None:
     Ranks().from_first_(tensors)
     assert torch.equal(tensors[0], torch.arange(3.0))
     assert Ranks().gathered({1: tensors[1], 0: tensors[0]}) == [tensors[0], tensors[1]]
+
+
+def test_processes_that_measure_differently_still_decide_alike(tmp_path: Path) -> None:
+    # a model whose samples are not a function of the generator: each process measures another energy distance
+    (tmp_path / "wayward.py").write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "from dgmbench.models.contract import Model\n"
+        "calls = torch.Generator()\n"
+        "calls.seed()\n"
+        "class Wayward(Model):\n"
+        "    def __init__(self, spec):\n"
+        "        super().__init__(spec)\n"
+        "        self.p = nn.Parameter(torch.zeros(spec.dim))\n"
+        "    def loss(self, player, batch, generator):\n"
+        "        return (batch.x.flatten(1).float() - self.p).square().mean(), {}\n"
+        "    def sample(self, n, y=None, *, generator=None):\n"
+        "        return torch.rand((n, *self.spec.shape), generator=calls).round().to(torch.uint8)\n"
+    )
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "wayward.yaml").write_text(
+        "defaults:\n  - override /data@_global_.data: digits_binary\n  - _self_\n_target_: wayward.Wayward\n"
+        "card: {family: other, summary: s, kinds: [binary], likelihood: none, data: digits_binary}\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "dgmbench", "train", "--config-dir", str(tmp_path), *COMMON, "model=wayward",
+         "trainer.validate=1ba", "hardware.devices=2", f"paths.outputs={tmp_path / 'outputs'}"],
+        capture_output=True, text=True, check=False, timeout=200, start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr

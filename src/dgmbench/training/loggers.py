@@ -41,7 +41,8 @@ class CsvLogger:
         kept: list[dict[str, str]] = []
         if self.path.exists() and images:
             with self.path.open(newline="") as file:
-                kept = [line for line in csv.DictReader(file) if int(line["images"]) <= images]
+                complete = [line for line in file if line.endswith("\n")]  # a kill may have torn the last one
+                kept = [line for line in csv.DictReader(complete) if int(line["images"]) <= images]
         with disk_errors(self.path), self.path.open("w", newline="") as file:
             writer = csv.DictWriter(file, self.FIELDS)
             writer.writeheader()

@@ -418,8 +418,12 @@ class Training(pl.LightningModule):
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Eval mode, no gradients, averaged weights if any; afterwards all is as before, the default generator too."""
+        """Eval mode, no gradients, averaged weights if any; afterwards all is as before, the default generator too.
+
+        That generator is seeded alike on all processes, for models that draw from it behind our back.
+        """
         rng = torch.get_rng_state()
+        torch.default_generator.manual_seed(keyed_seed(self.seed, "evaluate", self.clock.batches))
         averaged = self.ema.applied() if self.ema is not None else nullcontext()
         self.model.eval()
         try:

@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -255,6 +255,10 @@ class _Run:
 
     def _validate(self, module: Training) -> None:
         name, metric = validation_objective(module.model, self.data, device=self.device, ranks=self.ranks)
+        # all processes must decide alike, or they would wait for each other for ever: the first one's value counts
+        agreed = torch.tensor(metric.value, dtype=torch.float64, device=self.device)
+        self.ranks.from_first_([agreed])
+        metric = replace(metric, value=float(agreed))
         self._write_row({"kind": "valid", **module.position(), name: metric.value})
         if metric.better_than(None if self.best is None else _as_metric(self.best)):
             self.best = {"name": name, **metric.as_dict(), "images": module.clock.images}

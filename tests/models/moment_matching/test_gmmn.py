@@ -97,3 +97,15 @@ def test_samples_lie_in_the_data_space(spec, net):
 def test_wrong_arguments_are_explained(settings, sentence):
     with pytest.raises(UserError, match=sentence):
         Gmmn(PLANE, **settings)
+
+
+def test_the_kernel_sums_keep_full_precision_under_autocast():
+    torch.manual_seed(0)
+    model = Gmmn(PLANE, hidden_sizes=(8,))
+    x, y = torch.randn(300, 2, generator=generator(0)), torch.randn(300, 2, generator=generator(1))
+    exact = model.discrepancy(x, y).v_statistic
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        low = model.discrepancy(x, y.bfloat16()).v_statistic
+    assert exact > 0
+    assert low.dtype == torch.float32
+    assert low.item() == pytest.approx(exact.item(), rel=0.2)  # the samples themselves have 8 bits

@@ -86,8 +86,10 @@ class Gmmn(Model):
 
     def discrepancy(self, x: Float[Tensor, " n *shape"], samples: Float[Tensor, " m *shape"]) -> Discrepancy:
         """Both estimates of MMD^2 between scaled values x and samples."""
-        kernel = rbf_mixture(self.scale * self.scale.new_tensor(self.bandwidths))
-        return mmd_squared(x.flatten(1).to(samples.dtype), samples.flatten(1), kernel, block=self.block)
+        kept = torch.promote_types(samples.dtype, torch.float32)  # in half precision the three sums cancel to nothing
+        with torch.autocast(samples.device.type, enabled=False):
+            kernel = rbf_mixture(self.scale * self.scale.new_tensor(self.bandwidths))
+            return mmd_squared(x.flatten(1).to(kept), samples.flatten(1).to(kept), kernel, block=self.block)
 
     def loss(self, player: str, batch: Batch, generator: Generator) -> tuple[Tensor, Logs]:
         """The MMD, or its square, between the batch and as many fresh samples."""
