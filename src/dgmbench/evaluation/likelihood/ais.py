@@ -129,6 +129,25 @@ def schedule(temperatures: int | Sequence[float] | Tensor) -> list[float]:
     return betas
 
 
+def _anneal(
+    path: AnnealingPath,
+    v: Tensor,
+    betas: Sequence[float],
+    direction: str,
+    generator: Generator | None,
+    progress: Progress | None,
+) -> AisEstimate:
+    """Move all chains v along the inverse temperatures in their order, either way, and sum up their log weights."""
+    sign = 1.0 if direction == "forward" else -1.0
+    log_w = sign * path.log_base_partition().expand(len(v)).clone()
+    for k, (here, there) in enumerate(pairwise(betas), start=1):
+        log_w += path.log_unnormalised(v, there) - path.log_unnormalised(v, here)
+        v = path.transition(v, there, generator=generator)
+        if progress is not None:
+            progress(k, len(betas) - 1)
+    return _estimate(log_w, v, direction, len(betas) - 1)
+
+
 def _estimate(log_weights: Tensor, states: Tensor, direction: str, steps: int) -> AisEstimate:
     n = len(log_weights)
     sign = 1.0 if direction == "forward" else -1.0
@@ -164,15 +183,8 @@ def annealed_importance_sampling(
         generator: source of randomness, on the path's device.
         progress: called with (steps done, steps in all) after each step.
     """
-    betas = schedule(temperatures)
-    v = path.sample_base(chains, generator=generator)
-    log_w = path.log_base_partition().expand(chains).clone()
-    for k, (before, beta) in enumerate(pairwise(betas), start=1):
-        log_w += path.log_unnormalised(v, beta) - path.log_unnormalised(v, before)
-        v = path.transition(v, beta, generator=generator)
-        if progress is not None:
-            progress(k, len(betas) - 1)
-    return _estimate(log_w, v, "forward", len(betas) - 1)
+    start = path.sample_base(chains, generator=generator)
+    return _anneal(path, start, schedule(temperatures), "forward", generator, progress)
 
 
 @torch.no_grad()
@@ -188,15 +200,7 @@ def reverse_ais(
 
     The direction of the bound holds if ``start`` are exact samples of p_1.
     """
-    betas = schedule(temperatures)
-    v = start
-    log_w = -path.log_base_partition().expand(len(v)).clone()
-    for k, (beta, before) in enumerate(pairwise(reversed(betas)), start=1):
-        log_w += path.log_unnormalised(v, before) - path.log_unnormalised(v, beta)
-        v = path.transition(v, before, generator=generator)
-        if progress is not None:
-            progress(k, len(betas) - 1)
-    return _estimate(log_w, v, "reverse", len(betas) - 1)
+    return _anneal(path, start, schedule(temperatures)[::-1], "reverse", generator, progress)
 
 
 @torch.no_grad()
