@@ -29,6 +29,14 @@ OBJECTS = ("model", "data", "optimizer")  # groups whose nodes are built from a 
 SUPPLIED = {"model": ("spec",), "data": (), "optimizer": ("params",)}
 METADATA = {"model": ("card",), "data": ("card", "name", "binarise"), "optimizer": ("players", "schedule")}
 ROLES = {"Model": "model", "Reader": "data", "Optimizer": "optimizer"}  # base classes and the groups they make
+# What cannot change a run's result: keys of groups, and whole groups. Of the hardware, precision and the number of
+# processes count.
+NOT_HASHED = {
+    "model": ("card",),
+    "data": ("card", "path", "download", "verify"),
+    "trainer": ("progress", "checkpoint", "samples"),
+}
+GROUPS_NOT_HASHED = ("paths", "logger", "protocol", "names")
 TOP_LEVEL = (*OBJECTS, "trainer", "hardware", "logger", "protocol", "seed", "paths", "names")
 
 
@@ -406,17 +414,12 @@ def config_hash(completed: Mapping[str, Any], data_hash: str) -> str:
     the hardware other than precision and number of processes, the progress bar, the periods of checkpoints and sample
     pictures, the card, the names of the chosen files, and the evaluation's protocol.
     """
-    left_out = {
-        "model": ("card",),
-        "data": ("card", "path", "download", "verify"),
-        "trainer": ("progress", "checkpoint", "samples"),
-    }
     content = {
-        key: {name: item for name, item in value.items() if name not in left_out.get(key, ())}
+        key: {name: item for name, item in value.items() if name not in NOT_HASHED.get(key, ())}
         if isinstance(value, Mapping)
         else value
         for key, value in completed.items()
-        if key not in ("paths", "logger", "hardware", "protocol", "names")
+        if key not in (*GROUPS_NOT_HASHED, "hardware")
     }
     hardware = completed["hardware"]
     content["hardware"] = {"precision": hardware["precision"], "processes": hardware["devices"] * hardware["nodes"]}

@@ -35,6 +35,15 @@ def test_a_run_without_numbers(bench: Any, number: Callable) -> None:
     assert ("metric", "elbo", "-90.00 nats", "-", "") in found
 
 
+def test_values_that_are_not_finite(bench: Any, number: Callable) -> None:
+    broken = {"elbo": number(-90.0) | {"value": None}, "fd": number(1.0) | {"value": None}}
+    first = bench.run(seed=0, metrics=broken)
+    second = bench.run(seed=1, metrics={**broken, "elbo": number(-90.0)})
+    assert [row for row in differences(first, second) if row[0] == "metric"] == [
+        ("metric", "elbo", "not finite nats", "-90.00 nats", "not finite")
+    ]
+
+
 def test_the_verb(bench: Any, number: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = bench.run(seed=0, metrics={"elbo": number(-90.0)})
     second = bench.run(seed=1, metrics={"elbo": number(-91.0)})

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -180,3 +181,27 @@ def test_a_long_table_draws_only_what_is_looked_at(bench: Any, tmp_path: Path) -
         "drawn": 60, "first": "vae-digits-s0", "all": "3002", "last": "last-toy2d-s0", "highest": "vae-digits-s2999",
         "top": 0,
     }  # fmt: skip
+
+
+def test_warnings_and_values_that_are_not_finite(bench: Any, number: Callable, tmp_path: Path) -> None:
+    bench.run("vae", metrics={"elbo": number(-90.0, note="wide <b>bracket</b>"), "fd": number(1.0) | {"value": None}})
+    found = drive(
+        bench.folder,
+        tmp_path,
+        """
+        const buttons = all("#results-table tbody td .cell");
+        const warned = buttons.find((node) => node.textContent.includes("⚠"));
+        const found = { signs: texts("#results-table .mark").length, title: warned.querySelector(".mark").title };
+        warned.click();
+        found.dialog = $("#detail-body").textContent;
+        $("#close").click();
+        all("#results-table tbody td .cell").find((node) => node.textContent === "–").click();
+        found.empty = $("#detail-body").textContent;
+        return found;
+        """,
+    )
+    assert found["signs"] == 1
+    assert found["title"] == "wide <b>bracket</b>"
+    assert found["dialog"].startswith("⚠ wide <b>bracket</b>")
+    assert found["empty"].startswith("the value is not finite")
+    assert "not finite" in found["empty"].partition("Each seed")[2]

@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import fcntl
 import gzip
 import html.parser
 import json
@@ -260,6 +261,127 @@ def test_a_value_that_is_not_finite_stays_visible(bench: Any, number: Callable) 
     _, data = page_of(bench.folder)  # strict JSON: NaN and Infinity would not be read by a browser
     assert data["cells"][0][13][0][1] == "inf"
     assert "Infinity" not in Elements((bench.folder / "report.html").read_text()).scripts["payload"]
+
+
+def csv_rows(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "report.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_null_is_a_value_that_is_not_finite(bench: Any, number: Callable) -> None:
+    null = number(0.0) | {"value": None, "se": None, "note": None}
+    bench.run(seed=0, metrics={"elbo": null, "mse": number(0.5)})
+    bench.run(seed=1, metrics={"elbo": number(-90.0), "mse": number(0.5)})
+    paper = {"value": None, "unit": "nats", "metric": "elbo"}
+    bench.cell("gan", run=bench.run("gan", metrics={"elbo": null}).name, status="done", paper=paper)
+    for seed in range(2):
+        bench.cell("vae", seed=seed, run=f"vae-digits_binary-s{seed}-0123abcd", status="done")
+    _, notes = write_report_with_notes(bench.folder)
+    assert notes == []
+    rows = {(row["model"], row["metric"]): row for row in markdown_rows(bench.folder)}
+    assert rows["vae", "elbo"][OURS] == rows["gan", "elbo"][OURS] == ""
+    assert "1 of 2 values are not finite, so there is no mean" in rows["vae", "elbo"]["note"]
+    assert "the value is not finite" in rows["gan", "elbo"]["note"]
+    assert rows["vae", "mse"][OURS].startswith("0.5")
+    assert "1 of 2 values are not finite" in (bench.folder / "report.tex").read_text()
+    found = {(row["model"], row["seed"], row["metric"]): row for row in csv_rows(bench.folder)}
+    first = found["vae", "0", "elbo"]
+    assert (first["value"], first["status"], first["reason"]) == ("", "done", "the value is not finite")
+    assert found["vae", "1", "elbo"]["reason"] == ""
+    _, data = page_of(bench.folder)
+    assert data["cells"][0][13][0][1] == "not finite"
+    assert data["groups"][0]["rows"][0]["v"] is None
+
+
+def test_the_warning_of_a_number_stays_with_it(bench: Any, number: Callable) -> None:
+    warned = number(-90.0, note="wide bracket: gap 3.2 nats & <b>")
+    bench.run("vae", metrics={"ais": warned, "elbo": number(-91.0)})
+    bench.run("rbm", seed=0, metrics={"ais": warned})
+    bench.run("rbm", seed=1, metrics={"ais": number(-92.0, note=None)})
+    write_report(bench.folder)
+    rows = {(row["model"], row["metric"]): row for row in markdown_rows(bench.folder)}
+    assert rows["vae", "ais"][OURS] == "-90.00 (1) †"
+    assert rows["vae", "ais"]["note"].startswith("† wide bracket: gap 3.2 nats")
+    assert rows["vae", "elbo"][OURS] == "-91.00 (1)"
+    assert rows["rbm", "ais"][OURS] == "-91.0 ± 1.4 (2) †"
+    assert rows["rbm", "ais"]["note"].startswith("† seed 0: wide bracket")
+    assert r"-91.0 $\pm$ 1.4 (2) \textdagger{}" in (bench.folder / "report.tex").read_text().replace("$-$", "-")
+    reasons = {(row["model"], row["seed"], row["metric"]): row["reason"] for row in csv_rows(bench.folder)}
+    assert reasons["vae", "0", "ais"] == warned["note"]
+    assert reasons["vae", "0", "elbo"] == reasons["rbm", "1", "ais"] == ""
+    _, data = page_of(bench.folder)
+    assert [row.get("a") for group in data["groups"] for row in group["rows"]] == [
+        f"seed 0: {warned['note']}", warned["note"], None]  # fmt: skip
+    assert [value[4:] for cell in data["cells"] for value in cell[13]] == [[warned["note"]], [], [warned["note"]], []]
+
+
+def test_what_the_hash_leaves_out_splits_no_mean(bench: Any, number: Callable) -> None:
+    import yaml
+
+    from dgmbench.config import config_hash
+
+    base = {
+        "model": {"latent": 5, "sizes": [1, 2], "card": {"kinds": ["binary"]}},
+        "data": {"name": "own", "path": "a", "download": True, "verify": True, "card": {"kind": "binary"}},
+        "trainer": {"budget": "5ep", "progress": True, "checkpoint": "60s", "samples": ["1ep", "2ep"], "ema": 0.0},
+        "hardware": {"accelerator": "cpu", "precision": "32", "devices": 2, "nodes": 1},
+        "logger": {"name": "jsonl"},
+        "protocol": {"name": "demo", "k": 50, "splits": ["test"]},
+        "seed": 0,
+        "paths": {"outputs": "a"},
+        "names": {"model": "own"},
+    }
+
+    def changed(place: str, value: Any) -> dict[str, Any]:
+        found = json.loads(json.dumps(base))
+        block, _, name = place.partition(".")
+        found[block] = value if not name else {**found[block], name: value}
+        return found
+
+    key = lambda config: settings_key(yaml.safe_dump(config, sort_keys=False))
+    for place, value in (
+        ("trainer.progress", False), ("trainer.checkpoint", "1ep"), ("trainer.samples", ["3ep"]), ("data.path", "b"),
+        ("data.download", False), ("data.verify", False), ("logger.name", "wandb"), ("protocol.k", 5000),
+        ("protocol.splits", ["valid", "test"]), ("hardware.accelerator", "gpu"), ("paths.outputs", "b"),
+        ("names.model", "other"), ("model.card", {"kinds": ["grey", "binary"]}),
+        ("hardware", {"precision": "32", "devices": 1, "nodes": 2}),
+    ):  # fmt: skip
+        assert config_hash(changed(place, value), "") == config_hash(base, ""), place
+        assert key(changed(place, value)) == key(base), place
+    for place, value in (
+        ("trainer.ema", 0.9), ("trainer.budget", "6ep"), ("model.sizes", [1, 3]), ("hardware.devices", 4),
+        ("hardware.precision", "bf16"), ("data.name", "other"),
+    ):  # fmt: skip
+        assert config_hash(changed(place, value), "") != config_hash(base, ""), place
+        assert key(changed(place, value)) != key(base), place
+    assert key(changed("seed", 3)) == key(base)
+
+    for seed in range(2):
+        run = bench.run(seed=seed, metrics={"elbo": number(-90.0 - seed)})
+        config = changed("trainer.progress", bool(seed)) | {"seed": seed}
+        (run / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    write_report(bench.folder)
+    (row,) = markdown_rows(bench.folder)
+    assert row["model"] == "vae"
+    assert row[OURS].endswith("(2)")
+
+
+def test_running_is_believed_while_somebody_runs(bench: Any) -> None:
+    host = os.uname().nodename
+    bench.cell("vae", status="running")
+    for seed, status in enumerate(
+        ({"pid": 2**22 + 1, "host": host}, {"pid": os.getpid(), "host": host}, {"pid": 1, "host": "elsewhere"})
+    ):
+        run = bench.run("iwae", seed=seed)
+        (run / "status.json").write_text(json.dumps({"status": "running", **status}))
+        bench.cell("iwae", seed=seed, run=run.name, status="running")
+    states = lambda: [cell.status for cell in read_ledger(bench.folder).cells]
+    assert states() == ["interrupted", "interrupted", "running", "interrupted"]
+    with open(bench.folder / ".lock", "w") as lock:
+        assert states() == ["interrupted", "interrupted", "running", "interrupted"]
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert states() == ["running"] * 4
+    assert states() == ["interrupted", "interrupted", "running", "interrupted"]
 
 
 def test_runs_without_a_suite_with_their_states(bench: Any, number: Callable) -> None:

@@ -1,12 +1,13 @@
 """``dgm diff RUN RUN``: what two runs differ in, from their configurations to their numbers."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dgmbench.bench.report.ledger import flatten, read_config
-from dgmbench.bench.report.numbers import rounded, signed
+from dgmbench.bench.report.numbers import finite_or_nan, rounded, signed
 from dgmbench.errors import UserError
 
 Difference = tuple[str, str, str, str, str]
@@ -24,7 +25,7 @@ def differences(first: Path, second: Path) -> list[Difference]:
     for name in dict.fromkeys([*metrics[0], *metrics[1]]):
         one, other = metrics[0].get(name), metrics[1].get(name)
         if one is not None and other is not None:
-            settings = protocols[0].get(one["protocol_id"], {}), protocols[1].get(other["protocol_id"], {})
+            settings = protocols[0].get(one.get("protocol_id"), {}), protocols[1].get(other.get("protocol_id"), {})
             found += _unequal(f"protocol of {name}", *settings)
         found += _number(name, one, other)
     return found
@@ -59,13 +60,21 @@ def _unequal(where: str, first: Mapping[str, Any], second: Mapping[str, Any]) ->
 def _number(name: str, first: Mapping[str, Any] | None, second: Mapping[str, Any] | None) -> list[Difference]:
     if first is None or second is None:
         return [("metric", name, _text(first), _text(second), "")]
-    if first["value"] == second["value"]:
+    values = finite_or_nan(first.get("value")), finite_or_nan(second.get("value"))
+    finite = all(map(math.isfinite, values))
+    if values[0] == values[1] or (not finite and _text(first) == _text(second)):
         return []
-    same = all(first[key] == second[key] for key in ("unit", "kind", "protocol_id"))
+    same = all(first.get(key) == second.get(key) for key in ("unit", "kind", "protocol_id"))
     spread = min([side["se"] for side in (first, second) if side.get("se")], default=None)
-    note = signed(second["value"] - first["value"], spread) if same else "not comparable"
+    note = "not comparable"
+    if same:
+        note = signed(values[1] - values[0], spread) if finite else "not finite"
     return [("metric", name, _text(first), _text(second), note)]
 
 
 def _text(metric: Mapping[str, Any] | None) -> str:
-    return "-" if metric is None else f"{rounded(metric['value'], metric.get('se'))} {metric['unit']}"
+    if metric is None:
+        return "-"
+    value = finite_or_nan(metric.get("value"))
+    shown = "not finite" if math.isnan(value) else rounded(value, metric.get("se"))
+    return f"{shown} {metric.get('unit') or ''}".rstrip()

@@ -5,6 +5,7 @@ Read are ``cells.json`` where there is one, else every run folder below; each ru
 and times of change, so that a second report reads only what has changed; without that file everything is read anew.
 """
 
+import fcntl
 import hashlib
 import json
 import math
@@ -18,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import dgmbench
+from dgmbench.config import GROUPS_NOT_HASHED, NOT_HASHED
 from dgmbench.errors import UserError
 
 INDEX = "report.index.json"
-INDEX_VERSION = 1
+INDEX_VERSION = 2
 
 STATUSES = {
     "done": "finished",
@@ -97,7 +99,8 @@ def read_ledger(folder: Path) -> Ledger:
         cells = [_bare_cell(folder, path, index) for path in _run_folders(folder)]
         title, survey = folder.resolve().name, ""
     else:
-        cells = [_suite_cell(folder, entry, index) for entry in suite["cells"]]
+        held = _held(folder)
+        cells = [_suite_cell(folder, entry, index, held) for entry in suite["cells"]]
         title, survey = str(suite.get("title") or suite.get("suite") or folder.name), str(suite.get("survey") or "")
     if not cells:
         raise UserError(f"{folder} holds neither a cells.json with cells nor the folder of a run: nothing to report.")
@@ -152,7 +155,7 @@ def _bare_cell(folder: Path, path: Path, index: "_Index") -> Cell:
     return _with_run(cell, path, record)
 
 
-def _suite_cell(folder: Path, entry: Mapping[str, Any], index: "_Index") -> Cell:
+def _suite_cell(folder: Path, entry: Mapping[str, Any], index: "_Index", held: bool) -> Cell:
     paper = entry.get("paper")
     seed = entry.get("seed")
     cell = Cell(
@@ -174,14 +177,16 @@ def _suite_cell(folder: Path, entry: Mapping[str, Any], index: "_Index") -> Cell
     record: dict[str, Any] = index.record(path) if cell.run else {"stamp": [0, 0, 0, 0]}
     if any(record["stamp"]) or (cell.run and path.is_dir()):
         cell.settings_key = str(record["settings_key"])
-        return _with_run(cell, path, record)
+        return _with_run(cell, path, record, held)
+    if cell.status == "running" and not held:
+        cell.status = "interrupted"
     if cell.status in HAS_NUMBERS:
         cell.status, cell.reason = "damaged", f"its run folder {cell.run or '(not named)'} is missing"
     return cell
 
 
-def _with_run(cell: Cell, path: Path, record: Mapping[str, Any]) -> Cell:
-    """Complete a cell by what its run's folder says, which is the truth."""
+def _with_run(cell: Cell, path: Path, record: Mapping[str, Any], held: bool | None = None) -> Cell:
+    """Complete a cell by what its run's folder says, which is the truth; ``held``: whether a runner has its suite."""
     result = record.get("result")
     if result is not None:
         cell.metrics, cell.cost, cell.versions = result["metrics"], result["cost"], result["versions"]
@@ -195,7 +200,7 @@ def _with_run(cell: Cell, path: Path, record: Mapping[str, Any]) -> Cell:
     elif cell.status not in ("failed", "oom", "timeout", "skipped", "not built"):
         status = _read_json(path / "status.json")
         state = str(status.get("status") or "planned")
-        if state == "running" and not _alive(status):
+        if state == "running" and not (held or _alive(status, elsewhere=held is None)):
             state = "interrupted"
         cell.status = state if state in STATUSES and state not in HAS_NUMBERS else "interrupted"
         if cell.status == "failed":
@@ -214,11 +219,28 @@ def read_traceback(path: Path, limit: int = 6000) -> str | None:
     return text if len(text) <= limit else "[...]\n" + text[-limit:]
 
 
-def _alive(status: Mapping[str, Any]) -> bool:
-    """Whether the process that wrote ``status.json`` still runs; on another machine it is believed to."""
+def _held(folder: Path) -> bool:
+    """Whether a runner has a bench folder: it keeps the lock until it ends, however it ends."""
+    try:
+        descriptor = os.open(folder / ".lock", os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _alive(status: Mapping[str, Any], *, elsewhere: bool) -> bool:
+    """Whether the process that wrote ``status.json`` still runs; ``elsewhere``: believed of other machines."""
     pid = status.get("pid")
     if status.get("host") != socket.gethostname() or not isinstance(pid, int):
-        return True
+        return elsewhere
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -315,13 +337,15 @@ class _Index:
 
 
 def _check(result: Any) -> None:
-    """Raise if a result lacks what the report reads; a value that is no number is as bad as none."""
+    """Raise if a result lacks what the report reads; null stands for a value that is not finite."""
     for key in ("model", "family", "data", "seed", "metrics", "protocols", "cost", "versions"):
         if key not in result:
             raise KeyError(key)
     for name, metric in result["metrics"].items():
-        if not isinstance(metric["value"], int | float):
+        if metric["value"] is not None and not isinstance(metric["value"], int | float):
             raise TypeError(f"the value of {name} is {metric['value']!r}")
+        if not (isinstance(metric.get("note"), str) and metric["note"].strip()):
+            metric.pop("note", None)
         for key in ("kind", "unit", "direction", "protocol_id"):
             metric[key] = str(metric.get(key) or "")
     for key in ("protocols", "cost", "versions"):
@@ -365,20 +389,38 @@ def _first(pattern: str, text: str) -> str:
     return found.group(1).strip("'\"") if found else ""
 
 
+_BLOCKS_LEFT_OUT = ("seed", "hardware", *GROUPS_NOT_HASHED)
+_HARDWARE = ("precision", "devices", "nodes")
+
+
 def settings_key(config: str) -> str:
-    """8 hex digits of a configuration's text without its seed, its paths, its logger, its cards and the machine."""
-    kept, block, in_card = [], "", False
+    """8 hex digits of a configuration's text without its seed and what ``config_hash`` leaves out."""
+    kept: list[str] = []
+    hardware = {"devices": "1", "nodes": "1"}
+    block = name = ""
     for line in config.splitlines():
         if line[:1].strip():
-            block = line.partition(":")[0]
-        if line[:2] == "  " and line[2:3].strip():
-            in_card = line.startswith("  card:")
-        elif line[:1].strip():
-            in_card = False
-        machine = block == "hardware" and not line.startswith("  precision")
-        if not (in_card or machine or block in ("seed", "paths", "logger", "names")):
+            block, name = line.partition(":")[0], ""
+        elif line[:2] == "  " and line[2:3].strip() and line[2:4] != "- ":
+            name, _, value = line.strip().partition(":")
+            if block == "hardware" and name in _HARDWARE:
+                hardware[name] = value.strip()
+        if block not in _BLOCKS_LEFT_OUT and name not in NOT_HASHED.get(block, ()):
             kept.append(line)
-    return hashlib.sha256("\n".join(kept).encode()).hexdigest()[:8] if kept else ""
+    if not kept:
+        return ""
+    counts = [hardware.pop("devices"), hardware.pop("nodes")]
+    processes = math.prod(map(int, counts)) if all(count.isdecimal() for count in counts) else counts
+    kept.append(f"{hardware} {processes}")
+    return hashlib.sha256("\n".join(kept).encode()).hexdigest()[:8]
+
+
+def _sets_apart(name: str) -> bool:
+    """Whether a setting, as ``trainer.budget``, belongs to the settings key."""
+    block, _, rest = name.partition(".")
+    if block == "hardware":
+        return rest in _HARDWARE
+    return block not in _BLOCKS_LEFT_OUT and rest.partition(".")[0] not in NOT_HASHED.get(block, ())
 
 
 def _name_variants(folder: Path, cells: list[Cell], index: _Index) -> None:
@@ -410,11 +452,10 @@ def _differences(folder: Path, cells: list[Cell], limit: int = 100) -> dict[str,
         return {key: f"settings {key}" for key in examples}
     flat = {key: flatten(read_config(folder / cell.run)) for key, cell in examples.items()}
     names = {name for settings in flat.values() for name in settings}
-    ignored = ("seed", "paths.", "logger.", "names.", "hardware.", "model.card.", "data.card.")
     differing = [
         name
         for name in sorted(names)
-        if not name.startswith(ignored) and len({repr(settings.get(name)) for settings in flat.values()}) > 1
+        if _sets_apart(name) and len({repr(settings.get(name)) for settings in flat.values()}) > 1
     ]
     found = {}
     for key, settings in flat.items():

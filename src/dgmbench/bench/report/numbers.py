@@ -46,12 +46,14 @@ class Row:
 
     measure: Measure
     values: list[tuple[int, float]] = field(default_factory=list)
-    """The number of each cell in the ledger and its value."""
+    """The number of each cell in the ledger and its value; NaN where it is not finite and nothing more is known."""
     mean: float | None = None
     sd: float | None = None
     se: float | None = None
     """The standard error of a single value; the spread over seeds is ``sd``."""
     why: str = ""
+    warning: str = ""
+    """What the runs say against relying on their numbers."""
     published: Published | None = None
 
     @property
@@ -138,18 +140,24 @@ def _why_empty(cells: Sequence[Cell]) -> str:
 def _rows(ledger: Ledger, group: Group, letters: Mapping[tuple[str, str, str], str]) -> list[Row]:
     rows: dict[Measure, Row] = {}
     errors: dict[Measure, list[float]] = {}
+    warnings: dict[Measure, list[tuple[int | None, str]]] = {}
     for number in group.cells:
         cell = ledger.cells[number]
         for name, metric in cell.metrics.items():
             letter = letters.get((cell.data, name, metric["protocol_id"]), "")
             measure = Measure(name, metric["kind"], metric["unit"], metric["direction"], metric["protocol_id"], letter)
-            rows.setdefault(measure, Row(measure)).values.append((number, metric["value"]))
+            rows.setdefault(measure, Row(measure)).values.append((number, finite_or_nan(metric["value"])))
+            if metric.get("note"):
+                warnings.setdefault(measure, []).append((cell.seed, metric["note"]))
             if isinstance(metric.get("se"), int | float):
                 errors.setdefault(measure, []).append(metric["se"])
     for measure, row in rows.items():
+        said = warnings.get(measure, [])
+        row.warning = said[0][1] if row.n == 1 and said else "; ".join(f"seed {seed}: {note}" for seed, note in said)
         finite = [value for _, value in row.values if math.isfinite(value)]
         if len(finite) < len(row.values):
-            row.why = f"{len(row.values) - len(finite)} of {len(row.values)} values are not finite, so there is no mean"
+            some = f"{row.n - len(finite)} of {row.n} values are not finite, so there is no mean"
+            row.why = some if row.n > 1 else "the value is not finite"
             continue
         row.mean = mean = math.fsum(finite) / len(finite)
         squares = math.fsum((value - mean) ** 2 for value in finite)
@@ -183,6 +191,7 @@ def _beside(paper: Mapping[str, Any], row: Row, protocol: Mapping[str, Any]) -> 
     found = Published(number, str(value) if value is not None else "", paper)
     if number is None:
         found.why = f"no published value: {value}" if value else "no published value"
+        found.why += f"; {row.why}" if row.values and row.why else ""
     elif row.mean is None:
         found.why = row.why
     elif unit and unit != row.measure.unit:
@@ -217,6 +226,11 @@ def _same_protocol(paper: Mapping[str, Any], row: Row, protocol: Mapping[str, An
     if stated == row.measure.protocol_id:
         return "yes", []
     return "as stated" if "differs" in paper else "see note", [f"published: {stated}"]
+
+
+def finite_or_nan(value: float | None) -> float:
+    """A result's value; null, which stands for one that is not finite, as NaN."""
+    return math.nan if value is None else value
 
 
 def rounded(value: float, spread: float | None = None) -> str:

@@ -95,9 +95,11 @@ def _payload(ledger: Ledger, groups: Sequence[Group], notes: list[str]) -> dict[
             rows.append(_row(row, name, papers))
             for number, value in row.values:
                 metric = ledger.cells[number].metrics[measure.metric]
-                values.setdefault(number, []).append([name, _safe(value), _safe(metric.get("se")), metric.get("n")])
-        entry: dict[str, Any] = {"cells": group.cells, "label": model_label(group), "rows": rows}
-        listed.append(entry | ({"why": group.why} if group.why else {}))
+                shown = "not finite" if value != value else _safe(value)
+                entry = [name, shown, _safe(metric.get("se")), metric.get("n")]
+                values.setdefault(number, []).append(entry + ([metric["note"]] if metric.get("note") else []))
+        listing: dict[str, Any] = {"cells": group.cells, "label": model_label(group), "rows": rows}
+        listed.append(listing | ({"why": group.why} if group.why else {}))
     cells = []
     for number, cell in enumerate(ledger.cells):
         packages = versions.number(cell.versions, tuple(sorted((k, str(v)) for k, v in cell.versions.items())))
@@ -130,6 +132,7 @@ def _row(row: Row, measure: int, papers: _Table) -> dict[str, Any]:
     entry |= {"s": _safe(row.sd)} if row.sd is not None else {}
     entry |= {"e": _safe(row.se)} if row.se is not None else {}
     entry |= {"w": row.why} if row.why else {}
+    entry |= {"a": row.warning} if row.warning else {}
     if row.published is not None:
         found = row.published
         shown = "" if found.difference is None else signed(found.difference, row.sd or row.se)

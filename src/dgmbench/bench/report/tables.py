@@ -2,11 +2,12 @@
 
 import csv
 import io
+import math
 import re
 from collections.abc import Iterable, Sequence
 
 from dgmbench.bench.report.ledger import HAS_NUMBERS, Ledger
-from dgmbench.bench.report.numbers import Group, Row, signed
+from dgmbench.bench.report.numbers import Group, Row, finite_or_nan, signed
 
 CSV_COLUMNS = (
     "model", "family", "data", "seed", "metric", "value", "kind", "unit", "se", "n", "protocol_id", "paper", "status",
@@ -16,6 +17,9 @@ COLUMNS = (
     "model", "metric", "published", "ours: mean ± sd (seeds)", "difference", "same protocol?", "kind", "unit",
     "protocol", "note",
 )  # fmt: skip
+
+MARK = "†"
+"""Beside a number that its run warns of; the warning is in the last column."""
 
 
 def to_csv(ledger: Ledger) -> str:
@@ -32,8 +36,14 @@ def to_csv(ledger: Ledger) -> str:
         for name in names:
             metric = cell.metrics.get(name, {})
             published = paper.get("value", "") if name == paper.get("metric") else ""
+            reasons = [reason]
+            if metric and not math.isfinite(finite_or_nan(metric["value"])):
+                metric = {**metric, "value": None}
+                reasons.append("the value is not finite")
+            reasons.append(metric.get("note") or "")
             numbers = [metric.get(key) for key in ("value", "kind", "unit", "se", "n", "protocol_id")]
-            row = [cell.model, cell.family, cell.data, cell.seed, name, *numbers, published, cell.status, reason]
+            row: list[object] = [cell.model, cell.family, cell.data, cell.seed, name, *numbers, published, cell.status]
+            row.append("; ".join(text for text in reasons if text))
             writer.writerow(["" if value is None else value for value in row])
     return file.getvalue()
 
@@ -58,13 +68,15 @@ def _lines(group: Group) -> list[tuple[str, ...]]:
     for row in group.rows:
         published = row.published
         texts = (published.text, _difference(row), published.same_protocol) if published else ("", "", "")
-        notes = [published.why if published else row.why, group.why if row.mean is not None else ""]
+        notes = [published.why if published else row.why, group.why if row.values else ""]
+        ours = row.text
+        if row.warning:
+            ours = f"{ours} {MARK}".strip()
+            notes.insert(0, f"{MARK} {row.warning}")
         measure = row.measure
         protocol = f"{measure.protocol_id} ({measure.letter})" if measure.letter else measure.protocol_id
         note = "; ".join(dict.fromkeys(note for note in notes if note))
-        lines.append(
-            (label, measure.metric, texts[0], row.text, *texts[1:], measure.kind, measure.unit, protocol, note)
-        )
+        lines.append((label, measure.metric, texts[0], ours, *texts[1:], measure.kind, measure.unit, protocol, note))
     return lines
 
 
@@ -101,7 +113,7 @@ def _markdown(text: str) -> str:
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", '"': r"\textquotedbl{}", "±": r"$\pm$", "²": r"\textsuperscript{2}",
+    "|": r"\textbar{}", '"': r"\textquotedbl{}", "±": r"$\pm$", "†": r"\textdagger{}", "²": r"\textsuperscript{2}",
 }  # fmt: skip
 _LATEX_TABLE = str.maketrans(_LATEX)
 

@@ -165,7 +165,8 @@ function numberButton(row) {
   const text = minus(row.t);
   const at = text.indexOf(" ");
   const parts = at < 0 ? [text] : [text.slice(0, at), el("span", { class: "plus" }, text.slice(at))];
-  return opener(parts, `${row.group.label}, ${row.group.data}, ${row.measure.metric}: ${text}; show its protocol`, () => openNumber(row));
+  if (row.a) parts.push(el("span", { class: "mark", title: row.a }, " ⚠"));
+  return opener(parts, `${row.group.label}, ${row.group.data}, ${row.measure.metric}: ${text}; ${row.a ? `warning: ${row.a}; ` : ""}show its protocol`, () => openNumber(row));
 }
 function whyEmpty(group, metric, letter) {
   if (!hasNumbers(group)) return group.why;
@@ -315,16 +316,17 @@ function openProtocol(id) { open(`Protocol ${id}`, protocolTable(id)); }
 const direction = { higher: "higher is better", lower: "lower is better", none: "neither is better" };
 function openNumber(row) {
   const { group, measure } = row;
-  const seeds = group.cells.flatMap((i) => cells[i].values.filter(([m]) => m === row.m).map(([, value, se, n]) => [cells[i], value, se, n]));
+  const seeds = group.cells.flatMap((i) => cells[i].values.filter(([m]) => m === row.m).map(([, value, se, n, note]) => [cells[i], value, se, n, note]));
   const spread = row.s !== undefined ? ["standard deviation over seeds", short(row.s)] : ["standard deviation over seeds", row.v === null ? "" : "none, with one seed"];
   open(`${group.label} on ${group.data}: ${measure.metric}`,
     row.w ? el("p", {}, row.w) : null,
+    row.a ? el("p", { class: "mark" }, `⚠ ${row.a}`) : null,
     pairs([["value", row.v === null ? "" : `${short(row.v)} ${measure.unit}`], spread, ["standard error over examples", short(row.e)], ["seeds", seeds.length || ""],
       ["kind", measure.kind], ["unit", measure.unit], ["direction", direction[measure.direction] || measure.direction],
       ["which protocol", measure.letter ? `${measure.letter}: one of several for this metric and data set; numbers of the others stand in columns of their own` : ""]]),
     row.p ? [heading("Published"), publishedTable(row)] : null,
     measure.protocol ? [heading(`Protocol ${measure.protocol}`), protocolTable(measure.protocol)] : null,
-    seeds.length ? [heading("Each seed"), listed(["cell", "value", "standard error", "examples"], seeds.map(([cell, value, se, n]) => [opener(cell.id, null, () => openCell(cell)), short(value), short(se) || "not known", short(n)]))] : null,
+    seeds.length ? [heading("Each seed"), listed(["cell", "value", "standard error", "examples", ...(row.a ? ["warning"] : [])], seeds.map(([cell, value, se, n, note]) => [opener(cell.id, null, () => openCell(cell)), short(value), short(se) || "not known", short(n), ...(row.a ? [note || ""] : [])]))] : null,
     group.why ? [heading("Not counted"), el("p", {}, group.why)] : null);
 }
 function publishedTable(row) {
@@ -358,8 +360,8 @@ function openCell(cell) {
     el("p", {}, status(cell.status), ` ${D.statuses[cell.status] || ""}${cell.reason ? `: ${cell.reason}` : ""}`),
     cell.command ? [heading("Command"), copied(cell.command, true)] : null,
     picture ? [heading("Samples"), el("img", { src: picture.uri, alt: `grid of samples of ${cell.group.label} on ${cell.data}` })] : null,
-    cell.values.length ? [heading("Numbers"), listed(["metric", "value", "standard error", "examples", "unit", "kind", "protocol"], cell.values.map(([m, value, se, n]) =>
-      [measures[m].metric, short(value), short(se), short(n), measures[m].unit, measures[m].kind, protocolButton(measures[m].protocol, measures[m].letter)]))] : null,
+    cell.values.length ? [heading("Numbers"), listed(["metric", "value", "standard error", "examples", "unit", "kind", "protocol"], cell.values.map(([m, value, se, n, note]) =>
+      [measures[m].metric, note ? [short(value), el("span", { class: "mark", title: note }, " ⚠")] : short(value), short(se), short(n), measures[m].unit, measures[m].kind, protocolButton(measures[m].protocol, measures[m].letter)]))] : null,
     curves.has(cell.number) ? [heading("Learning curves"), charts] : null,
     later,
     cell.cost.some((value) => value !== null) ? [heading("Cost"), pairs(D.costNames.map((name, i) => [name.replace(/_/g, " "), short(cell.cost[i])]))] : null,
