@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dgmbench.bench.cells import Cell, choose, make_cells
+from dgmbench.bench.cells import Cell, check_one_process, choose, make_cells
 from dgmbench.bench.suite import read_suite
 from dgmbench.errors import UserError
 
@@ -42,7 +42,7 @@ def test_models_times_data_times_seeds_in_order(tmp_path: Path) -> None:
 
 
 def test_the_same_cell_appears_once_and_others_of_its_name_get_a_number(tmp_path: Path) -> None:
-    blocks = [{"models": ["made"]}, {"models": ["made"], "data": ["digits_binary"]}]
+    blocks: list[dict] = [{"models": ["made"]}, {"models": ["made"], "data": ["digits_binary"]}]
     blocks += [{"models": ["made"], "budget": "3ba"}]
     cells = cells_of(tmp_path, blocks)
     assert [cell.id for cell in cells] == ["made-digits_binary-s0", "made-digits_binary-s0-2"]
@@ -90,6 +90,63 @@ def test_an_experiment_carries_its_paper_and_says_when_it_was_changed(tmp_path: 
 def test_an_experiment_stands_above_the_suites_settings(tmp_path: Path) -> None:
     (cell,) = cells_of(tmp_path, [{"experiments": ["gauss1809_made_digits"]}], overrides=["trainer.budget=50ba"])
     assert "trainer.budget=2ba" in cell.overrides
+
+
+def differs(cell: Cell) -> str | None:
+    assert cell.paper is not None
+    return cell.paper["differs"]
+
+
+def test_settings_of_the_suite_make_an_experiment_differ(tmp_path: Path) -> None:
+    block = {"experiments": ["gauss1809_made_digits"]}
+    (cell,) = cells_of(tmp_path, [block], overrides=["optimizer.lr=1", "trainer.budget=50ba"])
+    assert differs(cell) == "settings were changed: optimizer.lr=1"
+    (cell,) = cells_of(tmp_path, [{**block, "budget": "2ba"}], overrides=["protocol=quick"])
+    assert differs(cell) is None, "the experiment says the same"
+
+
+def test_settings_that_cannot_change_a_number_make_no_difference(tmp_path: Path) -> None:
+    block = {"experiments": ["gauss1809_made_digits"], "overrides": ["hardware.threads=1", "trainer.samples=9ep"]}
+    words = ["paths.data=/here", "hardware=gpu", "+hardware.compile=true", "logger=none", "logger.name=x"]
+    words += ["trainer.progress=false", "trainer.checkpoint=9s", "executor.slots=2"]
+    (cell,) = cells_of(tmp_path, [block], *words)
+    assert differs(cell) is None
+    assert "paths.data=/here" in cell.overrides
+    (cell,) = cells_of(tmp_path, [block], "hardware.precision=bf16", "protocol.k=3", *words)
+    assert differs(cell) == "settings were changed: hardware.precision=bf16 protocol.k=3"
+
+
+def test_settings_of_the_command_line_are_for_the_chosen_models(tmp_path: Path) -> None:
+    folders = [tmp_path, OWN]
+    cells_of(tmp_path, [{"models": ["made", "vae"]}])
+    found = make_cells(
+        read_suite("mine", folders),
+        Path("/out"),
+        overrides=["seed=5", "protocol.k=5"],
+        models="vae",
+        config_dirs=folders,
+    )
+    assert [cell.id for cell in found] == ["made-digits_binary-s0", "vae-digits_binary-s5"]
+    assert ["protocol.k=5" in cell.overrides for cell in found] == [False, True]
+
+
+def test_data_of_the_command_line_may_be_several_and_must_exist(tmp_path: Path) -> None:
+    cells = cells_of(tmp_path, [{"models": ["made"]}], "data=digits,digits_binary")
+    assert [cell.id for cell in cells] == ["made-digits-s0", "made-digits_binary-s0"]
+    for words in ("data=digit", "data=digits_binary,digit"):
+        with pytest.raises(UserError, match="no data 'digit'; did you mean digits"):
+            cells_of(tmp_path, [{"models": ["made"]}], words)
+
+
+@pytest.mark.parametrize(
+    "text", ["hardware.devices=2", "hardware.devices=all", "+hardware.nodes=2", "hardware=multi_gpu"]
+)
+def test_several_processes_a_cell_are_refused(text: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="a benchmark runs each cell in one"):
+        check_one_process(cells_of(tmp_path, [{"models": ["made"]}], text), [OWN])
+    with pytest.raises(UserError, match="a benchmark runs each cell in one"):
+        check_one_process(cells_of(tmp_path, [{"models": ["made"]}], overrides=[text]), [OWN])
+    check_one_process(cells_of(tmp_path, [{"models": ["made"]}], "hardware=multi_gpu", "hardware.devices=1"), [OWN])
 
 
 def test_choosing_models(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dgmbench.bench.cells import Cell, make_cells
+from dgmbench.bench.cells import Cell, choose, make_cells
 from dgmbench.bench.ledger import Fingerprints, Ledger, retried
 from dgmbench.bench.suite import read_suite
 from dgmbench.config import config_dir
@@ -127,6 +127,39 @@ def test_a_file_that_the_settings_name_matters(tmp_path: Path, configs: Path) ->
     assert Fingerprints([configs]).of(cell) == before
     data.write_bytes(b"12")
     assert Fingerprints([configs]).of(cell) != before
+
+
+def chosen_again(tmp_path: Path, configs: Path, models: str | None, *words: str) -> Ledger:
+    found = read_suite("tiny", [configs])
+    folder = tmp_path / "bench" / "tiny"
+    cells = make_cells(found, folder, overrides=words, models=models, config_dirs=[configs])
+    names = [cell.id for cell in make_cells(found, folder, config_dirs=[configs])]
+    ledger = Ledger(folder, found, cells, choose(cells, models), names)
+    ledger.restore(Fingerprints([configs]))
+    return ledger
+
+
+def test_what_is_stored_about_cells_of_other_models_stays(tmp_path: Path, configs: Path) -> None:
+    started(tmp_path, configs, run="a-run", status="done", seconds=3.0, fingerprint="of before")
+    stored = json.loads((tmp_path / "bench" / "tiny" / "cells.json").read_text())["cells"]
+    ledger = chosen_again(tmp_path, configs, "troubled", "protocol.k=5")
+    assert [cell.id for cell in ledger.cells] == [cell["id"] for cell in stored]
+    for cell, before in zip(ledger.cells, stored, strict=True):
+        assert ("protocol.k=5" in cell.overrides) == (cell.model == "troubled")
+        assert cell.model == "troubled" or cell.as_dict() == before
+
+
+def test_what_is_stored_about_other_seeds_of_the_suite_stays(tmp_path: Path, configs: Path) -> None:
+    started(tmp_path, configs)
+    file = tmp_path / "bench" / "tiny" / "cells.json"
+    content = json.loads(file.read_text())
+    content["cells"][1] |= {"status": "running", "run": "b-run"}
+    file.write_text(json.dumps(content))
+    ledger = chosen_again(tmp_path, configs, None, "seed=0", "protocol.k=5")
+    assert [cell.id for cell in ledger.cells] == [cell["id"] for cell in content["cells"]]
+    other = ledger.cells[1]
+    assert other.as_dict() == content["cells"][1] | {"status": "planned"}, "whoever ran it has gone"
+    assert other not in ledger.chosen
 
 
 def test_a_damaged_ledger_is_made_anew(tmp_path: Path, configs: Path) -> None:

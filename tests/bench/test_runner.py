@@ -16,7 +16,7 @@ import yaml
 
 from dgmbench import cli
 from dgmbench.bench.cells import Cell
-from dgmbench.bench.summary import estimate
+from dgmbench.bench.summary import estimate, headline, protocol_k
 from dgmbench.bench.worker import Task, run_cell
 from dgmbench.completion import candidates
 from dgmbench.config import compose
@@ -71,14 +71,73 @@ def test_a_suite_from_start_to_end(dgm_bench: Bench, stored_cells: Cells, tmp_pa
     assert re.search(r"about \d+ s", planned.stdout), "finished cells tell what one more seed will cost"
 
 
-def test_the_second_start_of_a_finished_suite_imports_nothing_heavy(tmp_path: Path) -> None:
+def test_the_second_start_of_a_finished_suite_imports_nothing_heavy(dgm_bench: Bench, tmp_path: Path) -> None:
+    chosen = ["suite=tiny", "model=made", "seed=0"]
+    assert dgm_bench(*chosen).code == 0
     code = (
         "import sys\nfrom dgmbench.cli import main\nassert main(sys.argv[1:]) == 0\n"
         "sys.exit(bool({'torch', 'numpy', 'pytorch_lightning', 'sklearn'} & set(sys.modules)))"
     )
-    words = ["bench", "suite=demo", "--dry-run", f"paths.outputs={tmp_path}"]
+    words = ["bench", "--config-dir", str(OWN), *chosen, "--dry-run", f"paths.outputs={tmp_path}"]
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert "1 done" in done.stdout
+
+
+def test_settings_for_some_models_leave_the_entries_of_the_others(dgm_bench: Bench, stored_cells: Cells) -> None:
+    assert dgm_bench("suite=tiny").code == 0
+    before = stored_cells("tiny")
+    done = dgm_bench("suite=tiny", "model=made", "seed=0", "protocol.k=5")
+    assert done.code == 0, done.stderr
+    after = stored_cells("tiny")
+    assert after[1:] == before[1:]
+    assert (after[0]["status"], after[0]["run"]) == ("done", before[0]["run"])
+    assert "protocol.k=5" in after[0]["overrides"]
+
+
+@pytest.mark.parametrize("flags", [[], ["--dry-run"]])
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["trainer.budget=2foo"], "trainer.budget=2foo"),
+        (["trainer.budgett=1ep"], "did you mean budget"),
+        (["model.nowhere=3"], "nowhere"),
+        (["model=made", "model.trouble=raise"], "trouble"),
+        (["data=digit"], "no data 'digit'; did you mean digits"),
+        (["hardware.devices=2"], "hardware.devices=2 asks for several processes"),
+        (["hardware=multi_gpu"], "hardware=multi_gpu asks for several processes"),
+    ],
+)
+def test_settings_that_no_cell_can_take_stop_before_anything_runs(
+    words: list[str], sentence: str, flags: list[str], dgm_bench: Bench, tmp_path: Path
+) -> None:
+    done = dgm_bench("suite=tiny", *words, *flags)
+    assert done.code == 2, done.stdout
+    assert sentence in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not list((tmp_path / "bench").glob("tiny/[!.]*")), "nothing but the lock"
+
+
+def test_a_setting_that_some_models_lack_is_left_to_their_cells(dgm_bench: Bench) -> None:
+    done = dgm_bench("suite=tiny", "model.hidden_sizes=[3]", "--dry-run")
+    assert done.code == 0, done.stderr
+    assert "4 planned" in done.stdout
+    assert dgm_bench("suite=troubles", "--dry-run").code == 0, "one block asks for a trouble that is none"
+
+
+def test_the_headline_is_that_of_the_cells_own_protocol() -> None:
+    result: dict[str, Any] = {"metrics": {"elbo": {}, "iw_bound_k10": {}, "iw_bound_k5": {}}}
+    assert headline(result, 5) == "iw_bound_k5"
+    assert headline(result, 7) == headline(result) == "iw_bound_k10"
+    assert headline({"metrics": {"iw_bound_k5": {}, "log_likelihood": {}}}, 5) == "log_likelihood"
+
+    def cell(*words: str) -> Cell:
+        return Cell(id="", model="vae", data="", seed=0, family=None, overrides=list(words), command="")
+
+    assert protocol_k(cell()) == 100
+    assert protocol_k(cell("protocol=quick")) == 10
+    assert protocol_k(cell("protocol=quick", "protocol.k=5")) == 5
+    assert protocol_k(cell("protocol=never")) is None
 
 
 def test_failures_are_explained_kept_and_retried(dgm_bench: Bench, stored_cells: Cells) -> None:

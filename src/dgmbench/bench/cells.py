@@ -7,10 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from dgmbench.bench.suite import Block, Folders, Suite, merge, read_experiment, value_of
-from dgmbench.cards import Card, read_cards, read_data_cards
+from dgmbench.cards import Card, read_cards, read_data_cards, read_settings
 from dgmbench.errors import UserError, nearest
 
 FAILURES = ("failed", "oom", "timeout")
+WITHOUT_EFFECT = ("paths", "hardware", "logger", "executor")
+"""Groups of settings that cannot change a number; only ``hardware.precision`` can."""
+WITHOUT_EFFECT_KEYS = (
+    "seed",
+    "trainer.progress",
+    "trainer.checkpoint",
+    "trainer.samples",
+    "data.download",
+    "data.verify",
+)
 
 
 @dataclass(kw_only=True)
@@ -39,15 +49,29 @@ class Cell:
         return asdict(self)
 
 
-def make_cells(suite: Suite, outputs: Path, *, overrides: Sequence[str] = (), config_dirs: Folders = ()) -> list[Cell]:
-    """All cells of a suite in its order, each once; ``overrides`` are added to every one and win."""
+def make_cells(
+    suite: Suite,
+    outputs: Path,
+    *,
+    overrides: Sequence[str] = (),
+    models: str | None = None,
+    config_dirs: Folders = (),
+) -> list[Cell]:
+    """All cells of a suite in its order, each once.
+
+    ``overrides`` are added to every one and win, or only to those of ``models`` (``made,vae``) if these are given.
+    """
     config_dirs = list(config_dirs)
     cards, data_cards = read_cards(config_dirs), read_data_cards(config_dirs)
+    for name in (value_of(overrides, "data") or "").split(",") if value_of(overrides, "data") is not None else ():
+        if name not in data_cards:
+            raise UserError(nearest(name, data_cards, what="data"))
+    wanted = None if models is None else models.split(",")
     cells: list[Cell] = []
     seen: set[tuple[str, ...]] = set()
     ids: dict[str, int] = {}
     for block in suite.blocks:
-        for model, data, seed, settings, experiment, paper in _expand(block, cards, overrides, config_dirs):
+        for model, data, seed, settings, experiment, paper in _expand(block, cards, overrides, wanted, config_dirs):
             key = (experiment or "", *sorted(settings))
             if key in seen:
                 continue
@@ -74,30 +98,70 @@ def make_cells(suite: Suite, outputs: Path, *, overrides: Sequence[str] = (), co
 
 
 def _expand(
-    block: Block, cards: Mapping[str, Card], extra: Sequence[str], config_dirs: Folders
+    block: Block, cards: Mapping[str, Card], given: Sequence[str], wanted: Sequence[str] | None, config_dirs: Folders
 ) -> Iterable[tuple[str, str, int, list[str], str | None, dict[str, Any] | None]]:
     for name in block.experiments:
         experiment = read_experiment(name, config_dirs)
         model = value_of(experiment.overrides, "model") or ""
         data = value_of(experiment.overrides, "data") or (cards[model].data if model in cards else "")
+        extra = given if wanted is None or model in wanted else ()
         for seed in _seeds(block, extra):
             base = [f"model={model}", f"data={data}", f"seed={seed}"]
             own = [text for text in experiment.overrides if text.partition("=")[0] not in ("model", "data", "seed")]
             paper = dict(experiment.paper)
-            if changed := [*block.overrides, *_settings(extra)]:
+            settings = merge([*base, *block.shared, *own, *block.overrides, *_settings(extra)])
+            unchanged = {*base, *own}
+            if changed := [text for text in settings if text not in unchanged and _matters(text, config_dirs)]:
                 # a cell that was shortened or changed does not repeat the paper any more
                 differs = [paper["differs"], f"settings were changed: {' '.join(changed)}"]
                 paper["differs"] = "; ".join(text for text in differs if text)
-            settings = merge([*base, *block.shared, *own, *block.overrides, *_settings(extra)])
             yield model, data, seed, settings, name, paper
     for model in block.models:
+        extra = given if wanted is None or model in wanted else ()
         chosen = value_of(extra, "data")
         default = cards[model].data if model in cards else "default"
-        for data in [chosen] if chosen else block.data or (default,):
+        for data in dict.fromkeys(chosen.split(",")) if chosen else block.data or (default,):
             seeds = _seeds(block, extra)
             for seed in seeds if model in cards else seeds[:1]:
                 base = [f"model={model}", f"data={data}", f"seed={seed}"]
                 yield model, data, seed, merge([*base, *block.shared, *block.overrides, *_settings(extra)]), None, None
+
+
+def _matters(text: str, config_dirs: Folders) -> bool:
+    """Whether a setting can change a number."""
+    key, _, value = text.partition("=")
+    key = key.lstrip("+").replace("/", ".")
+    if key == "hardware":
+        return str(read_settings("hardware", value, config_dirs).get("precision", "32")) != "32"
+    if key == "hardware.precision":
+        return True
+    return key not in WITHOUT_EFFECT_KEYS and key.partition(".")[0] not in WITHOUT_EFFECT
+
+
+def check_one_process(cells: Iterable[Cell], config_dirs: Folders = ()) -> None:
+    """Refuse cells that ask for several processes."""
+    config_dirs = list(config_dirs)
+    files: dict[str, dict[str, Any]] = {}
+    for cell in cells:
+        settings = [text.lstrip("+") for text in cell.overrides]
+        name = value_of(settings, "hardware")
+        if name is not None and name not in files:
+            files[name] = read_settings("hardware", name, config_dirs)
+        for key in ("devices", "nodes"):
+            value = value_of(settings, f"hardware.{key}")
+            if value is not None:
+                require_one(key, value.strip("'\""), f"hardware.{key}={value}")
+            elif name is not None:
+                require_one(key, files[name].get(key, 1), f"hardware={name}")
+
+
+def require_one(key: str, value: object, given: str) -> None:
+    """Refuse another number of ``devices`` or ``nodes`` than 1; ``given`` is the setting that asks for it."""
+    if str(value) != "1":
+        raise UserError(
+            f"{given} asks for several processes, but a benchmark runs each cell in one: leave hardware.{key} at 1, "
+            "or train the cell alone with dgm train."
+        )
 
 
 def _seeds(block: Block, extra: Sequence[str]) -> Sequence[int]:

@@ -24,8 +24,17 @@ SECONDS_BETWEEN_WRITES = 1.0
 class Ledger:
     """Owns a suite's folder for one runner at a time and keeps its ``cells.json``."""
 
-    def __init__(self, folder: Path, suite: Suite, cells: list[Cell]) -> None:
-        self.folder, self.suite, self.cells = folder, suite, cells
+    def __init__(
+        self,
+        folder: Path,
+        suite: Suite,
+        cells: list[Cell],
+        chosen: Sequence[Cell] | None = None,
+        names: Iterable[str] = (),
+    ) -> None:
+        """``chosen`` are the cells of this start; what is stored about others of the suite (``names``) stays."""
+        self.folder, self.suite, self.cells = folder, suite, list(cells)
+        self.chosen, self.names = cells if chosen is None else chosen, set(names)
         self.file = folder / "cells.json"
         self._lock: int | None = None
         self._written, self._cost = -1e9, 0.0
@@ -64,9 +73,10 @@ class Ledger:
             stored = {cell["id"]: cell for cell in json.loads(self.file.read_bytes())["cells"]}
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             stored = {}  # the run folders hold the truth: cells that are done say so when they are started
+        kept = self._keep(stored)
         sources = _Sources(fingerprints.cards)
         for cell in self.cells:
-            if cell.status == "not built":
+            if cell.status == "not built" or cell.id in kept:
                 continue
             cell.fingerprint = fingerprints.of(cell)
             old = stored.get(cell.id)
@@ -81,6 +91,32 @@ class Ledger:
                     cell.reason = "the source of the model has changed since; --stale runs the cell again"
             elif old["status"] in KEPT:
                 cell.status, cell.reason = old["status"], old["reason"]
+
+    def _keep(self, stored: dict[str, Any]) -> set[str]:
+        """Put the stored entries of cells that are not of this start in their places, word for word."""
+        kept: set[str] = set()
+        chosen, present = {cell.id for cell in self.chosen}, {cell.id for cell in self.cells}
+        others = {cell.model for cell in self.cells} - {cell.model for cell in self.chosen}
+        for name, entry in stored.items():
+            if name in chosen:
+                continue
+            try:
+                cell = Cell(**entry)
+            except TypeError:
+                continue  # written by another version
+            if cell.status == "not built":
+                continue  # it may be by now
+            if cell.status == "running":
+                cell.status = "planned"  # the runner that said so has gone
+            if name in present:
+                self.cells = [cell if known.id == name else known for known in self.cells]
+            elif cell.model in others or name in self.names:
+                last = [i for i, known in enumerate(self.cells) if known.model == cell.model]
+                self.cells.insert(last[-1] + 1 if last else len(self.cells), cell)
+            else:
+                continue
+            kept.add(name)
+        return kept
 
     def result(self, cell: Cell) -> dict[str, Any] | None:
         """The cell's ``result.json``, if its run is done."""

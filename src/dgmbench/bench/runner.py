@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dgmbench.bench.cells import FAILURES, Cell, choose, make_cells
+from dgmbench.bench.cells import FAILURES, Cell, check_one_process, choose, make_cells, require_one
 from dgmbench.bench.executors import Executor, check_executor, make_executor
 from dgmbench.bench.ledger import Fingerprints, Ledger, retried, statuses
 from dgmbench.bench.progress import Progress
 from dgmbench.bench.suite import read_suite, value_of
 from dgmbench.bench.summary import estimate, measured_rows, published_rows
 from dgmbench.bench.worker import Outcome, Task
-from dgmbench.config import compose, resolve
+from dgmbench.config import complete, compose, resolve, search_path
 from dgmbench.errors import UserError
 
 OWN = ("suite", "model")
@@ -43,16 +43,22 @@ def bench(
     executor_settings = check_executor(cfg["executor"])
     folder = Path(cfg["paths"]["outputs"]).expanduser().absolute() / "bench" / name
     extra += [text for text in settings if text.startswith("paths.data=")]
-    cells = make_cells(suite, folder, overrides=extra, config_dirs=folders)
-    chosen = choose(cells, value_of(words, "model"))
-    ledger = Ledger(folder, suite, cells)
+    models = value_of(words, "model")
+    cells = make_cells(suite, folder, overrides=extra, models=models, config_dirs=folders)
+    chosen = choose(cells, models)
+    check_one_process(chosen, folders)
+    narrowed = any(value_of(extra, key) is not None for key in ("data", "seed"))
+    names = [cell.id for cell in make_cells(suite, folder, config_dirs=folders)] if narrowed else []
+    ledger = Ledger(folder, suite, cells, chosen, names)
     if dry_run:
         ledger.restore(Fingerprints(folders))
+        _check(chosen, again, stale, folders)
         _prepare(ledger, chosen, again, stale, move=False)
-        return _dry_run(chosen, cells, executor_settings)
+        return _dry_run(chosen, ledger.cells, executor_settings)
     ledger.acquire()
     try:
         ledger.restore(Fingerprints(folders))
+        _check(chosen, again, stale, folders)
         _prepare(ledger, chosen, again, stale, move=True)
         return _run(ledger, chosen, executor_settings, folders)
     finally:
@@ -72,6 +78,45 @@ def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
     return settings, extra
 
 
+def _check(chosen: Sequence[Cell], again: Sequence[str], stale: bool, config_dirs: list[str]) -> None:
+    """Complete the configuration of one planned cell of each kind, so that a wrong setting stops before anything runs.
+
+    A setting of the model or the data that only some of them lack is left to their cells, which fail alone.
+    """
+    kinds: dict[tuple[str, ...], Cell] = {}
+    for cell in chosen:
+        if cell.status == "planned" or cell.status in again or (stale and cell.status == "stale"):
+            rest = [text for text in cell.overrides if text.partition("=")[0] not in ("data", "seed")]
+            kinds.setdefault((cell.experiment or "", *rest), cell)
+    if not kinds:
+        return
+    from dgmbench.cli import import_from
+
+    import_from(search_path(config_dirs)[:-1])
+    errors = [_mistake(cell.overrides, config_dirs) for cell in kinds.values()]
+    if None not in errors and errors[0] is not None:
+        raise errors[0]
+    for cell, error in zip(kinds.values(), errors, strict=True):
+        if error is None:
+            continue
+        general = [text for text in cell.overrides if not text.lstrip("+").startswith(("model.", "data."))]
+        if (error := _mistake(general, config_dirs)) is not None:
+            raise error
+
+
+def _mistake(overrides: Sequence[str], config_dirs: list[str]) -> UserError | None:
+    try:
+        completed = complete(compose("train", overrides, config_dirs=config_dirs))
+        for key in ("devices", "nodes"):
+            value = completed["hardware"][key]
+            require_one(key, value, f"hardware.{key}={value}")
+    except UserError as error:
+        return error
+    except (Exception, SystemExit):
+        return None  # what a class's module does when it is imported is left to its cell
+    return None
+
+
 def _prepare(ledger: Ledger, chosen: Sequence[Cell], again: Sequence[str], stale: bool, *, move: bool) -> None:
     """Plan the cells that the user wants to run once more."""
     for cell in chosen:
@@ -87,7 +132,6 @@ def _run(ledger: Ledger, chosen: Sequence[Cell], settings: dict[str, Any], confi
     planned = [cell for cell in chosen if cell.status == "planned"]
     stopped = None
     if planned:
-        compose("train", planned[0].overrides, config_dirs=config_dirs)  # a wrong key stops here, before anything runs
         ledger.write(now=True)
         executor = make_executor(settings, ledger.folder)
         try:
@@ -98,7 +142,7 @@ def _run(ledger: Ledger, chosen: Sequence[Cell], settings: dict[str, Any], confi
     if stopped is not None:
         print(f"Stopped; the same command goes on with the suite in {ledger.folder}", file=sys.stderr)
         return 128 + stopped
-    _print_summary(ledger, chosen)
+    _print_summary(ledger, chosen, config_dirs)
     from dgmbench.bench.report import write_report
 
     print(write_report(ledger.folder))
@@ -218,7 +262,7 @@ def _dry_run(chosen: Sequence[Cell], cells: Sequence[Cell], settings: dict[str, 
     return 0
 
 
-def _print_summary(ledger: Ledger, chosen: Sequence[Cell]) -> None:
+def _print_summary(ledger: Ledger, chosen: Sequence[Cell], config_dirs: Sequence[str]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -245,7 +289,7 @@ def _print_summary(ledger: Ledger, chosen: Sequence[Cell]) -> None:
     show(
         ledger.suite.title,
         ("model", "family", "data", "headline metric, mean +- sd (n)", "unit, kind", "energy distance", "training", ""),
-        measured_rows(shown, lambda cell: stored[cell.id]),
+        measured_rows(shown, lambda cell: stored[cell.id], config_dirs),
     )
     missing = list(dict.fromkeys(cell.model for cell in chosen if cell.status == "not built"))
     if missing:

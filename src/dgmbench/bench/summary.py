@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from dgmbench.bench.cells import Cell
+from dgmbench.bench.suite import Folders, value_of
+from dgmbench.cards import read_settings
 
 HEADLINES = ("log_likelihood", "log_likelihood_ais", "iw_bound", "elbo", "elbo_ais", "energy_distance")
 """What stands for a model, the strongest statement first."""
@@ -13,18 +15,36 @@ HEADLINES = ("log_likelihood", "log_likelihood_ais", "iw_bound", "elbo", "elbo_a
 Result = Mapping[str, Any]
 
 
-def headline(result: Result) -> str | None:
-    """The name of the metric that says most about a model."""
+def headline(result: Result, k: int | None = None) -> str | None:
+    """The name of the metric that says most about a model; of several bounds, that of the protocol's ``k``."""
     metrics = result["metrics"]
     for wanted in HEADLINES:
         names = [name for name in metrics if name == wanted or (wanted == "iw_bound" and _is_bound(name))]
         if names:
-            return max(names, key=len)
+            return f"iw_bound_k{k}" if f"iw_bound_k{k}" in names else max(names, key=_samples)
     return next(iter(metrics), None)
 
 
 def _is_bound(name: str) -> bool:
     return name.startswith("iw_bound_k") and name.removeprefix("iw_bound_k").isdigit()
+
+
+def _samples(name: str) -> int:
+    return int(name.removeprefix("iw_bound_k")) if _is_bound(name) else 0
+
+
+def protocol_k(cell: Cell, config_dirs: Folders = ()) -> int | None:
+    """The number of importance samples that the cell's protocol asks for, told from its settings and files."""
+    found = value_of(cell.overrides, "protocol.k")
+    name: str | None = value_of(cell.overrides, "protocol") or "default"
+    config_dirs, seen = list(config_dirs), set()
+    while found is None and name is not None and name not in seen:
+        seen.add(name)
+        content = read_settings("protocol", name, config_dirs)
+        found = content.get("k")
+        bases = [base for base in content.get("defaults", ()) if isinstance(base, str) and base != "_self_"]
+        name = bases[0] if bases else None
+    return int(found) if found is not None and str(found).isdigit() else None
 
 
 def groups(cells: Iterable[Cell]) -> dict[tuple[str, ...], list[Cell]]:
@@ -56,7 +76,9 @@ def published_rows(cells: Sequence[Cell], result_of: Callable[[Cell], Result | N
     return rows
 
 
-def measured_rows(cells: Sequence[Cell], result_of: Callable[[Cell], Result | None]) -> list[tuple[str, ...]]:
+def measured_rows(
+    cells: Sequence[Cell], result_of: Callable[[Cell], Result | None], config_dirs: Folders = ()
+) -> list[tuple[str, ...]]:
     """One row for all seeds of a model on a data set: headline metric, energy distance, seconds, status."""
     rows: list[tuple[str, ...]] = []
     for group in groups(cell for cell in cells if cell.paper is None).values():
@@ -65,7 +87,7 @@ def measured_rows(cells: Sequence[Cell], result_of: Callable[[Cell], Result | No
         if not results:
             rows.append((first.model, first.family or "", first.data, "-", "", "", "", _why_empty(group, None)))
             continue
-        name = headline(results[0])
+        name = headline(results[0], protocol_k(first, config_dirs))
         values = [v for found in results if (v := _value(found, name)) is not None]
         metric = results[0]["metrics"].get(name, {})
         unit = f"{metric.get('unit', '')}, {metric.get('kind', '')}"
