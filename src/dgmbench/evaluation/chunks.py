@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 from dgmbench.data import DataSet, evaluation_batches
 from dgmbench.data.dataset import SplitName
 from dgmbench.data.random import keyed_generator
+from dgmbench.data.spec import Batch
 from dgmbench.training.ranks import Ranks
 
 CHUNK = 100
@@ -34,25 +35,39 @@ class Chunks:
         self.device, self.ranks = torch.device(device), ranks or Ranks()
 
     def __iter__(self) -> Iterator[Tensor]:
+        return (batch.x for batch in self.batches())
+
+    def batches(self) -> Iterator[Batch]:
+        """The chunks with their labels, where the data have them."""
         batches = evaluation_batches(self.data, self.split, batch_size=CHUNK, device=self.device, seed=self.seed)
         n = self.data.size(self.split)
         if self.limit is None or self.limit >= n:
-            yield from (batch.x for batch in batches)
+            yield from batches
             return
         # the first examples would not do: some official test sets are sorted by class
         order = torch.randperm(n, generator=keyed_generator("subset", self.split, self.seed))
         chosen = torch.zeros(n, dtype=torch.bool, device=self.device)
         chosen[order[: self.limit]] = True
-        yield from torch.cat([batch.x[chosen[batch.index]] for batch in batches]).split(CHUNK)
+        kept = [(batch, chosen[batch.index]) for batch in batches]
+        x = torch.cat([batch.x[where] for batch, where in kept])
+        labels = [batch.y[where] for batch, where in kept if batch.y is not None]
+        y = torch.cat(labels) if labels else None
+        for start in range(0, len(x), CHUNK):
+            part = slice(start, start + CHUNK)
+            yield Batch(x[part], None if y is None else y[part])
 
     def each(self, name: str, value: Callable[[Tensor, Generator], Tensor]) -> Tensor:
         """Per-example results of ``value(x, generator)`` over all chunks, (n,) float64 on the CPU.
 
         ``name`` keeps the noise of different quantities apart. Every process computes its share and gets all of them.
         """
+        return self.each_labelled(name, lambda batch, generator: value(batch.x, generator))
+
+    def each_labelled(self, name: str, value: Callable[[Batch, Generator], Tensor]) -> Tensor:
+        """As ``each``, of whole batches, so with the labels ``y`` (n,)."""
         parts = {}
-        for number, x in enumerate(self):
+        for number, batch in enumerate(self.batches()):
             if number % self.ranks.world == self.ranks.rank:
                 generator = keyed_generator(name, self.seed, number, device=self.device)
-                parts[number] = value(x, generator).double().cpu()
+                parts[number] = value(batch, generator).double().cpu()
         return torch.cat(self.ranks.gathered(parts))

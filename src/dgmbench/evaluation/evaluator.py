@@ -26,6 +26,7 @@ from dgmbench.models.contract import (
     HasLogWeights,
     HasUnnormalisedElbo,
     HasUnnormalisedLogProb,
+    IsClassConditional,
     Model,
 )
 from dgmbench.nn.scaling import Scaling
@@ -96,6 +97,11 @@ class Evaluator:
             note(f"importance-weighted bound, k = {k}")
             values = bounds.importance_weighted_bound(model, self.chunks, k=k)
             yield from self._nats(f"iw_bound_k{k}", values, "lower bound", {"k": k})
+        if isinstance(model, IsClassConditional) and self.data.spec.num_classes:
+            note("likelihood given the label")
+            kind: NumberKind = "exact" if isinstance(model, HasLogProb) else "lower bound"
+            name = "log_likelihood_given_y" if kind == "exact" else "elbo_given_y"
+            yield from self._nats(name, bounds.given_labels(model, self.chunks), kind, {"given": "label"})
         if isinstance(model, HasUnnormalisedLogProb):
             values = bounds.unnormalised_log_likelihood(model, self.chunks)
             yield from self._with_log_z("log_likelihood", values, "exact", model.annealing_path(), note)

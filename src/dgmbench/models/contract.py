@@ -193,6 +193,36 @@ class CanEncode(Protocol):
 
 
 @runtime_checkable
+class CanDecode(Protocol):
+    """The way back from codes to data; with ``encode`` it allows interpolation between examples."""
+
+    def decode(self, code: Tensor) -> Tensor:
+        """The expected data of codes (b, latent), as float (b, *shape) on the raw scale."""
+        ...
+
+
+@runtime_checkable
+class CanComplete(Protocol):
+    """Conditional completion: the unknown part of an example given the known part (inpainting)."""
+
+    def complete(self, x: Tensor, known: Tensor, *, generator: Generator | None = None) -> Tensor:
+        """Raw values like x (b, *shape) that keep x where ``known`` (b, *shape, bool) and are drawn elsewhere."""
+        ...
+
+
+@runtime_checkable
+class IsClassConditional(Protocol):
+    """p(x | y): ``log_prob``, ``elbo`` and ``log_weights`` also take labels ``y=``, and give the marginal without.
+
+    The marginal is log p(x) = log sum_y p(y) p(x | y), so that numbers compare with those of other models. A model
+    that is conditional only by a setting registers the buffer only then.
+    """
+
+    class_log_prior: Tensor
+    """log p(y), (num_classes,): a buffer, the frequencies in the training data."""
+
+
+@runtime_checkable
 class IsAutoregressive(Protocol):
     """A product of conditionals p(x_i | x_before(i)) in a stated order."""
 

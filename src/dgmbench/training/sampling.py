@@ -10,7 +10,7 @@ from torch import Tensor
 from dgmbench.data.random import keyed_generator
 from dgmbench.data.spec import DataSpec
 from dgmbench.errors import UserError
-from dgmbench.models.contract import CanReconstruct, CanSample, Model
+from dgmbench.models.contract import CanReconstruct, CanSample, IsClassConditional, Model
 from dgmbench.training.build import build_model, find_device, load_data, load_weights
 from dgmbench.training.files import read_checkpoint, write_atomically
 from dgmbench.training.folder import RunFolder
@@ -25,7 +25,7 @@ def draw(model: Model, n: int, *, seed: int, device: torch.device, label: int | 
     """``n`` samples in data space (n, *shape), a function of the seed; ``label`` for class-conditional models."""
     if not isinstance(model, CanSample):
         raise UserError(f"{type(model).__name__} does not draw samples: it has no sample(n) method.")
-    if label is not None and not getattr(model, "conditional", False):
+    if label is not None and not (isinstance(model, IsClassConditional) or getattr(model, "conditional", False)):
         raise UserError(f"label={label}: {type(model).__name__} was not trained on labels; leave label out.")
     parts = []
     for index, start in enumerate(range(0, n, SAMPLE_BATCH)):

@@ -5,8 +5,16 @@ import math
 import torch
 from torch import Generator, Tensor
 
+from dgmbench.data.spec import Batch
 from dgmbench.evaluation.chunks import Chunks
-from dgmbench.models.contract import HasElbo, HasLogProb, HasLogWeights, HasUnnormalisedElbo, HasUnnormalisedLogProb
+from dgmbench.models.contract import (
+    HasElbo,
+    HasLogProb,
+    HasLogWeights,
+    HasUnnormalisedElbo,
+    HasUnnormalisedLogProb,
+    IsClassConditional,
+)
 
 # Importance samples are drawn in blocks of this many, which bounds the memory for any k.
 BLOCK = 50
@@ -20,6 +28,18 @@ def log_likelihood(model: HasLogProb, chunks: Chunks) -> Tensor:
 def elbo(model: HasElbo, chunks: Chunks) -> Tensor:
     """One draw of the evidence lower bound for every example."""
     return chunks.each("elbo", lambda x, generator: model.elbo(x, generator=generator))
+
+
+def given_labels(model: IsClassConditional, chunks: Chunks) -> Tensor:
+    """log p(x | y), or one draw of its lower bound, of every example under its own label."""
+
+    def value(batch: Batch, generator: Generator) -> Tensor:
+        if isinstance(model, HasLogProb):
+            return model.log_prob(batch.x, y=batch.y)  # type: ignore[call-arg]  # what a conditional model promises
+        assert isinstance(model, HasElbo)
+        return model.elbo(batch.x, y=batch.y, generator=generator)  # type: ignore[call-arg]
+
+    return chunks.each_labelled("given_labels", value)
 
 
 def unnormalised_log_likelihood(model: HasUnnormalisedLogProb, chunks: Chunks) -> Tensor:

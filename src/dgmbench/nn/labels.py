@@ -1,0 +1,49 @@
+"""Labels as a condition: the class prior, and the marginal of a density that is known for each label.
+
+A class-conditional model gives log p(x | y). Its marginal, log p(x) = log sum_y p(y) p(x | y), is a density of x alone,
+so that its numbers stand beside those of models without labels.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dgmbench.data.spec import DataSpec
+from dgmbench.errors import UserError
+
+
+def start_class_prior(model: nn.Module, spec: DataSpec) -> None:
+    """Register ``class_log_prior`` (num_classes,), uniform until ``count_classes``; refuses data without labels."""
+    if not spec.num_classes:
+        raise UserError("A class-conditional model needs data with labels, and this data set has none.")
+    prior = torch.full((spec.num_classes,), -math.log(spec.num_classes))
+    model.register_buffer("class_log_prior", prior)
+
+
+def count_classes(class_log_prior: Float[Tensor, " c"], y: Tensor | None) -> None:
+    """Set the prior to the frequencies of labels y (n,) in place, one added to each count."""
+    if y is None:
+        raise UserError("A class-conditional model needs labels with every batch, and this one has none.")
+    counts = torch.bincount(y, minlength=len(class_log_prior)).to(class_log_prior) + 1.0
+    class_log_prior.copy_(torch.log(counts / counts.sum()))
+
+
+def marginal(given: Callable[[Tensor], Tensor], class_log_prior: Float[Tensor, " c"], n: int) -> Tensor:
+    """log sum_y p(y) p(x | y) for n examples, where ``given(y)`` returns log p(x | y), (..., n), for labels y (n,)."""
+    device = class_log_prior.device
+    each = [given(torch.full((n,), label, device=device)) + prior for label, prior in enumerate(class_log_prior)]
+    return torch.stack(each).logsumexp(0)
+
+
+def draw_classes(class_log_prior: Float[Tensor, " c"], n: int, generator: torch.Generator | None = None) -> Tensor:
+    """n labels (n,) from the prior."""
+    return torch.multinomial(class_log_prior.exp(), n, replacement=True, generator=generator)
+
+
+def one_hot(y: Tensor, num_classes: int, dtype: torch.dtype) -> Float[Tensor, "b c"]:
+    """Labels (b,) as (b, num_classes)."""
+    return F.one_hot(y.long(), num_classes).to(dtype)
