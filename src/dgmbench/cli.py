@@ -9,6 +9,7 @@ import argparse
 import errno
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -130,9 +131,9 @@ def _choices(*groups: str) -> str:
     for group in groups:
         names = options(group)
         text = ", ".join(names)
-        if len(text) > 90:
-            text = text[:90].rpartition(",")[0] + f", ... ({len(names)}; dgm list {group})"
-        lines.append(f"  {group:<10} {text}")
+        if len(text) > 300:
+            text = text[:300].rpartition(",")[0] + f", ... ({len(names)}; dgm list {group})"
+        lines.append(textwrap.fill(text, 100, initial_indent=f"  {group:<10} ", subsequent_indent=" " * 13))
     return "choices (key=NAME):\n" + "\n".join(lines)
 
 

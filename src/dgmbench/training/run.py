@@ -25,7 +25,7 @@ from dgmbench.evaluation.evaluate import measure_run, sampling_seconds_per_image
 from dgmbench.evaluation.evaluator import validation_objective
 from dgmbench.evaluation.metrics import Metric
 from dgmbench.models.contract import Model
-from dgmbench.rerun import source_hash
+from dgmbench.source import source_hash
 from dgmbench.training.build import (
     OptimizerFactory,
     build_model,
@@ -314,6 +314,7 @@ class _Run:
             "run": self.folder.path.name,
             "config_hash": self.folder.path.name.rsplit("-", 1)[-1],
             "data_hash": self.data.content_hash,
+            "data_source": self.data.meta["source"],
             "objective": self.best,
             **measured,
             "cost": {
@@ -334,7 +335,7 @@ class _Run:
 
 
 def versions(model: Model) -> dict[str, str]:
-    """Code and package versions that a result depends on; ``model_source`` changes with the file of the model."""
+    """Code and package versions that a result depends on; ``model_source`` changes with the model's mathematics."""
     found = {"dgmbench": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
