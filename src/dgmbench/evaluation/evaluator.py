@@ -14,6 +14,7 @@ from dgmbench.errors import UserError
 from dgmbench.evaluation.chunks import CHUNK, Chunks
 from dgmbench.evaluation.likelihood import bounds
 from dgmbench.evaluation.likelihood.ais import annealed_importance_sampling
+from dgmbench.evaluation.likelihood.decoder_measure import decoder_ais, parzen
 from dgmbench.evaluation.likelihood.measure import likelihood
 from dgmbench.evaluation.metrics import Metric, NumberKind, protocol_id
 from dgmbench.evaluation.parts import Context, Note, Part
@@ -29,7 +30,7 @@ from dgmbench.models.contract import (
 from dgmbench.training.ranks import Ranks
 
 # What is measured, in this order; each part looks for the capabilities that it needs.
-PARTS: list[Part] = [likelihood, reconstruction, samples]
+PARTS: list[Part] = [likelihood, decoder_ais, parzen, reconstruction, samples]
 # Validation during training uses a short annealing schedule; the numbers that are reported use the protocol's.
 VALIDATION: dict[str, Any] = {"chains": 50, "temperatures": 100}
 

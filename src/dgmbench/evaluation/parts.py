@@ -35,10 +35,18 @@ class Context:
         """The seed of all noise."""
         return self.protocol["seed"]
 
+    def settings(self, name: str) -> Mapping[str, Any]:
+        """A group of the protocol's settings; empty if the protocol does not name it."""
+        return self.protocol.get(name) or {}
+
     @property
     def chunks(self) -> Chunks:
         """The examples of the split, at most ``protocol.max_examples`` of them."""
         return self.few(None)
+
+    def other(self) -> SplitName:
+        """The split that settings are chosen on: validation, or training where validation itself is measured."""
+        return "train" if self.split == "valid" else "valid"
 
     def few(self, most: int | None, split: SplitName | None = None) -> Chunks:
         """The same, at most ``most`` of them, of this split or another."""

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from dgmbench.evaluation.likelihood import bounds
 from dgmbench.evaluation.likelihood.ais import bracket
-from dgmbench.evaluation.metrics import Metric, NumberKind, bits_per_dim
+from dgmbench.evaluation.likelihood.bounds import Draws
+from dgmbench.evaluation.likelihood.units import bits_per_dim
+from dgmbench.evaluation.metrics import Metric, NumberKind
 from dgmbench.evaluation.parts import Context, Found, Note
 from dgmbench.models.contract import (
     AnnealingPath,
@@ -33,9 +35,11 @@ def likelihood(model: Model, context: Context, note: Note) -> Iterator[Found]:
         yield from _nats(context, "elbo", bounds.elbo(model, context.chunks), "lower bound", {"draws": 1})
     if isinstance(model, HasLogWeights):
         k = context.protocol["k"]
-        note(f"importance-weighted bound, k = {k}")
-        values = bounds.importance_weighted_bound(model, context.chunks, k=k)
-        yield from _nats(context, f"iw_bound_k{k}", values, "lower bound", {"k": k})
+        ks = sorted({k} if isinstance(k, int) else set(k))
+        note(f"importance-weighted bound, k = {', '.join(map(str, ks))}")
+        for k, draws in bounds.importance_weighted_bounds(model, context.chunks, ks).items():
+            details = {"k": k, "draws": k * (max(ks) // k)}
+            yield from _nats(context, f"iw_bound_k{k}", draws, "lower bound", details)
     if isinstance(model, IsClassConditional) and context.data.spec.num_classes:
         note("likelihood given the label")
         kind: NumberKind = "exact" if isinstance(model, HasLogProb) else "lower bound"
@@ -49,8 +53,12 @@ def likelihood(model: Model, context: Context, note: Note) -> Iterator[Found]:
         yield from _with_log_z(context, "elbo", values, "lower bound", model.annealing_path(), note)
 
 
-def _nats(context: Context, name: str, values: Tensor, kind: NumberKind, details: dict[str, Any]) -> Iterator[Found]:
-    nats = Metric.mean_of(values, unit="nats", kind=kind, direction="higher")
+def _nats(
+    context: Context, name: str, found: Tensor | Draws, kind: NumberKind, details: dict[str, Any]
+) -> Iterator[Found]:
+    """The mean of per-example nats, and on data with levels the same in bits per dimension."""
+    values, variance = (found.values, found.variance) if isinstance(found, Draws) else (found, None)
+    nats = Metric.mean_of(values, unit="nats", kind=kind, direction="higher", draw_variance=variance)
     yield name, nats, details
     if context.data.spec.kind in ("binary", "discrete"):
         yield f"{name}_bits_per_dim", bits_per_dim(nats, context.data.spec.dim), details
@@ -76,8 +84,11 @@ def _with_log_z(
     for side, estimate in (("ais", sides.forward), ("reverse_ais", sides.reverse)):
         for each, metric, _ in _nats(context, f"{name}_{side}", values - estimate.log_z, "estimate", details):
             scale = 1.0 if metric.unit == "nats" else context.data.spec.dim * math.log(2.0)
-            yield each, replace(metric, se=math.hypot(metric.se or 0.0, estimate.se / scale), note=warning), details
-        yield f"log_z_{side}", Metric(estimate.log_z, "nats", "estimate", "none", estimate.se, n), details
+            draws = estimate.se / scale
+            yield each, replace(metric, se=math.hypot(metric.se or 0.0, draws), se_draws=draws, note=warning), details
+        log_z = Metric(estimate.log_z, "nats", "estimate", "none", estimate.se, n, note=warning, se_draws=estimate.se)
+        yield f"log_z_{side}", log_z, details
         yield f"log_z_{side}_ess", Metric(estimate.ess, "chains", "estimate", "higher", None, n), details
     spread = math.hypot(sides.forward.se, sides.reverse.se)
-    yield "log_z_gap", Metric(sides.gap, "nats", "estimate", "none", spread, n, note=warning), details
+    gap = Metric(sides.gap, "nats", "estimate", "none", spread, n, note=warning, se_draws=spread)
+    yield "log_z_gap", gap, details
