@@ -354,7 +354,8 @@ def _complete_logger(node: Any) -> dict[str, Any]:
 def complete_protocol(node: Any) -> dict[str, Any]:
     """Check the protocol of an evaluation."""
     done = checked(node, settings.Protocol, "protocol")
-    return done | {"ais": checked(done["ais"], settings.Ais, "protocol.ais")}
+    groups = {"ais": settings.Ais, "decoder_ais": settings.DecoderAis, "parzen": settings.Parzen}
+    return done | {name: checked(done[name], schema, f"protocol.{name}") for name, schema in groups.items()}
 
 
 def complete_hardware(node: Any) -> dict[str, Any]:
@@ -383,7 +384,8 @@ def checked(node: Any, schema: type, where: str) -> dict[str, Any]:
         if key not in hints:
             raise UserError(nearest(key, hints, what=f"{where} setting".lstrip()))
     for field in dataclasses.fields(schema):
-        if field.name not in node and field.default is dataclasses.MISSING:
+        optional = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+        if field.name not in node and not optional:
             raise UserError(f"{where}.{field.name} must be given: {where}'s configuration lacks it.")
     dotted = f"{where}." if where else ""
     return dataclasses.asdict(schema(**{key: coerce(value, hints[key], dotted + key) for key, value in node.items()}))

@@ -57,7 +57,7 @@ class Chunks:
             yield Batch(x[part], None if y is None else y[part])
 
     def each(self, name: str, value: Callable[[Tensor, Generator], Tensor]) -> Tensor:
-        """Per-example results of ``value(x, generator)`` over all chunks, (n,) float64 on the CPU.
+        """Per-example results of ``value(x, generator)`` over all chunks, (n, ...) float64 on the CPU.
 
         ``name`` keeps the noise of different quantities apart. Every process computes its share and gets all of them.
         """

@@ -106,6 +106,41 @@ class HasLogWeights(Protocol):
 
 
 @runtime_checkable
+class HasDecoder(Protocol):
+    """p(x) = E p(x | noise) over standard normal noise, so that annealing over the noise estimates p(x).
+
+    Other priors are a map of the noise that belongs to the decoder: uniform latents are its distribution function,
+    a deep stack of Gaussians takes the noise of every layer (mean + sigma * noise), a learned prior is a flow of it.
+    """
+
+    noise_dim: int
+    """Dimensions of the noise of one example."""
+
+    def log_prob_given(self, x: Tensor, noise: Tensor) -> Tensor:
+        """log p(x | noise) of raw values x (b, *shape) at noise (b, noise_dim), as (b,); has a gradient in noise."""
+        ...
+
+    def sample_given(self, noise: Tensor, *, generator: Generator | None = None) -> Tensor:
+        """One draw of x for each noise (b, noise_dim), as raw values (b, *shape)."""
+        ...
+
+
+@runtime_checkable
+class CanGenerate(Protocol):
+    """Implicit models: x is a function of standard normal noise, rounded to the levels of the data if there are any.
+
+    The function is that of ``sample``: it includes the labels' distribution, truncation and the like.
+    """
+
+    noise_dim: int
+    """Dimensions of the noise of one example."""
+
+    def generate(self, noise: Tensor) -> Tensor:
+        """x before rounding, float (b, *shape) on the raw scale, of noise (b, noise_dim); has a gradient in noise."""
+        ...
+
+
+@runtime_checkable
 class HasUnnormalisedLogProb(Protocol):
     """log p(x) + log Z of an undirected model, nats per example; log Z comes from ``annealing_path``."""
 

@@ -65,7 +65,8 @@ class Vae(Model):
         )
         require(least=0, kl_warmup=kl_warmup, free_bits=free_bits)
         require(above=0, sigma=sigma)
-        self.latent, self.samples, self.kl_warmup, self.free_bits = latent, samples, kl_warmup, free_bits
+        self.latent = self.noise_dim = latent
+        self.samples, self.kl_warmup, self.free_bits = samples, kl_warmup, free_bits
         sizes = tuple(hidden_sizes)
         self.observation = build_observation(observation, spec, sigma=sigma, components=components)
         self.scaling = Scaling(spec, low=0.0)
@@ -110,7 +111,16 @@ class Vae(Model):
     def sample(self, n: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
         """Draw n examples from the prior through the decoder, raw (n, *shape)."""
         z = torch.randn(n, self.latent, generator=generator, device=self.step.device, dtype=self._dtype)
-        return self.observation.sample(self.decoder(z), generator=generator)
+        return self.sample_given(z, generator=generator)
+
+    def log_prob_given(self, x: Tensor, noise: Float[Tensor, "b z"]) -> Float[Tensor, " b"]:
+        """Log p(x | z) of raw x (b, *shape) at z = noise."""
+        return self.observation.log_prob(self.decoder(noise.to(self._dtype)), x)
+
+    @torch.no_grad()
+    def sample_given(self, noise: Float[Tensor, "b z"], *, generator: Generator | None = None) -> Tensor:
+        """Draw x, raw (b, *shape), from p(x | z) at z = noise."""
+        return self.observation.sample(self.decoder(noise.to(self._dtype)), generator=generator)
 
     def encode(self, x: Tensor) -> Float[Tensor, "b z"]:
         """The posterior mean of raw x (b, *shape)."""
