@@ -1,7 +1,7 @@
 """What the keys of the configuration groups without a class may be; their values live in ``configs/``."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from dgmbench.budget import Amount
 from dgmbench.errors import UserError
@@ -76,6 +76,22 @@ class Ais:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Quality:
+    """How many samples are compared with data, and on which features."""
+
+    samples: int = 10_000
+    features: list[Any] | None = None
+    """Names of ``configs/features`` or nodes of the same form; null = by the data."""
+
+    def __post_init__(self) -> None:
+        if self.samples < 2:
+            raise UserError(f"protocol.quality.samples={self.samples} must be at least 2.")
+        for entry in self.features or ():
+            if not isinstance(entry, str | dict):
+                raise UserError(f"protocol.quality.features has the entry {entry}; name feature nets, or give nodes.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Protocol:
     """What a measured number means."""
 
@@ -86,6 +102,7 @@ class Protocol:
     checkpoint: list[Literal["best", "final"]]
     splits: list[Literal["train", "valid", "test"]]
     max_examples: int | None
+    quality: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _positive("protocol", self, "k", "max_examples")
