@@ -88,7 +88,19 @@ def compose(config_name: str, overrides: Sequence[str] = (), *, config_dirs: Ite
         del cfg["hydra"]
         if config_name == "train":
             cfg.names = names
+        _read_features(cfg, config_dirs)
     return cfg
+
+
+def _read_features(cfg: "DictConfig", config_dirs: list[str | Path]) -> None:
+    """Put the configurations of ``features/`` in place of the names that the protocol gives."""
+    from omegaconf import OmegaConf
+
+    named = OmegaConf.select(cfg, "protocol.quality.features", default=None)
+    if named is not None and any(isinstance(entry, str) for entry in named):
+        from dgmbench.evaluation.features.build import read_net  # it imports this module
+
+        cfg.protocol.quality.features = [read_net(e, config_dirs) if isinstance(e, str) else e for e in named]
 
 
 @contextmanager
@@ -354,8 +366,24 @@ def _complete_logger(node: Any) -> dict[str, Any]:
 def complete_protocol(node: Any) -> dict[str, Any]:
     """Check the protocol of an evaluation."""
     done = checked(node, settings.Protocol, "protocol")
-    groups = {"ais": settings.Ais, "decoder_ais": settings.DecoderAis, "parzen": settings.Parzen}
-    return done | {name: checked(done[name], schema, f"protocol.{name}") for name, schema in groups.items()}
+    groups = {
+        "ais": settings.Ais,
+        "decoder_ais": settings.DecoderAis,
+        "parzen": settings.Parzen,
+        "quality": settings.Quality,
+    }
+    done |= {name: checked(done[name], schema, f"protocol.{name}") for name, schema in groups.items()}
+    return done | {"quality": _complete_quality(done["quality"])}
+
+
+def _complete_quality(quality: dict[str, Any]) -> dict[str, Any]:
+    """Names of feature nets become their configurations, completed with the defaults of their classes."""
+    if quality["features"] is not None:
+        from dgmbench.evaluation.features.build import check_names, complete_net  # it imports this module
+
+        quality["features"] = [complete_net(entry) for entry in quality["features"]]
+        check_names(quality["features"])
+    return quality
 
 
 def complete_hardware(node: Any) -> dict[str, Any]:

@@ -120,6 +120,22 @@ class Parzen:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Quality:
+    """How many samples are compared with data, and on which features."""
+
+    samples: int = 10_000
+    features: list[Any] | None = None
+    """Names of ``configs/features`` or nodes of the same form; null = by the data."""
+
+    def __post_init__(self) -> None:
+        if self.samples < 2:
+            raise UserError(f"protocol.quality.samples={self.samples} must be at least 2.")
+        for entry in self.features or ():
+            if not isinstance(entry, str | dict):
+                raise UserError(f"protocol.quality.features has the entry {entry}; name feature nets, or give nodes.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Protocol:
     """What a measured number means."""
 
@@ -132,6 +148,7 @@ class Protocol:
     max_examples: int | None
     decoder_ais: dict[str, Any] = field(default_factory=dict)
     parzen: dict[str, Any] = field(default_factory=dict)
+    quality: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _positive("protocol", self, "max_examples")

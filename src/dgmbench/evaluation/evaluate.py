@@ -39,7 +39,7 @@ def evaluate_run(
                 f"{result['data_hash'][:8]}); its numbers would not be comparable. Train it again on the new data."
             )
         device = find_device(hardware)
-        measured = measure_run(folder, completed, data, protocol, device)
+        measured = measure_run(folder, completed, data, protocol, device, data_root)
         result["metrics"].update(measured["metrics"])
         used = {metric["protocol_id"] for metric in result["metrics"].values()}
         protocols = result["protocols"] | measured["protocols"]
@@ -56,12 +56,14 @@ def measure_run(
     data: DataSet,
     protocol: Mapping[str, Any],
     device: torch.device,
+    data_root: Path | None = None,
 ) -> dict[str, Any]:
     """Metrics and protocols of a run's checkpoints, in the form of ``result.json``.
 
     A name alone stands for the weights that were best on validation and the test split; ``@final`` and ``@train`` or
-    ``@valid`` mark the others.
+    ``@valid`` mark the others. Features of data are kept in ``data_root``, by default the run's own.
     """
+    root = data_root or Path(completed["paths"]["data"]).expanduser()
     model = build_model(completed, data.spec).to(device)
     metrics: dict[str, Any] = {}
     protocols: dict[str, Any] = {}
@@ -77,6 +79,7 @@ def measure_run(
                     rule=rule,
                     averaged=completed["trainer"]["ema"] > 0,
                     device=device,
+                    folder=root / "features",
                 )
 
                 def say(text: str, where: str = f"{rule} weights, {split} split") -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +19,14 @@ from dgmbench.evaluation.likelihood.decoder_measure import decoder_ais, parzen
 from dgmbench.evaluation.likelihood.measure import likelihood
 from dgmbench.evaluation.metrics import Metric, NumberKind, protocol_id
 from dgmbench.evaluation.parts import Context, Note, Part
-from dgmbench.evaluation.quality.measure import DISTANCE_SAMPLES, reconstruction, sample_distance, samples
+from dgmbench.evaluation.quality.measure import (
+    DISTANCE_SAMPLES,
+    codes,
+    labelled_samples,
+    reconstruction,
+    sample_distance,
+    samples,
+)
 from dgmbench.models.contract import (
     CanSample,
     HasElbo,
@@ -30,7 +38,7 @@ from dgmbench.models.contract import (
 from dgmbench.training.ranks import Ranks
 
 # What is measured, in this order; each part looks for the capabilities that it needs.
-PARTS: list[Part] = [likelihood, decoder_ais, parzen, reconstruction, samples]
+PARTS: list[Part] = [likelihood, decoder_ais, parzen, reconstruction, samples, labelled_samples, codes]
 # Validation during training uses a short annealing schedule; the numbers that are reported use the protocol's.
 VALIDATION: dict[str, Any] = {"chains": 50, "temperatures": 100}
 
@@ -39,7 +47,7 @@ class Evaluator:
     """Measures models on one split under one protocol. Every number leaves with what it depends on.
 
     ``protocol`` has the keys of ``configs/protocol``; ``rule`` says which checkpoint the weights come from,
-    ``averaged`` whether they are a moving average.
+    ``averaged`` whether they are a moving average. ``folder`` is where features and feature nets are kept.
     """
 
     def __init__(
@@ -51,8 +59,9 @@ class Evaluator:
         rule: str,
         averaged: bool,
         device: torch.device,
+        folder: Path | None = None,
     ) -> None:
-        self.context = Context(data, protocol, split, device)
+        self.context = Context(data, protocol, split, device, folder=folder)
         self.common = {
             "split": split,
             "data_hash": data.content_hash,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +30,8 @@ class Context:
     split: SplitName
     device: torch.device
     ranks: Ranks = field(default_factory=Ranks)
+    folder: Path | None = None
+    """Where features of data and trained feature nets are kept; None keeps nothing on disk."""
 
     @property
     def seed(self) -> int:

@@ -258,6 +258,14 @@ class IsClassConditional(Protocol):
 
 
 @runtime_checkable
+class SamplesByLabel(Protocol):
+    """``sample(n, y)`` takes labels y (n,); without any likelihood, as a conditional GAN."""
+
+    label_frequency: Tensor | None
+    """How often each label occurs (num_classes,), a buffer; None where a setting makes the model unconditional."""
+
+
+@runtime_checkable
 class IsAutoregressive(Protocol):
     """A product of conditionals p(x_i | x_before(i)) in a stated order."""
 
