@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 from torch import Generator, Tensor, nn
 
 from dgmbench.data.spec import Batch, DataSpec
+from dgmbench.nn.bijections import Bijection
 
 Logs = Mapping[str, Tensor]
 
@@ -220,6 +221,25 @@ class IsClassConditional(Protocol):
 
     class_log_prior: Tensor
     """log p(y), (num_classes,): a buffer, the frequencies in the training data."""
+
+
+@runtime_checkable
+class HasBijection(Protocol):
+    """A density by change of variables: log p(v) = log p(z) + log |det dz/dv| with z, log_det = bijection(v)."""
+
+    bijection: Bijection
+    """From continuous data (b, *shape) to noise (b, dim)."""
+
+    def continuous(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
+        """Values v (b, *shape) where the density is evaluated for raw x (b, *shape): x itself, or x with noise."""
+        ...
+
+
+@runtime_checkable
+class HasTemperature(Protocol):
+    """Samples at a temperature: ``sample`` multiplies its noise by this attribute, which is 1 but for pictures."""
+
+    temperature: float
 
 
 @runtime_checkable
