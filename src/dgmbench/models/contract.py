@@ -4,7 +4,7 @@ A model is a plain ``nn.Module`` that works without trainer or configuration: ``
 can do by the methods it has; nothing in dgmbench asks for a model's name. ``docs/adding_a_model.md`` shows a whole one.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -76,6 +76,13 @@ class Model(nn.Module):
         """Change buffers (or clip parameters) after ``player``'s optimiser step, without gradients.
 
         The gradients of that step are still in ``.grad``.
+        """
+
+    def settle(self, batches: Iterator[Batch], generator: Generator) -> None:
+        """Set buffers that evaluation needs from the whole training set, its moments say, before each validation.
+
+        Called in eval mode and without gradients, with the averaged weights if there are any. ``batches`` goes through
+        the training set once, in order; left alone, it costs nothing.
         """
 
 
