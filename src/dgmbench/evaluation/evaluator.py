@@ -23,6 +23,7 @@ from dgmbench.models.contract import (
     CanSample,
     HasElbo,
     HasLogProb,
+    HasLogProbEstimate,
     HasLogWeights,
     HasUnnormalisedElbo,
     HasUnnormalisedLogProb,
@@ -97,6 +98,15 @@ class Evaluator:
             note(f"importance-weighted bound, k = {k}")
             values = bounds.importance_weighted_bound(model, self.chunks, k=k)
             yield from self._nats(f"iw_bound_k{k}", values, "lower bound", {"k": k})
+        if isinstance(model, HasLogProbEstimate):
+            note("estimate of the log-likelihood")
+            details, bias = {**model.estimate_protocol()}, model.estimate_bias()
+            name = f"{details['of']}_estimate"
+            values = bounds.log_likelihood_estimate(model, self.chunks)
+            for each, metric, _ in self._nats(name, values, "estimate", details):
+                most = bias if metric.unit == "nats" else bias / (self.data.spec.dim * math.log(2.0))
+                warning = f"biased by at most {most:.2g} {metric.unit}" if bias else None
+                yield each, replace(metric, note=warning), details
         if isinstance(model, IsClassConditional) and self.data.spec.num_classes:
             note("likelihood given the label")
             kind: NumberKind = "exact" if isinstance(model, HasLogProb) else "lower bound"
@@ -179,7 +189,8 @@ def validation_objective(
     """The one number by which the best checkpoint is chosen and a sweep optimises, on the validation split.
 
     The strongest statement that the model can make about held-out data: exact log-likelihood, else the evidence lower
-    bound, else either of them with log Z by enumeration or a short AIS, else the energy distance of samples to data.
+    bound, else an estimate of either, else either of them with log Z by enumeration or a short AIS, else the energy
+    distance of samples to data.
     The noise is the same at every call, so that values of one training compare. Several processes share the examples;
     what they compute twice (samples, log Z) may differ in the last digits.
     """
@@ -188,6 +199,9 @@ def validation_objective(
         return "log_likelihood", _mean_nats(bounds.log_likelihood(model, chunks), "exact")
     if isinstance(model, HasElbo):
         return "elbo", _mean_nats(bounds.elbo(model, chunks), "lower bound")
+    if isinstance(model, HasLogProbEstimate):
+        values = bounds.log_likelihood_estimate(model, chunks)
+        return f"{model.estimate_protocol()['of']}_estimate", _mean_nats(values, "estimate")
     if isinstance(model, HasUnnormalisedLogProb | HasUnnormalisedElbo):
         kind: NumberKind
         if isinstance(model, HasUnnormalisedLogProb):

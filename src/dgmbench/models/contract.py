@@ -6,7 +6,7 @@ can do by the methods it has; nothing in dgmbench asks for a model's name. ``doc
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Generator, Tensor, nn
 
@@ -110,6 +110,23 @@ class HasLogWeights(Protocol):
 
     def log_weights(self, x: Tensor, k: int, *, generator: Generator | None = None) -> Tensor:
         """k independent log-weights of each raw value x (b, *shape), as (k, b)."""
+        ...
+
+
+@runtime_checkable
+class HasLogProbEstimate(Protocol):
+    """An estimate of the log-likelihood, or of a bound, that is neither: its log-determinant is random or truncated."""
+
+    def log_prob_estimate(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
+        """One draw of the estimate for raw values x (b, *shape), as (b,), nats per example."""
+        ...
+
+    def estimate_protocol(self) -> Mapping[str, Any]:
+        """What it depends on; ``of`` says what it estimates: log_likelihood or elbo."""
+        ...
+
+    def estimate_bias(self) -> float:
+        """The most by which the estimate's mean may miss what it estimates, nats per example; 0 if it is unbiased."""
         ...
 
 

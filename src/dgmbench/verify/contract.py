@@ -15,6 +15,7 @@ from dgmbench.models.contract import (
     HasBijection,
     HasElbo,
     HasLogProb,
+    HasLogProbEstimate,
     HasLogWeights,
     HasTransition,
     HasUnnormalisedElbo,
@@ -36,6 +37,8 @@ def outputs(model: Model) -> dict[str, tuple[Output, int]]:
         found["log_prob"] = (lambda x, g: model.log_prob(x), 0)
     if isinstance(model, HasElbo):
         found["elbo"] = (lambda x, g: model.elbo(x, generator=g), 0)
+    if isinstance(model, HasLogProbEstimate):
+        found["log_prob_estimate"] = (lambda x, g: model.log_prob_estimate(x, generator=g), 0)
     if isinstance(model, HasLogWeights):
         found["log_weights"] = (lambda x, g: model.log_weights(x, 3, generator=g), 1)
     if isinstance(model, HasUnnormalisedLogProb):
