@@ -31,6 +31,7 @@ from dgmbench.models.contract import (
     CanSample,
     HasElbo,
     HasLogProb,
+    HasLogProbEstimate,
     HasUnnormalisedElbo,
     HasUnnormalisedLogProb,
     Model,
@@ -91,7 +92,8 @@ def validation_objective(
     """The one number by which the best checkpoint is chosen and a sweep optimises, on the validation split.
 
     The strongest statement that the model can make about held-out data: exact log-likelihood, else the evidence lower
-    bound, else either of them with log Z by enumeration or a short AIS, else the energy distance of samples to data.
+    bound, else an estimate of either, else either of them with log Z by enumeration or a short AIS, else the energy
+    distance of samples to data.
     The noise is the same at every call, so that values of one training compare. Several processes share the examples;
     what they compute twice (samples, log Z) may differ in the last digits.
     """
@@ -100,6 +102,9 @@ def validation_objective(
         return "log_likelihood", _mean_nats(bounds.log_likelihood(model, chunks), "exact")
     if isinstance(model, HasElbo):
         return "elbo", _mean_nats(bounds.elbo(model, chunks), "lower bound")
+    if isinstance(model, HasLogProbEstimate):
+        values = bounds.log_likelihood_estimate(model, chunks)
+        return f"{model.estimate_protocol()['of']}_estimate", _mean_nats(values, "estimate")
     if isinstance(model, HasUnnormalisedLogProb | HasUnnormalisedElbo):
         kind: NumberKind
         if isinstance(model, HasUnnormalisedLogProb):

@@ -4,13 +4,14 @@ A model is a plain ``nn.Module`` that works without trainer or configuration: ``
 can do by the methods it has; nothing in dgmbench asks for a model's name. ``docs/adding_a_model.md`` shows a whole one.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Generator, Tensor, nn
 
 from dgmbench.data.spec import Batch, DataSpec
+from dgmbench.nn.bijections import Bijection
 
 Logs = Mapping[str, Tensor]
 
@@ -77,6 +78,13 @@ class Model(nn.Module):
         The gradients of that step are still in ``.grad``.
         """
 
+    def settle(self, batches: Iterator[Batch], generator: Generator) -> None:
+        """Set buffers that evaluation needs from the whole training set, its moments say, before each validation.
+
+        Called in eval mode and without gradients, with the averaged weights if there are any. ``batches`` goes through
+        the training set once, in order; left alone, it costs nothing.
+        """
+
 
 @runtime_checkable
 class HasLogProb(Protocol):
@@ -137,6 +145,23 @@ class CanGenerate(Protocol):
 
     def generate(self, noise: Tensor) -> Tensor:
         """x before rounding, float (b, *shape) on the raw scale, of noise (b, noise_dim); has a gradient in noise."""
+        ...
+
+
+@runtime_checkable
+class HasLogProbEstimate(Protocol):
+    """An estimate of the log-likelihood, or of a bound, that is neither: its log-determinant is random or truncated."""
+
+    def log_prob_estimate(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
+        """One draw of the estimate for raw values x (b, *shape), as (b,), nats per example."""
+        ...
+
+    def estimate_protocol(self) -> Mapping[str, Any]:
+        """What it depends on; ``of`` says what it estimates: log_likelihood or elbo."""
+        ...
+
+    def estimate_bias(self) -> float:
+        """The most by which the estimate's mean may miss what it estimates, nats per example; 0 if it is unbiased."""
         ...
 
 
@@ -263,6 +288,25 @@ class SamplesByLabel(Protocol):
 
     label_frequency: Tensor | None
     """How often each label occurs (num_classes,), a buffer; None where a setting makes the model unconditional."""
+
+
+@runtime_checkable
+class HasBijection(Protocol):
+    """A density by change of variables: log p(v) = log p(z) + log |det dz/dv| with z, log_det = bijection(v)."""
+
+    bijection: Bijection
+    """From continuous data (b, *shape) to noise (b, dim)."""
+
+    def continuous(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
+        """Values v (b, *shape) where the density is evaluated for raw x (b, *shape): x itself, or x with noise."""
+        ...
+
+
+@runtime_checkable
+class HasTemperature(Protocol):
+    """Samples at a temperature: ``sample`` multiplies its noise by this attribute, which is 1 but for pictures."""
+
+    temperature: float
 
 
 @runtime_checkable

@@ -8,11 +8,14 @@ from torch import Generator, Tensor
 
 from dgmbench.data.spec import Batch
 from dgmbench.models.contract import (
+    CanDecode,
     CanEncode,
     CanReconstruct,
     CanSample,
+    HasBijection,
     HasElbo,
     HasLogProb,
+    HasLogProbEstimate,
     HasLogWeights,
     HasTransition,
     HasUnnormalisedElbo,
@@ -34,6 +37,8 @@ def outputs(model: Model) -> dict[str, tuple[Output, int]]:
         found["log_prob"] = (lambda x, g: model.log_prob(x), 0)
     if isinstance(model, HasElbo):
         found["elbo"] = (lambda x, g: model.elbo(x, generator=g), 0)
+    if isinstance(model, HasLogProbEstimate):
+        found["log_prob_estimate"] = (lambda x, g: model.log_prob_estimate(x, generator=g), 0)
     if isinstance(model, HasLogWeights):
         found["log_weights"] = (lambda x, g: model.log_weights(x, 3, generator=g), 1)
     if isinstance(model, HasUnnormalisedLogProb):
@@ -44,6 +49,8 @@ def outputs(model: Model) -> dict[str, tuple[Output, int]]:
         found["reconstruct"] = (lambda x, g: model.reconstruct(x, generator=g), 0)
     if isinstance(model, CanEncode):
         found["encode"] = (lambda x, g: model.encode(x), 0)
+    if isinstance(model, CanEncode) and isinstance(model, CanDecode):
+        found["decode"] = (lambda x, g: model.decode(model.encode(x)), 0)
     if isinstance(model, HasTransition):
         found["transition"] = (lambda x, g: model.transition(x, generator=g), 0)
     if isinstance(model, IsAutoregressive):
@@ -223,6 +230,8 @@ def _card(subject: Subject, model: Model) -> Check:
         "AIS estimate": (HasUnnormalisedLogProb, HasUnnormalisedElbo),
         "none": (Model,),
     }
+    if subject.likelihood == "exact" and subject.spec.levels and isinstance(model, HasBijection):
+        needed["exact"] = (HasLogWeights,)  # exact is a flow's density of dequantised levels, which bounds their mass
     passed = isinstance(model, needed.get(subject.likelihood, ()))
     found = [name for name in outputs(model) if name.startswith(("log_", "elbo"))]
     return Check("stated likelihood has its method", subject.likelihood, "a method", passed, listed(found, 5) or "none")
@@ -235,6 +244,7 @@ def _forms(subject: Subject, model: Model) -> Iterator[Check]:
     wanted: dict[str, tuple[int, ...]] = {
         "log_weights": (3, b),
         "reconstruct": (b, *spec.shape),
+        "decode": (b, *spec.shape),
         "transition": (b, *spec.shape),
         "encode": (b, -1),
         "conditional_logits": (b, spec.dim, -1),

@@ -21,6 +21,7 @@ from dgmbench.evaluation.chunks import Chunks
 from dgmbench.models.contract import (
     HasElbo,
     HasLogProb,
+    HasLogProbEstimate,
     HasLogWeights,
     HasUnnormalisedElbo,
     HasUnnormalisedLogProb,
@@ -48,6 +49,11 @@ def log_likelihood(model: HasLogProb, chunks: Chunks) -> Tensor:
 def elbo(model: HasElbo, chunks: Chunks) -> Tensor:
     """One draw of the evidence lower bound for every example."""
     return chunks.each("elbo", lambda x, generator: model.elbo(x, generator=generator))
+
+
+def log_likelihood_estimate(model: HasLogProbEstimate, chunks: Chunks) -> Tensor:
+    """One draw of the estimate of log p(x), or of its bound, for every example."""
+    return chunks.each("estimate", lambda x, generator: model.log_prob_estimate(x, generator=generator))
 
 
 def given_labels(model: IsClassConditional, chunks: Chunks) -> Tensor:

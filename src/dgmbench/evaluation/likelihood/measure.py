@@ -17,6 +17,7 @@ from dgmbench.models.contract import (
     AnnealingPath,
     HasElbo,
     HasLogProb,
+    HasLogProbEstimate,
     HasLogWeights,
     HasUnnormalisedElbo,
     HasUnnormalisedLogProb,
@@ -40,6 +41,8 @@ def likelihood(model: Model, context: Context, note: Note) -> Iterator[Found]:
         for k, draws in bounds.importance_weighted_bounds(model, context.chunks, ks).items():
             details = {"k": k, "draws": k * (max(ks) // k)}
             yield from _nats(context, f"iw_bound_k{k}", draws, "lower bound", details)
+    if isinstance(model, HasLogProbEstimate):
+        yield from _estimate(model, context, note)
     if isinstance(model, IsClassConditional) and context.data.spec.num_classes:
         note("likelihood given the label")
         kind: NumberKind = "exact" if isinstance(model, HasLogProb) else "lower bound"
@@ -51,6 +54,17 @@ def likelihood(model: Model, context: Context, note: Note) -> Iterator[Found]:
     elif isinstance(model, HasUnnormalisedElbo):
         values = bounds.unnormalised_elbo(model, context.chunks)
         yield from _with_log_z(context, "elbo", values, "lower bound", model.annealing_path(), note)
+
+
+def _estimate(model: HasLogProbEstimate, context: Context, note: Note) -> Iterator[Found]:
+    """An estimate that is no bound, with the most that it may be biased by."""
+    note("estimate of the log-likelihood")
+    details, bias = {**model.estimate_protocol()}, model.estimate_bias()
+    values = bounds.log_likelihood_estimate(model, context.chunks)
+    for name, metric, _ in _nats(context, f"{details['of']}_estimate", values, "estimate", details):
+        most = bias if metric.unit == "nats" else bias / (context.data.spec.dim * math.log(2.0))
+        warning = f"biased by at most {most:.2g} {metric.unit}" if bias else None
+        yield name, replace(metric, note=warning), details
 
 
 def _nats(
