@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Order = Literal["natural", "random", "agnostic"]
+Nonlinearity = Literal["relu", "tanh"]
 
 
 class MaskedMlp(nn.Module):
-    """ReLU network (b, D) -> (b, D, P): the P parameters of dimension i depend on the dimensions before i.
+    """Network (b, D) -> (b, D, P): the P parameters of dimension i depend on the dimensions before i.
 
     Args:
         dim: D, the number of dimensions.
@@ -27,15 +28,19 @@ class MaskedMlp(nn.Module):
         masks: Number of masks, drawn once, over which the weights are shared.
         order: ``natural`` (0, 1, 2, ...), ``random`` (one order for all masks) or ``agnostic`` (one order for each).
         direct: Adds masked weights from the inputs straight to the outputs.
+        nonlinearity: Of the hidden units.
+        degrees: The hidden units' degrees, layer by layer and the same for all masks, instead of random ones.
     """
 
     positions: Tensor
 
     def __init__(
         self, dim: int, hidden_sizes: Sequence[int], parameters: int, *, masks: int = 1, order: Order = "natural",
-        direct: bool = False,
+        direct: bool = False, nonlinearity: Nonlinearity = "relu",
+        degrees: Sequence[Int[Tensor, " _"]] | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
+        self.nonlinearity = nonlinearity
         self.dim, self.parameters_per_dim, self.masks = dim, parameters, masks
         orders = [torch.arange(dim) if order == "natural" else torch.randperm(dim)]
         for _ in range(masks - 1):
@@ -46,9 +51,12 @@ class MaskedMlp(nn.Module):
         for layer, width in enumerate(hidden_sizes):
             # uniform on {least, ..., D - 1}, where least is the smallest degree below: no unit is without inputs
             top = max(dim - 1, 1)
-            degrees = (least + torch.rand(masks, width) * (top + 1 - least)).long().clamp(max=top)
-            self.register_buffer(f"degrees_{layer}", degrees)
-            least = degrees.min(dim=1, keepdim=True).values
+            if degrees is None:
+                drawn = (least + torch.rand(masks, width) * (top + 1 - least)).long().clamp(max=top)
+            else:
+                drawn = degrees[layer].repeat(masks, 1)
+            self.register_buffer(f"degrees_{layer}", drawn)
+            least = drawn.min(dim=1, keepdim=True).values
         sizes = [dim, *hidden_sizes, dim * parameters]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.direct = nn.Linear(dim, dim * parameters, bias=False) if direct else None
@@ -96,7 +104,8 @@ class MaskedMlp(nn.Module):
         weights = self._weights(mask)
         h = x
         for layer in range(self.depth):
-            h = F.relu(F.linear(h, weights[layer], self.linear(layer).bias))
+            h = F.linear(h, weights[layer], self.linear(layer).bias)
+            h = F.relu(h) if self.nonlinearity == "relu" else h.tanh()
         out = F.linear(h, weights[self.depth], self.linear(self.depth).bias)
         if self.direct is not None:
             out = out + F.linear(x, weights[-1])
@@ -143,7 +152,7 @@ class MaskedMlp(nn.Module):
                 if end > start:
                     new = hidden[layer][start:end]
                     torch.addmm(biases[layer][start:end], weights[layer][start:end, :seen], below[:seen], out=new)
-                    new.relu_()
+                    new = new.relu_() if self.nonlinearity == "relu" else new.tanh_()
                     done[layer] = end
                 below, seen = hidden[layer], end
             out = torch.addmm(top_bias[t], top[t, :, :seen], below[:seen])
