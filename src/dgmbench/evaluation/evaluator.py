@@ -15,7 +15,7 @@ from dgmbench.errors import UserError
 from dgmbench.evaluation.chunks import CHUNK, Chunks
 from dgmbench.evaluation.likelihood import bounds
 from dgmbench.evaluation.likelihood.ais import annealed_importance_sampling, bracket
-from dgmbench.evaluation.metrics import Metric, NumberKind, bits_per_dim, protocol_id
+from dgmbench.evaluation.metrics import Metric, NumberKind, bits_per_dim, nats_per_token, perplexity, protocol_id
 from dgmbench.evaluation.sample_distance import pixel_energy_distance
 from dgmbench.models.contract import (
     AnnealingPath,
@@ -24,12 +24,14 @@ from dgmbench.models.contract import (
     HasElbo,
     HasLogProb,
     HasLogWeights,
+    HasReconstructionLogProb,
     HasUnnormalisedElbo,
     HasUnnormalisedLogProb,
     IsClassConditional,
     Model,
 )
 from dgmbench.nn.scaling import Scaling
+from dgmbench.nn.sequences import counted
 from dgmbench.training.ranks import Ranks
 
 # The energy distance compares this many samples with as many examples: its cost grows with the square.
@@ -114,6 +116,8 @@ class Evaluator:
         yield name, nats, details
         if self.data.spec.kind in ("binary", "discrete"):
             yield f"{name}_bits_per_dim", bits_per_dim(nats, self.data.spec.dim), details
+        if self.data.spec.kind == "tokens":
+            yield f"{name}_perplexity", perplexity(nats_per_token(values, self.chunks.tokens(), kind)), details
 
     def _with_log_z(
         self, name: str, values: Tensor, kind: NumberKind, path: AnnealingPath, note: Note
@@ -143,9 +147,20 @@ class Evaluator:
         yield "log_z_gap", Metric(sides.gap, "nats", "estimate", "none", spread, n, note=warning), details
 
     def _reconstruction(self, model: Model, note: Note) -> Iterator[Found]:
+        if isinstance(model, HasReconstructionLogProb):
+            note("log-probability of reconstructions")
+            values = bounds.reconstruction_log_prob(model, self.chunks)
+            nats = Metric.mean_of(values, unit="nats", kind="estimate", direction="higher")
+            yield "reconstruction_log_prob", nats, {"given": "code"}
+            if self.data.spec.kind == "tokens":
+                per_token = nats_per_token(values, self.chunks.tokens(), "estimate")
+                yield "reconstruction_nll_per_token", per_token, {"given": "code"}
         if not isinstance(model, CanReconstruct):
             return
         note("reconstruction")
+        if self.data.spec.kind == "tokens":
+            yield "reconstruction_token_error", self._token_error(model), {}
+            return
         scale = Scaling(self.data.spec, low=0.0, high=1.0)
 
         def error(x: Tensor, generator: Generator) -> Tensor:
@@ -155,6 +170,17 @@ class Evaluator:
         errors = self.chunks.each("reconstruct", error)
         mean = Metric.mean_of(errors, unit=f"{scale.unit}^2", kind="estimate", direction="lower")
         yield "reconstruction_mse", mean, {}
+
+    def _token_error(self, model: CanReconstruct) -> Metric:
+        """The share of an example's tokens, its end included, that the reconstruction gets wrong."""
+
+        def error(x: Tensor, generator: Generator) -> Tensor:
+            wrong = model.reconstruct(x, generator=generator) != x
+            own = counted(x.flatten(1), self.data.spec.end)
+            return (wrong.flatten(1) & own).sum(1) / own.sum(1)
+
+        errors = self.chunks.each("reconstruct", error)
+        return Metric.mean_of(errors, unit="share of tokens", kind="estimate", direction="lower")
 
     def _samples(self, model: Model, note: Note) -> Iterator[Found]:
         if isinstance(model, CanSample):
@@ -179,7 +205,8 @@ def validation_objective(
     """The one number by which the best checkpoint is chosen and a sweep optimises, on the validation split.
 
     The strongest statement that the model can make about held-out data: exact log-likelihood, else the evidence lower
-    bound, else either of them with log Z by enumeration or a short AIS, else the energy distance of samples to data.
+    bound, else either of them with log Z by enumeration or a short AIS, else an autoencoder's log-probability of the
+    data given their codes, else the energy distance of samples to data.
     The noise is the same at every call, so that values of one training compare. Several processes share the examples;
     what they compute twice (samples, log Z) may differ in the last digits.
     """
@@ -201,6 +228,8 @@ def validation_objective(
         generator = keyed_generator("ais", 0, device=device)
         log_z = annealed_importance_sampling(path, **VALIDATION, generator=generator).log_z
         return f"{name}_ais", _mean_nats(values - log_z, "estimate")
+    if isinstance(model, HasReconstructionLogProb):
+        return "reconstruction_log_prob", _mean_nats(bounds.reconstruction_log_prob(model, chunks), "estimate")
     if isinstance(model, CanSample):
         return "energy_distance", sample_distance(
             model, Chunks(data, "valid", seed=0, limit=DISTANCE_SAMPLES, device=device)

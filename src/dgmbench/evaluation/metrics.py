@@ -65,6 +65,26 @@ def bits_per_dim(nats: Metric, dim: int) -> Metric:
     return nats.scaled(-1.0 / (dim * math.log(2.0)), "bits/dim")
 
 
+def nats_per_token(values: Tensor, tokens: Tensor, kind: NumberKind) -> Metric:
+    """Negative log-likelihood per token of a whole split, from log-likelihoods (n,) and numbers of tokens (n,).
+
+    A ratio of sums, not a mean of ratios: every token weighs the same. The standard error is that of a ratio of means
+    over independent examples; ``n`` is the number of tokens.
+    """
+    values, tokens = values.double(), tokens.double()
+    count, examples = float(tokens.sum()), len(values)
+    nats = -float(values.sum()) / count
+    se = float((-values - nats * tokens).std()) * math.sqrt(examples) / count if examples > 1 else None
+    return Metric(-nats, "nats/token", kind, "higher", se, round(count)).scaled(-1.0, "nats/token")
+
+
+def perplexity(per_token: Metric) -> Metric:
+    """The one place where nats per token become a perplexity: exp(nats / token)."""
+    value = math.exp(min(per_token.value, 700.0))
+    se = None if per_token.se is None else value * per_token.se
+    return replace(per_token, value=value, se=se, unit="perplexity")
+
+
 def protocol_id(protocol: Mapping[str, Any]) -> str:
     """A short name for a protocol: 8 hex digits of the SHA-256 of its canonical JSON."""
     canonical = json.dumps(protocol, sort_keys=True, separators=(",", ":"))
