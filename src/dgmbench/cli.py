@@ -271,7 +271,8 @@ def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def _sample(rest: list[str]) -> int:
     parser = _Parser(
         "sample",
-        "Draw samples of a trained run: a PNG grid and an .npz with the raw values (key x), in the run's folder.",
+        "Draw samples of a trained run into its folder: a PNG, an .npz with the raw values (key x), and a .wav of\n"
+        "sound or a .txt of text.",
         """examples:
   dgm sample run=outputs/vae-digits_binary-s0-1a2b3c4d
   dgm sample run=DIR n=100 seed=1 checkpoint=final

@@ -32,6 +32,7 @@ from dgmbench.models.contract import (
     HasElbo,
     HasLogProb,
     HasLogProbEstimate,
+    HasReconstructionLogProb,
     HasUnnormalisedElbo,
     HasUnnormalisedLogProb,
     Model,
@@ -92,8 +93,8 @@ def validation_objective(
     """The one number by which the best checkpoint is chosen and a sweep optimises, on the validation split.
 
     The strongest statement that the model can make about held-out data: exact log-likelihood, else the evidence lower
-    bound, else an estimate of either, else either of them with log Z by enumeration or a short AIS, else the energy
-    distance of samples to data.
+    bound, else an estimate of either, else either of them with log Z by enumeration or a short AIS, else an
+    autoencoder's log-probability of the data given their codes, else the energy distance of samples to data.
     The noise is the same at every call, so that values of one training compare. Several processes share the examples;
     what they compute twice (samples, log Z) may differ in the last digits.
     """
@@ -118,6 +119,8 @@ def validation_objective(
         generator = keyed_generator("ais", 0, device=device)
         log_z = annealed_importance_sampling(path, **VALIDATION, generator=generator).log_z
         return f"{name}_ais", _mean_nats(values - log_z, "estimate")
+    if isinstance(model, HasReconstructionLogProb):
+        return "reconstruction_log_prob", _mean_nats(bounds.reconstruction_log_prob(model, chunks), "estimate")
     if isinstance(model, CanSample):
         return "energy_distance", sample_distance(
             model, Chunks(data, "valid", seed=0, limit=DISTANCE_SAMPLES, device=device)

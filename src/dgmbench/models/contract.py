@@ -239,7 +239,19 @@ class CanReconstruct(Protocol):
     """Reconstructions: raw values -> code -> values on the raw scale."""
 
     def reconstruct(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
-        """Expected reconstruction of raw values x (b, *shape), as float (b, *shape) on the raw scale."""
+        """Expected reconstruction of raw values x (b, *shape), as float (b, *shape) on the raw scale.
+
+        Of tokens, which have no expectation, the most likely ones, raw.
+        """
+        ...
+
+
+@runtime_checkable
+class HasReconstructionLogProb(Protocol):
+    """log p(x | code of x) of an autoencoder, nats per example: no likelihood of x, because the code has seen x."""
+
+    def reconstruction_log_prob(self, x: Tensor) -> Tensor:
+        """The log-probability that the decoder gives to raw values x (b, *shape) at their own code, as (b,)."""
         ...
 
 
@@ -257,7 +269,10 @@ class CanDecode(Protocol):
     """The way back from codes to data; with ``encode`` it allows interpolation between examples."""
 
     def decode(self, code: Tensor) -> Tensor:
-        """The expected data of codes (b, latent), as float (b, *shape) on the raw scale."""
+        """The expected data of codes (b, latent), as float (b, *shape) on the raw scale.
+
+        Of tokens, which have no expectation, the most likely ones, raw.
+        """
         ...
 
 

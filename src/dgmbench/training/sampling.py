@@ -1,4 +1,4 @@
-"""Samples of a finished or interrupted run, as a picture to look at and an array to work with."""
+"""Samples of a finished or interrupted run: to look at, to listen to or to read, and an array to work with."""
 
 import io
 from pathlib import Path
@@ -14,7 +14,7 @@ from dgmbench.models.contract import CanReconstruct, CanSample, IsClassCondition
 from dgmbench.training.build import build_model, find_device, load_data, load_weights
 from dgmbench.training.files import read_checkpoint, write_atomically
 from dgmbench.training.folder import RunFolder
-from dgmbench.training.pictures import write_picture
+from dgmbench.training.pictures import write_picture, write_samples
 
 # Samples are drawn this many at a time, which bounds the memory for any n.
 SAMPLE_BATCH = 500
@@ -45,10 +45,11 @@ def sample_run(
     label: int | None = None,
     accelerator: str = "auto",
     data_root: Path | None = None,
-) -> tuple[Path, Path]:
-    """Write ``n`` samples of a run's checkpoint into its folder ``samples``: a PNG and an .npz with key ``x``.
+) -> tuple[Path, ...]:
+    """Write ``n`` samples of a run's checkpoint into its folder ``samples``: a PNG and an .npz with key ``x``, and a
+    .wav of sound or a .txt of text.
 
-    Returns the two paths. For a finished or an interrupted run alike.
+    Returns the paths, the picture's first and the array's last. For a finished or an interrupted run alike.
     """
     if n < 1:
         raise UserError(f"n={n} must be at least 1.")
@@ -66,17 +67,17 @@ def sample_run(
     x = draw(model, n, seed=seed, device=device, label=label)
     name = f"{checkpoint}-n{n}-s{seed}" + ("" if label is None else f"-y{label}")
     picture, array = folder.samples / f"{name}.png", folder.samples / f"{name}.npz"
-    write_picture(picture, x, spec)
+    written = write_samples(picture, x, spec)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, x=x.cpu().numpy())
     write_atomically(array, buffer.getvalue())
-    return picture, array
+    return *written, array
 
 
 def write_training_samples(path: Path, model: Model, spec: DataSpec, x: Tensor, *, seed: int, n: int = 64) -> None:
-    """One picture at fixed latents during training: samples, or reconstructions of ``x`` where there are only those."""
+    """Samples at fixed latents during training, or reconstructions of ``x`` where there are only those."""
     if isinstance(model, CanSample):
-        write_picture(path, draw(model, n, seed=seed, device=x.device), spec)
+        write_samples(path, draw(model, n, seed=seed, device=x.device), spec)
     elif isinstance(model, CanReconstruct):
         again = model.reconstruct(x[: n // 2], generator=keyed_generator("reconstruct", seed, device=x.device))
-        write_picture(path, torch.cat([x[: n // 2].float(), again]), spec)
+        write_picture(path, torch.cat([x[: n // 2].to(again.dtype), again]), spec)

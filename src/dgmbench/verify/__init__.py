@@ -111,7 +111,7 @@ def tiny_instances(completed: Mapping[str, Any], card: Card) -> list[Instance]:
     node = dict(completed["model"])
     instances: list[Instance] = []
     for tiny in card.tiny:
-        numbers = {key: tiny[key] for key in ("levels", "num_classes") if key in tiny}
+        numbers = {key: tiny[key] for key in ("levels", "num_classes", "end") if key in tiny}
         spec = DataSpec(tuple(tiny["shape"]), tiny["kind"], **numbers)
         instances.append((_merged(node, tiny.get("args") or {}), spec))
     if not instances:

@@ -17,6 +17,7 @@ from dgmbench.models.contract import (
     HasLogProb,
     HasLogProbEstimate,
     HasLogWeights,
+    HasReconstructionLogProb,
     HasTransition,
     HasUnnormalisedElbo,
     HasUnnormalisedLogProb,
@@ -47,6 +48,8 @@ def outputs(model: Model) -> dict[str, tuple[Output, int]]:
         found["elbo_unnormalised"] = (lambda x, g: model.elbo_unnormalised(x, generator=g), 0)
     if isinstance(model, CanReconstruct):
         found["reconstruct"] = (lambda x, g: model.reconstruct(x, generator=g), 0)
+    if isinstance(model, HasReconstructionLogProb):
+        found["reconstruction_log_prob"] = (lambda x, g: model.reconstruction_log_prob(x), 0)
     if isinstance(model, CanEncode):
         found["encode"] = (lambda x, g: model.encode(x), 0)
     if isinstance(model, CanEncode) and isinstance(model, CanDecode):
@@ -254,7 +257,8 @@ def _forms(subject: Subject, model: Model) -> Iterator[Check]:
     for name, (call, _) in found.items():
         value, shape = call(x, subject.generator("form")), wanted.get(name, (b,))
         right = len(value.shape) == len(shape) and all(m in (-1, n) for m, n in zip(shape, value.shape, strict=True))
-        dtype = value.dtype == spec.dtype if name == "transition" else value.is_floating_point()
+        raw = name == "transition" or (name == "reconstruct" and spec.kind == "tokens")
+        dtype = value.dtype == spec.dtype if raw else value.is_floating_point()
         if not (right and dtype and bool(value.isfinite().all())):
             wrong.append(f"{name} {tuple(value.shape)} {value.dtype}".replace("torch.", ""))
     if found:

@@ -23,6 +23,7 @@ from dgmbench.models.contract import (
     HasLogProb,
     HasLogProbEstimate,
     HasLogWeights,
+    HasReconstructionLogProb,
     HasUnnormalisedElbo,
     HasUnnormalisedLogProb,
     IsClassConditional,
@@ -66,6 +67,11 @@ def given_labels(model: IsClassConditional, chunks: Chunks) -> Tensor:
         return model.elbo(batch.x, y=batch.y, generator=generator)  # type: ignore[call-arg]
 
     return chunks.each_labelled("given_labels", value)
+
+
+def reconstruction_log_prob(model: HasReconstructionLogProb, chunks: Chunks) -> Tensor:
+    """log p(x | code of x) of every example."""
+    return chunks.each("reconstruction_log_prob", lambda x, _: model.reconstruction_log_prob(x))
 
 
 def unnormalised_log_likelihood(model: HasUnnormalisedLogProb, chunks: Chunks) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from dgmbench.evaluation.likelihood import bounds
 from dgmbench.evaluation.likelihood.ais import bracket
 from dgmbench.evaluation.likelihood.bounds import Draws
-from dgmbench.evaluation.likelihood.units import bits_per_dim
+from dgmbench.evaluation.likelihood.units import bits_per_dim, nats_per_token, perplexity
 from dgmbench.evaluation.metrics import Metric, NumberKind
 from dgmbench.evaluation.parts import Context, Found, Note
 from dgmbench.models.contract import (
@@ -70,12 +70,14 @@ def _estimate(model: HasLogProbEstimate, context: Context, note: Note) -> Iterat
 def _nats(
     context: Context, name: str, found: Tensor | Draws, kind: NumberKind, details: dict[str, Any]
 ) -> Iterator[Found]:
-    """The mean of per-example nats, and on data with levels the same in bits per dimension."""
+    """The mean of per-example nats, and on data with levels the same in bits per dimension, on text the perplexity."""
     values, variance = (found.values, found.variance) if isinstance(found, Draws) else (found, None)
     nats = Metric.mean_of(values, unit="nats", kind=kind, direction="higher", draw_variance=variance)
     yield name, nats, details
     if context.data.spec.kind in ("binary", "discrete"):
         yield f"{name}_bits_per_dim", bits_per_dim(nats, context.data.spec.dim), details
+    if context.data.spec.kind == "tokens":
+        yield f"{name}_perplexity", perplexity(nats_per_token(values, context.chunks.tokens(), kind)), details
 
 
 def _with_log_z(

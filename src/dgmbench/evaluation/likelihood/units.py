@@ -1,4 +1,4 @@
-r"""Nats and bits per dimension, and log-densities of scaled data as log-probabilities of the data's levels.
+r"""Nats, bits per dimension and perplexity, and log-densities of scaled data as log-probabilities of the data's levels.
 
 ``log_prob`` of a model is about raw x, so its bits per dimension are one division. Papers and other programs often
 give the log-density of values s = f(v) instead, where v = x + u in [0, K) are levels with uniform noise u. Then
@@ -16,6 +16,7 @@ it is 7, and in logit space, s = logit(margin + (1 - 2 margin) v / K), it depend
 """
 
 import math
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -23,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dgmbench.errors import UserError
-from dgmbench.evaluation.metrics import Metric
+from dgmbench.evaluation.metrics import Metric, NumberKind
 
 Space = Literal["levels", "unit", "symmetric", "logit"]
 
@@ -31,6 +32,26 @@ Space = Literal["levels", "unit", "symmetric", "logit"]
 def bits_per_dim(nats: Metric, dim: int) -> Metric:
     """Log-likelihood in nats per example as bits per dimension: -nats / (D log 2)."""
     return nats.scaled(-1.0 / (dim * math.log(2.0)), "bits/dim")
+
+
+def nats_per_token(values: Tensor, tokens: Tensor, kind: NumberKind) -> Metric:
+    """Negative log-likelihood per token of a whole split, from log-likelihoods (n,) and numbers of tokens (n,).
+
+    A ratio of sums, not a mean of ratios: every token weighs the same. The standard error is that of a ratio of means
+    over independent examples; ``n`` is the number of tokens.
+    """
+    values, tokens = values.double(), tokens.double()
+    count, examples = float(tokens.sum()), len(values)
+    nats = -float(values.sum()) / count
+    se = float((-values - nats * tokens).std()) * math.sqrt(examples) / count if examples > 1 else None
+    return Metric(-nats, "nats/token", kind, "higher", se, round(count)).scaled(-1.0, "nats/token")
+
+
+def perplexity(per_token: Metric) -> Metric:
+    """The one place where nats per token become a perplexity: exp(nats / token)."""
+    value = math.exp(min(per_token.value, 700.0))
+    se = None if per_token.se is None else value * per_token.se
+    return replace(per_token, value=value, se=se, unit="perplexity")
 
 
 def nats_of_levels(

@@ -13,6 +13,8 @@ from dgmbench.evaluation.chunks import Chunks
 from dgmbench.evaluation.features.build import build_net, default_features
 from dgmbench.evaluation.features.net import FeatureNet
 from dgmbench.evaluation.features.reference import data_features
+from dgmbench.evaluation.likelihood.bounds import reconstruction_log_prob
+from dgmbench.evaluation.likelihood.units import nats_per_token
 from dgmbench.evaluation.metrics import Direction, Metric
 from dgmbench.evaluation.parts import Context, Found, Note
 from dgmbench.evaluation.quality import frechet, kid, mmd, prdc, sliced_wasserstein
@@ -22,8 +24,17 @@ from dgmbench.evaluation.quality.memorisation import memorisation
 from dgmbench.evaluation.quality.probe import linear_probe_errors, nearest_neighbour_errors
 from dgmbench.evaluation.quality.similarity import psnr, ssim
 from dgmbench.evaluation.sample_distance import pixel_energy_distance
-from dgmbench.models.contract import CanEncode, CanReconstruct, CanSample, IsClassConditional, Model, SamplesByLabel
+from dgmbench.models.contract import (
+    CanEncode,
+    CanReconstruct,
+    CanSample,
+    HasReconstructionLogProb,
+    IsClassConditional,
+    Model,
+    SamplesByLabel,
+)
 from dgmbench.nn.scaling import Scaling
+from dgmbench.nn.sequences import counted
 
 # The energy distance compares this many samples with as many examples: its cost grows with the square.
 DISTANCE_SAMPLES = 1000
@@ -39,11 +50,22 @@ PROBE_EXAMPLES = 10_000
 
 
 def reconstruction(model: Model, context: Context, note: Note) -> Iterator[Found]:
-    """How like their originals reconstructions are, of values scaled to [0, 1]."""
+    """How like their originals reconstructions are: of values scaled to [0, 1], or of tokens."""
+    spec = context.data.spec
+    if isinstance(model, HasReconstructionLogProb):
+        note("log-probability of reconstructions")
+        nats = reconstruction_log_prob(model, context.chunks)
+        mean = Metric.mean_of(nats, unit="nats", kind="estimate", direction="higher")
+        yield "reconstruction_log_prob", mean, {"given": "code"}
+        if spec.kind == "tokens":
+            per_token = nats_per_token(nats, context.chunks.tokens(), "estimate")
+            yield "reconstruction_nll_per_token", per_token, {"given": "code"}
     if not isinstance(model, CanReconstruct):
         return
     note("reconstruction")
-    spec = context.data.spec
+    if spec.kind == "tokens":
+        yield "reconstruction_token_error", _token_error(model, context), {}
+        return
     scale = Scaling(spec, low=0.0, high=1.0)
     bounded = scale.bounded
 
@@ -62,6 +84,18 @@ def reconstruction(model: Model, context: Context, note: Note) -> Iterator[Found
     for column, (name, unit) in enumerate([("psnr", "dB"), ("ssim", "1")][: values.shape[1] - 1], start=1):
         mean = Metric.mean_of(values[:, column], unit=unit, kind="estimate", direction="higher")
         yield f"reconstruction_{name}", mean, {}
+
+
+def _token_error(model: CanReconstruct, context: Context) -> Metric:
+    """The share of an example's tokens, its end included, that the reconstruction gets wrong."""
+
+    def error(x: Tensor, generator: Generator) -> Tensor:
+        wrong = model.reconstruct(x, generator=generator) != x
+        own = counted(x.flatten(1), context.data.spec.end)
+        return (wrong.flatten(1) & own).sum(1) / own.sum(1)
+
+    errors = context.chunks.each("reconstruct", error)
+    return Metric.mean_of(errors, unit="share of tokens", kind="estimate", direction="lower")
 
 
 def samples(model: Model, context: Context, note: Note) -> Iterator[Found]:
