@@ -41,7 +41,9 @@ class DataSpec:
     probability zero. A sentence without ``end`` is one that was longer, of which only the first t tokens are known.
 
     ``vocabulary`` (the word of each token) and ``sampling_rate`` (Hz) say what the values look or sound like. They are
-    no part of the space, so two specs that differ in nothing else are equal. Discrete values with a sampling rate are
+    no part of the space, so two specs that differ in nothing else are equal. Nor are ``factors``, names and numbers of
+    values of known factors of variation: where there are any, a label y is the number of their combination, the last
+    factor changing fastest (``numpy.unravel_index(y, sizes)``). Discrete values with a sampling rate are
     mu-law codes of a waveform (see :mod:`dgmbench.data.audio`).
     """
 
@@ -52,6 +54,7 @@ class DataSpec:
     end: int | None = None
     vocabulary: tuple[str, ...] | None = field(default=None, compare=False, repr=False)
     sampling_rate: int | None = field(default=None, compare=False)
+    factors: tuple[tuple[str, int], ...] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
@@ -59,6 +62,8 @@ class DataSpec:
             object.__setattr__(self, "vocabulary", tuple(self.vocabulary))
             if len(self.vocabulary) != self.levels:
                 raise ValueError(f"a vocabulary of {len(self.vocabulary)} words does not name {self.levels} tokens")
+        if self.factors is not None:
+            object.__setattr__(self, "factors", tuple((str(name), int(size)) for name, size in self.factors))
         if self.end is not None and not (self.kind == "tokens" and 0 <= self.end < (self.levels or 0)):
             raise ValueError(f"end={self.end} must be one of the tokens")
         if self.kind == "binary":

@@ -13,6 +13,7 @@ from dgmbench.data.dataset import SplitName
 from dgmbench.data.random import keyed_generator
 from dgmbench.errors import UserError
 from dgmbench.evaluation.chunks import CHUNK, Chunks
+from dgmbench.evaluation.codes.measure import disentanglement
 from dgmbench.evaluation.likelihood import bounds
 from dgmbench.evaluation.likelihood.ais import annealed_importance_sampling
 from dgmbench.evaluation.likelihood.decoder_measure import decoder_ais, parzen
@@ -40,7 +41,7 @@ from dgmbench.models.contract import (
 from dgmbench.training.ranks import Ranks
 
 # What is measured, in this order; each part looks for the capabilities that it needs.
-PARTS: list[Part] = [likelihood, decoder_ais, parzen, reconstruction, samples, labelled_samples, codes]
+PARTS: list[Part] = [likelihood, decoder_ais, parzen, reconstruction, samples, labelled_samples, codes, disentanglement]
 # Validation during training uses a short annealing schedule; the numbers that are reported use the protocol's.
 VALIDATION: dict[str, Any] = {"chains": 50, "temperatures": 100}
 
