@@ -168,8 +168,11 @@ class Sampling:
     seed: int
     checkpoint: Literal["best", "final"]
     label: int | None
+    show: Literal["samples", "reconstructions", "interpolations", "completions"] = "samples"
 
     def __post_init__(self) -> None:
+        if self.label is not None and self.show != "samples":
+            raise UserError(f"label={self.label} goes with show=samples, not with show={self.show}.")
         if self.n <= 0:
             raise UserError(f"n={self.n} must be more than zero: it is the number of samples.")
         for key in ("seed", "label"):

@@ -22,12 +22,12 @@ MOST_LINES = 32
 MOST_COLUMNS = 100
 
 
-def write_samples(picture: Path, x: Tensor, spec: DataSpec) -> list[Path]:
+def write_samples(picture: Path, x: Tensor, spec: DataSpec, *, columns: int | None = None) -> list[Path]:
     """Write raw values (n, *shape) as a picture, and beside it as sound (.wav) or text (.txt) if they are that.
 
     Returns the paths, the picture's first.
     """
-    write_picture(picture, x, spec)
+    write_picture(picture, x, spec, columns=columns)
     written = [picture]
     if spec.sampling_rate is not None:
         written.append(picture.with_suffix(".wav"))
@@ -46,13 +46,13 @@ def waveforms(x: Tensor, spec: DataSpec) -> np.ndarray:
     return mu_law_decode(values) if spec.kind == "discrete" else values
 
 
-def image_grid(x: Tensor, spec: DataSpec) -> np.ndarray:
-    """Raw images (n, c, h, w) as one nearly square uint8 picture (H, W) or (H, W, 3), thin frames between them."""
+def image_grid(x: Tensor, spec: DataSpec, columns: int | None = None) -> np.ndarray:
+    """Raw images (n, c, h, w) as one uint8 picture (H, W) or (H, W, 3), nearly square unless ``columns`` are given."""
     channels, height, width = spec.shape
     unit = Scaling(spec, low=0.0, high=1.0)(x).clamp(0, 1)
     pixels = (unit * 255).round().byte().cpu().numpy().transpose(0, 2, 3, 1)
     pixels = pixels[..., :3] if channels >= 3 else pixels[..., :1]
-    columns = math.ceil(math.sqrt(len(pixels)))
+    columns = columns or math.ceil(math.sqrt(len(pixels)))
     rows = math.ceil(len(pixels) / columns)
     grid = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1, pixels.shape[-1]), 96, np.uint8)
     for i, image in enumerate(pixels):
@@ -63,13 +63,13 @@ def image_grid(x: Tensor, spec: DataSpec) -> np.ndarray:
     return grid[..., 0] if grid.shape[-1] == 1 else grid
 
 
-def write_picture(path: Path, x: Tensor, spec: DataSpec) -> None:
+def write_picture(path: Path, x: Tensor, spec: DataSpec, *, columns: int | None = None) -> None:
     """Write raw values (n, *shape) as a PNG: a grid of images, waves and spectra, text, points, else a heat map."""
     buffer = io.BytesIO()
     if spec.is_image:
         from PIL import Image
 
-        Image.fromarray(image_grid(x, spec)).save(buffer, format="png")
+        Image.fromarray(image_grid(x, spec, columns)).save(buffer, format="png")
     else:
         _figure(x, spec).savefig(buffer, format="png", dpi=100)
     write_atomically(path, buffer.getvalue())
