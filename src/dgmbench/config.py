@@ -97,7 +97,7 @@ def _read_features(cfg: "DictConfig", config_dirs: list[str | Path]) -> None:
     from omegaconf import OmegaConf
 
     named = OmegaConf.select(cfg, "protocol.quality.features", default=None)
-    if named is not None and any(isinstance(entry, str) for entry in named):
+    if OmegaConf.is_list(named) and any(isinstance(entry, str) for entry in named):
         from dgmbench.evaluation.features.build import read_net  # it imports this module
 
         cfg.protocol.quality.features = [read_net(e, config_dirs) if isinstance(e, str) else e for e in named]
@@ -366,24 +366,27 @@ def _complete_logger(node: Any) -> dict[str, Any]:
 def complete_protocol(node: Any) -> dict[str, Any]:
     """Check the protocol of an evaluation."""
     done = checked(node, settings.Protocol, "protocol")
-    groups = {
-        "ais": settings.Ais,
-        "decoder_ais": settings.DecoderAis,
-        "parzen": settings.Parzen,
-        "quality": settings.Quality,
-    }
+    groups = {"ais": settings.Ais, "decoder_ais": settings.DecoderAis, "parzen": settings.Parzen}
     done |= {name: checked(done[name], schema, f"protocol.{name}") for name, schema in groups.items()}
     return done | {"quality": _complete_quality(done["quality"])}
 
 
-def _complete_quality(quality: dict[str, Any]) -> dict[str, Any]:
+def _complete_quality(node: Mapping[str, Any]) -> dict[str, Any]:
     """Names of feature nets become their configurations, completed with the defaults of their classes."""
-    if quality["features"] is not None:
-        from dgmbench.evaluation.features.build import check_names, complete_net  # it imports this module
+    features = node.get("features")
+    quality = checked({**node, "features": None}, settings.Quality, "protocol.quality")
+    if features is None:
+        return quality
+    if not isinstance(features, list) or not all(isinstance(entry, str | Mapping) for entry in features):
+        raise UserError(
+            f"protocol.quality.features={show(features)} must be a list of names of configs/features, such as "
+            "[classifier,random_conv], or of nodes of the same form."
+        )
+    from dgmbench.evaluation.features.build import check_names, complete_net  # it imports this module
 
-        quality["features"] = [complete_net(entry) for entry in quality["features"]]
-        check_names(quality["features"])
-    return quality
+    nodes = [complete_net(entry) for entry in features]
+    check_names(nodes)
+    return quality | {"features": nodes}
 
 
 def complete_hardware(node: Any) -> dict[str, Any]:

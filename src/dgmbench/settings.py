@@ -130,9 +130,6 @@ class Quality:
     def __post_init__(self) -> None:
         if self.samples < 2:
             raise UserError(f"protocol.quality.samples={self.samples} must be at least 2.")
-        for entry in self.features or ():
-            if not isinstance(entry, str | dict):
-                raise UserError(f"protocol.quality.features has the entry {entry}; name feature nets, or give nodes.")
 
 
 @dataclass(frozen=True, kw_only=True)

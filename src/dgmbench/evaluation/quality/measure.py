@@ -114,10 +114,11 @@ def samples(model: Model, context: Context, note: Note) -> Iterator[Found]:
         details = {**net.record(), "samples": n, "sample_chunk": SAMPLE_CHUNK, "most_reference": REFERENCE}
         try:
             features = torch.cat([net(x.to(context.device)).float() for x in drawn.split(SAMPLE_CHUNK)])
-            yield from _on_features(net, features, context, details)
+            found = list(_on_features(net, features, context, details))
         except UserError as error:
             nothing = Metric(math.nan, "features^2", "estimate", "lower", None, n, note=str(error))
-            yield net.label("fd"), nothing, details
+            found = [(net.label("fd"), nothing, details)]
+        yield from found
 
 
 def draw(model: CanSample, n: int, context: Context, note: Note) -> Tensor:
