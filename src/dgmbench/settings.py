@@ -69,7 +69,7 @@ class Ais:
     """The schedule of annealed importance sampling."""
 
     chains: int
-    temperatures: int | list[float] | list[list[float]]
+    temperatures: int | list[float] | list[tuple[float, int]]
     """Steps from 0 to 1; or the inverse temperatures; or pieces [end, steps]."""
     spacing: Literal["even", "adaptive"] = "even"
     burn_in: int = 1000
