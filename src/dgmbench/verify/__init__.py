@@ -17,6 +17,7 @@ from dgmbench.data.pairs import check_pair, spec_from_card
 from dgmbench.data.spec import DataSpec
 from dgmbench.errors import UserError
 from dgmbench.models.contract import (
+    CanComplete,
     HasElbo,
     HasLogProb,
     HasLogWeights,
@@ -24,9 +25,10 @@ from dgmbench.models.contract import (
     HasUnnormalisedElbo,
     HasUnnormalisedLogProb,
     IsAutoregressive,
+    IsClassConditional,
     Model,
 )
-from dgmbench.verify import bounds, contract, density, training, undirected
+from dgmbench.verify import bounds, conditional, contract, density, training, undirected
 from dgmbench.verify.check import Check, combine, undecided
 from dgmbench.verify.precision import double_precision
 from dgmbench.verify.subject import Subject
@@ -195,5 +197,6 @@ PARTS: dict[str, Callable[[Subject], Iterator[Check]]] = {
     "training": training.checks,
     "density": _mathematics(density.checks, HasLogProb, IsAutoregressive),
     "bounds": _mathematics(bounds.checks, HasElbo, HasLogWeights),
+    "conditional": _mathematics(conditional.checks, IsClassConditional, CanComplete),
     "undirected": _mathematics(undirected.checks, HasUnnormalisedLogProb, HasUnnormalisedElbo, HasTransition),
 }
