@@ -285,8 +285,14 @@ class CanComplete(Protocol):
         ...
 
 
-@runtime_checkable
-class IsClassConditional(Protocol):
+class _ByBuffer(type):
+    """A buffer is no attribute of the class: since Python 3.12, isinstance of a protocol would not find it."""
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        return isinstance(getattr(instance, "class_log_prior", None), Tensor)
+
+
+class IsClassConditional(metaclass=_ByBuffer):
     """p(x | y): ``log_prob``, ``elbo`` and ``log_weights`` also take labels ``y=``, and give the marginal without.
 
     The marginal is log p(x) = log sum_y p(y) p(x | y), so that numbers compare with those of other models. A model
