@@ -131,7 +131,6 @@ def sample_run(
         x = draw(model, n, seed=seed, device=device, label=label)
         name += "" if label is None else f"-y{label}"
     else:
-        model.eval()
         examples = torch.cat(list(Chunks(data, "test", seed=seed, limit=n, device=device)))
         made = SHOWN[show](model, examples, keyed_generator(show, seed, device=device))
         x, columns, name = made.flatten(0, 1), made.shape[1], f"{name}-{show}"
