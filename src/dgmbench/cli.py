@@ -275,7 +275,7 @@ def _sample(rest: list[str]) -> int:
   dgm sample run=outputs/vae-digits_binary-s0-1a2b3c4d
   dgm sample run=DIR n=100 seed=1 checkpoint=final
 """,
-        "run=DIR [n=64] [seed=0] [checkpoint=best|final] [label=CLASS]",
+        "run=DIR [n=64] [seed=0] [checkpoint=best|final] [label=CLASS] [temperature=T]",
     )
     parser.add_argument("--config-dir", action="append", default=[], metavar="DIR", help=_CONFIG_DIR)
     arguments = _parse(parser, rest)

@@ -1,5 +1,6 @@
 """What the keys of the configuration groups without a class may be; their values live in ``configs/``."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -102,6 +103,7 @@ class Sampling:
     seed: int
     checkpoint: Literal["best", "final"]
     label: int | None
+    temperature: float | None
 
     def __post_init__(self) -> None:
         if self.n <= 0:
@@ -110,6 +112,8 @@ class Sampling:
             value = getattr(self, key)
             if value is not None and value < 0:
                 raise UserError(f"{key}={value} must be zero or more.")
+        if self.temperature is not None and not 0 <= self.temperature < math.inf:
+            raise UserError(f"temperature={self.temperature} must be zero or more; 1 is the model's own distribution.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 from dgmbench.data.random import keyed_generator
 from dgmbench.data.spec import DataSpec
 from dgmbench.errors import UserError
-from dgmbench.models.contract import CanReconstruct, CanSample, IsClassConditional, Model
+from dgmbench.models.contract import CanReconstruct, CanSample, HasTemperature, IsClassConditional, Model
 from dgmbench.training.build import build_model, find_device, load_data, load_weights
 from dgmbench.training.files import read_checkpoint, write_atomically
 from dgmbench.training.folder import RunFolder
@@ -21,12 +21,29 @@ SAMPLE_BATCH = 500
 
 
 @torch.no_grad()
-def draw(model: Model, n: int, *, seed: int, device: torch.device, label: int | None = None) -> Tensor:
-    """``n`` samples in data space (n, *shape), a function of the seed; ``label`` for class-conditional models."""
+def draw(
+    model: Model,
+    n: int,
+    *,
+    seed: int,
+    device: torch.device,
+    label: int | None = None,
+    temperature: float | None = None,
+) -> Tensor:
+    """``n`` samples in data space (n, *shape), a function of the seed; ``label`` for class-conditional models.
+
+    ``temperature`` is for models that have one; samples at another than 1 are not of the model's own distribution.
+    """
     if not isinstance(model, CanSample):
         raise UserError(f"{type(model).__name__} does not draw samples: it has no sample(n) method.")
     if label is not None and not (isinstance(model, IsClassConditional) or getattr(model, "conditional", False)):
         raise UserError(f"label={label}: {type(model).__name__} was not trained on labels; leave label out.")
+    if temperature is not None:
+        if not isinstance(model, HasTemperature):
+            raise UserError(
+                f"temperature={temperature}: {type(model).__name__} does not draw at a temperature; leave it out."
+            )
+        model.temperature = temperature
     parts = []
     for index, start in enumerate(range(0, n, SAMPLE_BATCH)):
         count = min(SAMPLE_BATCH, n - start)
@@ -43,6 +60,7 @@ def sample_run(
     seed: int = 0,
     checkpoint: str = "best",
     label: int | None = None,
+    temperature: float | None = None,
     accelerator: str = "auto",
     data_root: Path | None = None,
 ) -> tuple[Path, Path]:
@@ -63,8 +81,9 @@ def sample_run(
     device = find_device({"accelerator": accelerator})
     model = build_model(completed, spec).to(device)
     load_weights(model, read_checkpoint(folder.checkpoint(checkpoint)))
-    x = draw(model, n, seed=seed, device=device, label=label)
+    x = draw(model, n, seed=seed, device=device, label=label, temperature=temperature)
     name = f"{checkpoint}-n{n}-s{seed}" + ("" if label is None else f"-y{label}")
+    name += "" if temperature is None else f"-t{temperature:g}"
     picture, array = folder.samples / f"{name}.png", folder.samples / f"{name}.npz"
     write_picture(picture, x, spec)
     buffer = io.BytesIO()
