@@ -119,6 +119,7 @@ class MaskedMlp(nn.Module):
             if linear is not None:
                 nn.init.zeros_(linear.weight)
         self.context_to_hidden, self.context_to_output = first, straight
+        self._kept = [f"mask_{i}" for i in range(self.depth + (2 if direct else 1))]
         self._keep_masks()
         self.register_load_state_dict_post_hook(_keep_masks_after_load)
 
@@ -146,35 +147,30 @@ class MaskedMlp(nn.Module):
     def _keep_masks(self) -> None:
         # A single mask is kept as floats (a quarter faster than comparing degrees each time); many would not fit.
         if self.masks == 1:
-            for i, table in enumerate(self.layer_masks(0)):
-                self.register_buffer(f"mask_{i}", table.to(self.linear(0).weight.dtype), persistent=False)
-
-    def _weights(self, mask: int) -> list[Float[Tensor, "_ _"]]:
-        linears = [self.linear(layer) for layer in range(self.depth + 1)]
-        linears += [] if self.direct is None else [self.direct]
-        if self.masks == 1:
-            tables = [self.get_buffer(f"mask_{i}") for i in range(len(linears))]
-        else:
-            tables = self.layer_masks(mask)
-        return [linear.weight * table for linear, table in zip(linears, tables, strict=True)]
+            for name, table in zip(self._kept, self.layer_masks(0), strict=True):
+                self.register_buffer(name, table.to(self.linear(0).weight.dtype), persistent=False)
 
     def forward(
         self, x: Float[Tensor, "b d"], mask: int = 0, context: Float[Tensor, "b c"] | None = None
     ) -> Float[Tensor, "b d p"]:
         """The parameters of every conditional p(x_i | x before i, context) under one mask, in one pass."""
-        weights = self._weights(mask)
+        linears: list[nn.Linear] = list(self.layers)  # type: ignore[arg-type]  # nn.ModuleList knows no linears
+        if self.masks == 1:
+            tables = [cast(Tensor, self._buffers[name]) for name in self._kept]
+        else:
+            tables = self.layer_masks(mask)
         h = x
-        for layer in range(self.depth):
-            h = F.linear(h, weights[layer], self.linear(layer).bias)
-            if layer == 0 and context is not None and self.context_to_hidden is not None:
+        for layer, (linear, table) in enumerate(zip(linears, tables, strict=False)):
+            h = F.linear(h, linear.weight * table, linear.bias)
+            if layer == 0 and layer < self.depth and context is not None and self.context_to_hidden is not None:
                 h = h + self.context_to_hidden(context)
-            h = F.relu(h) if self.nonlinearity == "relu" else h.tanh()
-        out = F.linear(h, weights[self.depth], self.linear(self.depth).bias)
+            if layer < self.depth:
+                h = F.relu(h) if self.nonlinearity == "relu" else h.tanh()
         if self.direct is not None:
-            out = out + F.linear(x, weights[-1])
+            h = h + F.linear(x, self.direct.weight * tables[-1])
         if context is not None and self.context_to_output is not None:
-            out = out + self.context_to_output(context)
-        return out.view(-1, self.dim, self.parameters_per_dim)
+            h = h + self.context_to_output(context)
+        return h.view(-1, self.dim, self.parameters_per_dim)
 
     @torch.no_grad()
     def ancestral(

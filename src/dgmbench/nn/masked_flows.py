@@ -10,7 +10,7 @@ The first reads data, so a density is one pass and a sample takes D steps (maske
 noise, so a sample is one pass and a density takes D steps (inverse autoregressive flow). The D steps do the work of
 about one pass: they compute each hidden unit once, in order of its degree.
 
-a is squashed softly into (-7, 7): a scale linear in its inputs explodes when values are fed back.
+a is cut off at -7 and 7: a scale whose logarithm is linear in its inputs explodes when values are fed back.
 """
 
 from collections.abc import Sequence
@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from dgmbench.nn.bases import Base
 from dgmbench.nn.batchnorm import RunningMoments
@@ -31,9 +32,9 @@ from dgmbench.nn.observation import gaussian_log_density
 LARGEST_LOG_SCALE = 7.0
 
 
-def soft_clip(a: Tensor) -> Tensor:
-    """a / (1 + |a| / 7), which is a near 0 and stays within (-7, 7)."""
-    return a / (1 + a.abs() / LARGEST_LOG_SCALE)
+def bounded(a: Tensor) -> Tensor:
+    """A log scale between -7 and 7 (``hardtanh``, whose gradient is one kernel where ``clamp``'s are several)."""
+    return F.hardtanh(a, -LARGEST_LOG_SCALE, LARGEST_LOG_SCALE)
 
 
 class MaskedAffine(Bijection):
@@ -51,7 +52,7 @@ class MaskedAffine(Bijection):
     def forward(self, x: Float[Tensor, "b d"], context: Float[Tensor, "b c"] | None = None) -> Mapped:
         """Data to noise, in one pass of the network."""
         shift, a = self.net(x, context=context).unbind(-1)
-        log_scale = soft_clip(a)
+        log_scale = bounded(a)
         return (x - shift) * torch.exp(-log_scale), -log_scale.sum(1)
 
     def inverse(self, z: Float[Tensor, "b d"], context: Float[Tensor, "b c"] | None = None) -> Mapped:
@@ -60,7 +61,7 @@ class MaskedAffine(Bijection):
         noise, log_det = z.T[position.argsort()], z.new_zeros(len(z))
 
         def draw(t: int, parameters: Float[Tensor, "p n"]) -> Float[Tensor, " n"]:
-            log_scale = soft_clip(parameters[1])
+            log_scale = bounded(parameters[1])
             log_det.add_(log_scale)
             return torch.addcmul(parameters[0], log_scale.exp(), noise[t])
 
@@ -87,7 +88,7 @@ class InverseMaskedAffine(Bijection):
     def inverse(self, z: Float[Tensor, "b d"]) -> Mapped:
         """Noise to data, in one pass of the network."""
         shift, a = self.net(z).unbind(-1)
-        log_scale = soft_clip(a)
+        log_scale = bounded(a)
         return torch.addcmul(shift, log_scale.exp(), z), log_scale.sum(1)
 
 
@@ -110,11 +111,11 @@ class _Solve(torch.autograd.Function):
 
         def draw(t: int, parameters: Tensor) -> Tensor:
             raw[t] = parameters[1]
-            return (data[t] - parameters[0]) * torch.exp(-soft_clip(parameters[1]))
+            return (data[t] - parameters[0]) * torch.exp(-bounded(parameters[1]))
 
         z, hidden = table.sweep(len(x), draw)
         ctx.net, ctx.table, ctx.sequence, ctx.z, ctx.raw, ctx.hidden = net, table, sequence, z, raw, hidden
-        return z[position].T, -soft_clip(raw).sum(0)
+        return z[position].T, -bounded(raw).sum(0)
 
     @staticmethod
     @once_differentiable
@@ -122,8 +123,8 @@ class _Solve(torch.autograd.Function):
         """Gradients of x and of each layer's weight and bias."""
         net, table, z, hidden, sequence = ctx.net, ctx.table, ctx.z, ctx.hidden, ctx.sequence
         depth, dim = net.depth, net.dim
-        inverse_scale = torch.exp(-soft_clip(ctx.raw))
-        slope = (1 + ctx.raw.abs() / LARGEST_LOG_SCALE) ** -2
+        inverse_scale = torch.exp(-bounded(ctx.raw))
+        slope = (ctx.raw.abs() < LARGEST_LOG_SCALE).to(z.dtype)
         grad = grad_z.T[sequence].clone()
         grad_hidden = [torch.zeros_like(h) for h in hidden]
         grad_out = z.new_empty(dim, 2, z.shape[1])
@@ -186,7 +187,7 @@ class MaskedMixture(Base):
     def _mixture(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log weights, means and log deviations, each (components, ...)."""
         logits, mean, log_sigma = parameters.unflatten(0, (3, self.components)).unbind(0)
-        return logits.log_softmax(0), mean, soft_clip(log_sigma)
+        return logits.log_softmax(0), mean, bounded(log_sigma)
 
     def log_prob(self, z: Float[Tensor, "b d"], y: Tensor | None = None) -> Float[Tensor, " b"]:
         """log p(z), or log p(z | y), in one pass."""

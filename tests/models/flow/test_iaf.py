@@ -9,7 +9,7 @@ from dgmbench.models.contract import HasElbo
 from dgmbench.models.flow.iaf import DequantisedIaf, Iaf
 from dgmbench.nn.bijections import standard_normal_log_density
 from dgmbench.nn.masked import MaskedMlp, Sorted
-from dgmbench.nn.masked_flows import InverseMaskedAffine, MaskedAffine, soft_clip
+from dgmbench.nn.masked_flows import InverseMaskedAffine, MaskedAffine, bounded
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -32,7 +32,7 @@ def test_sampling_is_mafs_density_pass_with_mu_and_sigma_turned_round(monkeypatc
     assert not torch.allclose(MaskedAffine(net)(v)[0], x, atol=1e-2), "the turning matters"
 
     shift, a = net(v).unbind(-1)
-    turned = torch.stack([-shift / soft_clip(a).exp(), -a], -1)  # log(1 / sigma) = -a: the clip is odd
+    turned = torch.stack([-shift / bounded(a).exp(), -a], -1)  # log(1 / sigma) = -a
     monkeypatch.setattr(net, "forward", lambda x, mask=0, context=None: turned)
     u, other = MaskedAffine(net)(v)
     assert torch.allclose(x, u, atol=1e-12)
@@ -44,8 +44,8 @@ def naive_forward(net: MaskedMlp, x: Tensor) -> tuple[Tensor, Tensor]:
     z = torch.zeros_like(x)
     for i in net.positions[0].argsort().tolist():
         shift, a = net(z)[:, i].unbind(-1)
-        z = torch.cat([z[:, :i], ((x[:, i] - shift) * torch.exp(-soft_clip(a)))[:, None], z[:, i + 1 :]], 1)
-    return z, -soft_clip(net(z)[..., 1]).sum(1)
+        z = torch.cat([z[:, :i], ((x[:, i] - shift) * torch.exp(-bounded(a)))[:, None], z[:, i + 1 :]], 1)
+    return z, -bounded(net(z)[..., 1]).sum(1)
 
 
 @pytest.mark.parametrize("hidden_sizes", [(), (16,), (12, 15), (9, 8, 11)], ids=str)

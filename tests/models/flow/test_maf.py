@@ -15,7 +15,7 @@ from dgmbench.models.contract import HasElbo, HasLogProb, HasLogWeights, IsClass
 from dgmbench.models.flow.maf import DequantisedMaf, Maf
 from dgmbench.nn.bijections import Normalisation
 from dgmbench.nn.masked import MaskedMlp
-from dgmbench.nn.masked_flows import MaskedAffine, MaskedMixture, soft_clip
+from dgmbench.nn.masked_flows import MaskedAffine, MaskedMixture, bounded
 
 PLANE = DataSpec((2,), "real", num_classes=3)
 
@@ -128,7 +128,7 @@ def naive_inverse(layer: MaskedAffine, z: Tensor) -> Tensor:
     x = torch.zeros_like(z)
     for i in layer.net.positions[0].argsort().tolist():
         shift, a = layer.net(x)[:, i].unbind(-1)
-        x[:, i] = z[:, i] * soft_clip(a).exp() + shift
+        x[:, i] = z[:, i] * bounded(a).exp() + shift
     return x
 
 

@@ -20,7 +20,7 @@ Autoregressive Flow", NeurIPS 2016, https://arxiv.org/abs/1606.04934.
 
 Different from the paper: there the flow is the posterior of a VAE, of which only samples and their own density are
 asked, so that the D steps never occur; here it is the model of the data itself, to set beside MAF. It has no context.
-The scale is the exponential of a soft clip where the paper takes a sigmoid gate (``iaf_vae`` has posterior and gate).
+The scale is an exponential where the paper takes a sigmoid gate (``iaf_vae`` has the posterior and the gate).
 """
 
 from collections.abc import Sequence

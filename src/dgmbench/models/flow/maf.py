@@ -23,7 +23,7 @@ https://arxiv.org/abs/1705.07057.
 
 Different from the paper: a batch normalisation comes before each MADE and not after it, so that the first one
 standardises the data; it has no scale and shift of its own, which the next MADE's would only repeat. The log scales
-are squashed softly into (-7, 7). A label also reaches the outputs directly, since the first dimension sees no hidden
+are cut off at -7 and 7. A label also reaches the outputs directly, since the first dimension sees no hidden
 unit and its density could otherwise not depend on the label. Two hidden layers of 100 units are what the paper takes
 for POWER and GAS; it takes 512 to 1024 for larger sets.
 """
