@@ -12,6 +12,7 @@ from torch import Generator, Tensor, nn
 from dgmbench.cards import read_cards
 from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.models.contract import Logs, Model, Stage
+from dgmbench.nn.bijections import Bijection, Chain, Mapped
 from dgmbench.verify import Check, verify_config, verify_model
 from dgmbench.verify.check import chi_squared, symmetry
 
@@ -21,6 +22,7 @@ RIGHT = {
     toys.Bernoullis: "exact",
     toys.Autoregressive: "exact",
     toys.LinearGaussian: "exact",
+    toys.GaussianFlow: "exact",
     toys.Mixture: "lower bound",
     toys.Boltzmann: "AIS estimate",
     toys.Adversaries: "none",
@@ -50,7 +52,7 @@ def test_the_table_is_repeatable_and_leaves_the_callers_random_state_alone() -> 
     first = verify_model(toys.Mixture, toys.BINARY, "lower bound", seed=3, progress=parts.append)
     assert torch.equal(before, torch.get_rng_state())
     assert torch.get_default_dtype() == torch.float32
-    assert parts == ["contract", "training", "density", "bounds", "undirected"]
+    assert parts == ["contract", "training", "density", "bijection", "bounds", "undirected"]
     torch.rand(1)
     assert verify_model(toys.Mixture, toys.BINARY, "lower bound", seed=3) == first
 
@@ -91,6 +93,88 @@ class PlaneWithoutLogDet(toys.LinearGaussian):
 
     def log_prob(self, x: Tensor) -> Tensor:
         return super().log_prob(1.02 * x.float())
+
+
+# --- flows ----------------------------------------------------------------------------------------------------------
+
+
+class Faulty(toys.GaussianFlow):
+    """A right flow with a faulty bijection before it."""
+
+    kind: type[Bijection]
+
+    def __init__(self, spec: DataSpec = toys.PLANE) -> None:
+        super().__init__(spec)
+        self.bijection = Chain([self.kind(), self.bijection])
+
+
+def constant(x: Tensor, value: float) -> Tensor:
+    return x.new_full((len(x),), value)
+
+
+class SignsCancel(Faulty):
+    """Both ways have the wrong sign: their sum is 0, and every round trip is right."""
+
+    class kind(Bijection):
+        def forward(self, x: Tensor) -> Mapped:
+            return 2 * x, constant(x, -2 * math.log(2))
+
+        def inverse(self, z: Tensor) -> Mapped:
+            return z / 2, constant(z, 2 * math.log(2))
+
+
+class WrongConstant(Faulty):
+    """Says log 256 a dimension for levels that were scaled by 255; the other way agrees with it."""
+
+    class kind(Bijection):
+        def forward(self, x: Tensor) -> Mapped:
+            return x / 255, constant(x, -2 * math.log(256))
+
+        def inverse(self, z: Tensor) -> Mapped:
+            return 255 * z, constant(z, 2 * math.log(256))
+
+
+class ForgetsItsScale(Faulty):
+    class kind(Bijection):
+        def forward(self, x: Tensor) -> Mapped:
+            return 1.01 * x, constant(x, 0.0)
+
+        def inverse(self, z: Tensor) -> Mapped:
+            return z / 1.01, constant(z, 0.0)
+
+
+class ReturnsTheForwardSign(Faulty):
+    """The inverse returns the log-determinant of ``forward``."""
+
+    class kind(Bijection):
+        def forward(self, x: Tensor) -> Mapped:
+            return 2 * x, constant(x, 2 * math.log(2))
+
+        def inverse(self, z: Tensor) -> Mapped:
+            return z / 2, constant(z, 2 * math.log(2))
+
+
+class OtherInverse(Faulty):
+    """Right in its density; samples are of another distribution."""
+
+    class kind(Bijection):
+        def forward(self, x: Tensor) -> Mapped:
+            return x + torch.tensor([0.0, 0.1]) * x[:, :1].sin(), constant(x, 0.0)
+
+        def inverse(self, z: Tensor) -> Mapped:
+            return z, constant(z, 0.0)
+
+
+class NotOnto(Faulty):
+    """Its values end at +-1, so that noise beyond has no data: all else about it is right."""
+
+    class kind(Bijection):
+        def forward(self, x: Tensor) -> Mapped:
+            return x.tanh(), (1 - x.tanh() ** 2).log().sum(1)
+
+        def inverse(self, z: Tensor) -> Mapped:
+            x = z.clamp(-1 + 1e-9, 1 - 1e-9).atanh()
+            return x, -(1 - x.tanh() ** 2).log().sum(1)
 
 
 # --- bounds ---------------------------------------------------------------------------------------------------------
@@ -336,6 +420,12 @@ BROKEN: list[tuple[type[Model], str, str]] = [
     (LeakingMask, "exact", "conditionals see earlier dimensions only"),
     (OrderIsNone, "exact", "the order is a permutation"),
     (SeesItsBatch, "exact", "examples do not see their batch"),
+    (SignsCancel, "exact", "log|det| is that of the Jacobian"),
+    (WrongConstant, "exact", "log|det| is that of the Jacobian"),
+    (ForgetsItsScale, "exact", "log|det| is that of the Jacobian"),
+    (OtherInverse, "exact", "data come back from noise"),
+    (NotOnto, "exact", "noise comes back from data"),
+    (ReturnsTheForwardSign, "exact", "log-determinants of both ways are opposite"),
     (ElboAboveTheTruth, "exact", "the ELBO is the mean log-weight"),
     (ElboAboveTheTruth, "exact", "bounds lie below log p(x)"),
     (WeightsTooLarge, "lower bound", "mean weights sum to 1 over x"),
@@ -387,6 +477,50 @@ def test_every_check_has_a_model_that_fails_it() -> None:
     """A check that nothing fails proves nothing."""
     names = {check.name for model, kind in RIGHT.items() for check in table(model, kind)}
     assert names - {name for _, _, name in BROKEN} == set()
+
+
+@pytest.mark.parametrize("model", [SignsCancel, WrongConstant, ForgetsItsScale])
+def test_a_wrong_log_determinant_passes_every_round_trip(model: type[Model]) -> None:
+    """Only the Jacobian tells: the other lines of the part pass."""
+    checks = {check.name: check.passed for check in table(model, "exact")}
+    assert checks["log|det| is that of the Jacobian"] is False
+    assert checks["data come back from noise"] is True
+    assert checks["noise comes back from data"] is True
+    assert checks["log-determinants of both ways are opposite"] is True
+
+
+def test_a_map_that_is_not_onto_passes_all_but_the_way_from_noise() -> None:
+    checks = {check.name: check.passed for check in table(NotOnto, "exact")}
+    assert checks["log|det| is that of the Jacobian"] is True
+    assert checks["data come back from noise"] is True
+    assert checks["noise comes back from data"] is False
+
+
+class Estimated(Faulty):
+    """A log-determinant that misses the truth by what it states."""
+
+    class kind(Bijection):
+        error = 0.01
+
+        def forward(self, x: Tensor) -> Mapped:
+            return 2 * x, constant(x, 2 * math.log(2) + 0.009)
+
+        def inverse(self, z: Tensor) -> Mapped:
+            return z / 2, constant(z, -2 * math.log(2) + 0.009)
+
+        @property
+        def log_det_error(self) -> float:
+            return self.error
+
+
+@pytest.mark.parametrize(("error", "passed"), [(0.01, True), (0.008, False), (math.inf, None)])
+def test_a_stated_error_of_the_log_determinant_is_allowed(
+    error: float, passed: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Estimated.kind, "error", error)
+    checks = {check.name: check for check in verify_model(Estimated, toys.PLANE, "exact")}
+    assert checks["log|det| is that of the Jacobian"].passed is passed
+    assert checks["log-determinants of both ways are opposite"].passed is passed
 
 
 def test_large_instances_say_what_cannot_be_decided() -> None:

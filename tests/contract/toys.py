@@ -7,6 +7,7 @@ from torch import Generator, Tensor, nn
 
 from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.models.contract import Logs, Model
+from dgmbench.nn.bijections import Bijection, Mapped
 
 BINARY = DataSpec((1, 2, 2), "binary")
 PLANE = DataSpec((2,), "real")
@@ -106,6 +107,47 @@ class LinearGaussian(Model):
 
     def loss(self, player: str, batch: Batch, generator: Generator) -> tuple[Tensor, Logs]:
         return -self.elbo(batch.x, generator=generator).mean(), {}
+
+
+class Affine(Bijection):
+    """z = L (x - b), lower triangular with a positive diagonal."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.lower = nn.Parameter(torch.randn(dim, dim))
+        self.log_diagonal = nn.Parameter(torch.randn(dim))
+        self.bias = nn.Parameter(torch.randn(dim))
+
+    def matrix(self) -> Tensor:
+        return self.lower.tril(-1) + self.log_diagonal.exp().diag()
+
+    def forward(self, x: Tensor) -> Mapped:
+        return (x - self.bias) @ self.matrix().T, self.log_diagonal.sum().expand(len(x))
+
+    def inverse(self, z: Tensor) -> Mapped:
+        x = torch.linalg.solve_triangular(self.matrix(), z.T, upper=False).T + self.bias
+        return x, -self.log_diagonal.sum().expand(len(z))
+
+
+class GaussianFlow(Model):
+    """An affine flow, so a Gaussian."""
+
+    def __init__(self, spec: DataSpec = PLANE) -> None:
+        super().__init__(spec)
+        self.bijection: Bijection = Affine(spec.dim)
+
+    def continuous(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
+        return x.float()
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        z, log_det = self.bijection(self.continuous(x))
+        return (-0.5 * z**2 - 0.5 * math.log(2 * math.pi)).sum(1) + log_det
+
+    def sample(self, n: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        return self.bijection.inverse(torch.randn(n, self.spec.dim, generator=generator))[0].to(self.spec.dtype)
+
+    def loss(self, player: str, batch: Batch, generator: Generator) -> tuple[Tensor, Logs]:
+        return -self.log_prob(batch.x).mean(), {}
 
 
 class Mixture(Model):

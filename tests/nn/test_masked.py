@@ -63,8 +63,34 @@ def test_ancestral_sweep_equals_full_passes(kwargs):
         assert torch.allclose(fast, x, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("hidden_sizes", [(), (11, 13)])
+def test_a_context_reaches_every_output_and_changes_no_order(hidden_sizes):
+    torch.manual_seed(2)
+    net = MaskedMlp(6, hidden_sizes, 2, order="reversed", context=3).double()
+    context = torch.randn(4, 3, dtype=torch.float64)
+    x = torch.randn(4, 6, dtype=torch.float64)
+    assert torch.equal(net(x, context=context), net(x)), "at first all contexts are alike"
+    with torch.no_grad():
+        for name, p in net.named_parameters():
+            if "context" in name:
+                p.normal_()
+    seen = torch.autograd.functional.jacobian(lambda c: net(x[:1], context=c)[0], context[:1])
+    assert (seen != 0).all(), "also of the first dimension, which sees no hidden unit"
+    jacobian = torch.autograd.functional.jacobian(lambda v: net(v[None], context=context[:1])[0], x[0])
+    depends = (jacobian != 0).any(1)
+    assert not (depends & (net.positions[0][:, None] <= net.positions[0])).any()
+    noise = torch.randn(6, 4, dtype=torch.float64)
+    fast = net.ancestral(4, lambda t, p: p[0] + p[1].exp() * noise[t], context=context)
+    slow = torch.zeros(4, 6, dtype=torch.float64)
+    for t, i in enumerate(net.positions[0].argsort().tolist()):
+        p = net(slow, context=context)[:, i].T
+        slow[:, i] = p[0] + p[1].exp() * noise[t]
+    assert torch.allclose(fast, slow, rtol=1e-10, atol=1e-10)
+
+
 def test_orders():
     torch.manual_seed(3)
+    assert torch.equal(MaskedMlp(4, (5,), 1, order="reversed").positions, torch.tensor([[3, 2, 1, 0]]))
     natural = MaskedMlp(8, (5,), 1, masks=2)
     assert torch.equal(natural.positions, torch.arange(8).expand(2, 8))
     one = MaskedMlp(8, (5,), 1, masks=3, order="random").positions

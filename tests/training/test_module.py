@@ -1,6 +1,7 @@
 """The LightningModule against hand-computed updates: players, accumulation, clipping, EMA, schedules, the clock."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 
 from dgmbench.data import BatchStream, DataSet, DataSpec, Split
+from dgmbench.data.spec import Batch
 from dgmbench.errors import RunFailed, UserError
 from dgmbench.models.contract import Model, Stage
 from dgmbench.training.ema import Ema
@@ -277,3 +279,26 @@ def test_a_frozen_parameter_stays_frozen() -> None:
     fit(model)
     assert not model.fixed.requires_grad
     assert (model.fixed == 1).all()
+
+
+class Settling(MeanModel):
+    """Keeps the mean of the whole training set, and the weight it had when it was asked to."""
+
+    def __init__(self, spec: DataSpec) -> None:
+        super().__init__(spec)
+        self.register_buffer("whole", torch.zeros(spec.dim))
+        self.calls: list[tuple[bool, bool, float]] = []
+
+    def settle(self, batches: Iterator[Batch], generator: torch.Generator) -> None:
+        self.calls.append((self.training, torch.is_grad_enabled(), self.mean[0].item()))
+        self.whole.copy_(torch.cat([batch.x for batch in batches]).float().mean(0))
+
+
+def test_a_model_settles_on_the_whole_training_set_before_each_validation() -> None:
+    model, seen = Settling(SPEC), []
+    fit(model, hooks=Hooks(validate=lambda module: seen.append(model.whole.clone())), validate="5ba", ema=0.9)
+    whole = torch.from_numpy(data().splits["train"].x).float().mean(0)
+    assert len(seen) == len(model.calls) == 3, "after 5, 10 and 12 batches"
+    assert all(torch.equal(value, whole) for value in seen)
+    assert all(not training and not gradients for training, gradients, _ in model.calls)
+    assert model.calls[-1][2] != model.mean[0].item(), "it sees the averaged weights"

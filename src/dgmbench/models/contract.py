@@ -4,13 +4,14 @@ A model is a plain ``nn.Module`` that works without trainer or configuration: ``
 can do by the methods it has; nothing in dgmbench asks for a model's name. ``docs/adding_a_model.md`` shows a whole one.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Generator, Tensor, nn
 
 from dgmbench.data.spec import Batch, DataSpec
+from dgmbench.nn.bijections import Bijection
 
 Logs = Mapping[str, Tensor]
 
@@ -77,6 +78,13 @@ class Model(nn.Module):
         The gradients of that step are still in ``.grad``.
         """
 
+    def settle(self, batches: Iterator[Batch], generator: Generator) -> None:
+        """Set buffers that evaluation needs from the whole training set, its moments say, before each validation.
+
+        Called in eval mode and without gradients, with the averaged weights if there are any. ``batches`` goes through
+        the training set once, in order; left alone, it costs nothing.
+        """
+
 
 @runtime_checkable
 class HasLogProb(Protocol):
@@ -102,6 +110,58 @@ class HasLogWeights(Protocol):
 
     def log_weights(self, x: Tensor, k: int, *, generator: Generator | None = None) -> Tensor:
         """k independent log-weights of each raw value x (b, *shape), as (k, b)."""
+        ...
+
+
+@runtime_checkable
+class HasDecoder(Protocol):
+    """p(x) = E p(x | noise) over standard normal noise, so that annealing over the noise estimates p(x).
+
+    Other priors are a map of the noise that belongs to the decoder: uniform latents are its distribution function,
+    a deep stack of Gaussians takes the noise of every layer (mean + sigma * noise), a learned prior is a flow of it.
+    """
+
+    noise_dim: int
+    """Dimensions of the noise of one example."""
+
+    def log_prob_given(self, x: Tensor, noise: Tensor) -> Tensor:
+        """log p(x | noise) of raw values x (b, *shape) at noise (b, noise_dim), as (b,); has a gradient in noise."""
+        ...
+
+    def sample_given(self, noise: Tensor, *, generator: Generator | None = None) -> Tensor:
+        """One draw of x for each noise (b, noise_dim), as raw values (b, *shape)."""
+        ...
+
+
+@runtime_checkable
+class CanGenerate(Protocol):
+    """Implicit models: x is a function of standard normal noise, rounded to the levels of the data if there are any.
+
+    The function is that of ``sample``: it includes the labels' distribution, truncation and the like.
+    """
+
+    noise_dim: int
+    """Dimensions of the noise of one example."""
+
+    def generate(self, noise: Tensor) -> Tensor:
+        """x before rounding, float (b, *shape) on the raw scale, of noise (b, noise_dim); has a gradient in noise."""
+        ...
+
+
+@runtime_checkable
+class HasLogProbEstimate(Protocol):
+    """An estimate of the log-likelihood, or of a bound, that is neither: its log-determinant is random or truncated."""
+
+    def log_prob_estimate(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
+        """One draw of the estimate for raw values x (b, *shape), as (b,), nats per example."""
+        ...
+
+    def estimate_protocol(self) -> Mapping[str, Any]:
+        """What it depends on; ``of`` says what it estimates: log_likelihood or elbo."""
+        ...
+
+    def estimate_bias(self) -> float:
+        """The most by which the estimate's mean may miss what it estimates, nats per example; 0 if it is unbiased."""
         ...
 
 
@@ -179,7 +239,19 @@ class CanReconstruct(Protocol):
     """Reconstructions: raw values -> code -> values on the raw scale."""
 
     def reconstruct(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
-        """Expected reconstruction of raw values x (b, *shape), as float (b, *shape) on the raw scale."""
+        """Expected reconstruction of raw values x (b, *shape), as float (b, *shape) on the raw scale.
+
+        Of tokens, which have no expectation, the most likely ones, raw.
+        """
+        ...
+
+
+@runtime_checkable
+class HasReconstructionLogProb(Protocol):
+    """log p(x | code of x) of an autoencoder, nats per example: no likelihood of x, because the code has seen x."""
+
+    def reconstruction_log_prob(self, x: Tensor) -> Tensor:
+        """The log-probability that the decoder gives to raw values x (b, *shape) at their own code, as (b,)."""
         ...
 
 
@@ -197,7 +269,10 @@ class CanDecode(Protocol):
     """The way back from codes to data; with ``encode`` it allows interpolation between examples."""
 
     def decode(self, code: Tensor) -> Tensor:
-        """The expected data of codes (b, latent), as float (b, *shape) on the raw scale."""
+        """The expected data of codes (b, latent), as float (b, *shape) on the raw scale.
+
+        Of tokens, which have no expectation, the most likely ones, raw.
+        """
         ...
 
 
@@ -220,6 +295,33 @@ class IsClassConditional(Protocol):
 
     class_log_prior: Tensor
     """log p(y), (num_classes,): a buffer, the frequencies in the training data."""
+
+
+@runtime_checkable
+class SamplesByLabel(Protocol):
+    """``sample(n, y)`` takes labels y (n,); without any likelihood, as a conditional GAN."""
+
+    label_frequency: Tensor | None
+    """How often each label occurs (num_classes,), a buffer; None where a setting makes the model unconditional."""
+
+
+@runtime_checkable
+class HasBijection(Protocol):
+    """A density by change of variables: log p(v) = log p(z) + log |det dz/dv| with z, log_det = bijection(v)."""
+
+    bijection: Bijection
+    """From continuous data (b, *shape) to noise (b, dim)."""
+
+    def continuous(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
+        """Values v (b, *shape) where the density is evaluated for raw x (b, *shape): x itself, or x with noise."""
+        ...
+
+
+@runtime_checkable
+class HasTemperature(Protocol):
+    """Samples at a temperature: ``sample`` multiplies its noise by this attribute, which is 1 but for pictures."""
+
+    temperature: float
 
 
 @runtime_checkable

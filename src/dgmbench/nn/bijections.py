@@ -5,21 +5,29 @@ noise to data. Both return the log |det Jacobian| of the map that they apply, on
 ``inverse`` returns minus what ``forward`` returns at the same point. With a base density p(z),
 
     log p(x) = log p(z) + log |det dz/dx|,      z, log_det = bijection(x).
+
+A bijection also says which of its ways is fast, and how far from the truth its log-determinant and its inverse may be.
 """
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from dgmbench.nn.batchnorm import RunningMoments
 
 Mapped = tuple[Tensor, Float[Tensor, " b"]]
 """What a bijection returns: values, and the log-determinant of each example."""
+
+Orientation = Literal["both", "density", "sampling", "neither"]
+"""Which way costs one pass: ``density`` is ``forward``, ``sampling`` is ``inverse``; the other takes a loop."""
 
 
 def sum_dims(x: Float[Tensor, " b *shape"]) -> Float[Tensor, " b"]:
@@ -38,13 +46,59 @@ class Bijection(nn.Module, ABC):
     def inverse(self, z: Tensor) -> Mapped:
         """Noise to data: x and log |det dx/dz|."""
 
+    @property
+    def orientation(self) -> Orientation:
+        """Which way is one pass."""
+        return "both"
 
-class Chain(Bijection):
+    @property
+    def log_det_error(self) -> float:
+        """The most nats an example by which the log-determinant may miss the truth in eval mode.
+
+        0 if it is exact up to rounding; infinite if it is random.
+        """
+        return 0.0
+
+    @property
+    def inverse_error(self) -> float:
+        """The largest relative error of ``inverse`` beyond rounding, for an inverse that iterates."""
+        return 0.0
+
+
+class Composite(Bijection):
+    """A bijection made of others in a row: as fast as the slowest, and as far off as all of them together."""
+
+    def parts(self) -> Iterable[Bijection]:
+        """The bijections that it applies, the first one nearest to the data."""
+        raise NotImplementedError(f"{type(self).__name__} must define parts()")
+
+    @property
+    def orientation(self) -> Orientation:
+        """The way that is one pass in every part."""
+        ways = {part.orientation for part in self.parts()} - {"both"}
+        return "both" if not ways else ways.pop() if len(ways) == 1 else "neither"
+
+    @property
+    def log_det_error(self) -> float:
+        """The parts' errors, added."""
+        return sum(part.log_det_error for part in self.parts())
+
+    @property
+    def inverse_error(self) -> float:
+        """The parts' errors, added."""
+        return sum(part.inverse_error for part in self.parts())
+
+
+class Chain(Composite):
     """Bijections one after another, the first one nearest to the data."""
 
     def __init__(self, steps: Iterable[Bijection]) -> None:
         super().__init__()
         self.steps = nn.ModuleList(steps)
+
+    def parts(self) -> Iterable[Bijection]:
+        """The steps."""
+        return self.steps  # type: ignore[return-value]  # nn.ModuleList knows no bijections
 
     def forward(self, x: Tensor) -> Mapped:
         """Apply the steps in order."""
@@ -78,6 +132,22 @@ class Logit(Bijection):
     def inverse(self, z: Tensor) -> Mapped:
         """Values between 0 and high; log dx/dz = log high + log sigmoid(z) + log sigmoid(-z)."""
         return self.high * z.sigmoid(), sum_dims(math.log(self.high) + F.logsigmoid(z) + F.logsigmoid(-z))
+
+
+class Flatten(Bijection):
+    """(b, *shape) -> (b, d)."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, x: Tensor) -> Mapped:
+        """All values in a row."""
+        return x.flatten(1), x.new_zeros(len(x))
+
+    def inverse(self, z: Tensor) -> Mapped:
+        """Put the shape back."""
+        return z.view(-1, *self.shape), z.new_zeros(len(z))
 
 
 class Squeeze(Bijection):
@@ -124,7 +194,34 @@ class Normalisation(RunningMoments, Bijection):
         return z * scale + shift, -log_det
 
 
-class MultiScale(Bijection):
+class Recomputed(Composite):
+    """A bijection that keeps its input only, and computes its values again when gradients are due.
+
+    Saved tensors shrink from everything inside to x, for the price of one more ``forward``; values and gradients are
+    the same to the bit. Inverting from the output instead would save x as well, but lets rounding errors of the inverse
+    into the gradients of every step before.
+    """
+
+    def __init__(self, inner: Bijection) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def parts(self) -> Iterable[Bijection]:
+        """The one bijection."""
+        return (self.inner,)
+
+    def forward(self, x: Tensor) -> Mapped:
+        """Data to noise."""
+        if not torch.is_grad_enabled():
+            return self.inner(x)
+        return checkpoint(self.inner, x, use_reentrant=False, preserve_rng_state=False)
+
+    def inverse(self, z: Tensor) -> Mapped:
+        """Noise to data."""
+        return self.inner.inverse(z)
+
+
+class MultiScale(Composite):
     """Levels of bijections; after each level but the last, half of the channels leave as noise, flattened.
 
     The multi-scale architecture of Real NVP (Dinh et al. 2017, section 3.6): z = (h_1 | h_2 | ... | h_L), each
@@ -135,6 +232,10 @@ class MultiScale(Bijection):
         super().__init__()
         self.levels = nn.ModuleList(levels)
         self.shapes = tuple(shapes)
+
+    def parts(self) -> Iterable[Bijection]:
+        """The levels."""
+        return self.levels  # type: ignore[return-value]  # nn.ModuleList knows no bijections
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b d"], Float[Tensor, " b"]]:
         """All parts, flattened and joined."""
@@ -154,6 +255,68 @@ class MultiScale(Bijection):
             x, log_det = level.inverse(torch.cat([part.view(-1, *shape), x], 1))
             total = total + log_det
         return x, total
+
+
+class StartsAtData(ABC):
+    """A layer whose parameters start at the moments of data, when ``start_activations`` asks for it."""
+
+    @abstractmethod
+    def start_at(self, x: Tensor) -> None:
+        """Set the parameters by the layer's input x."""
+
+
+class ActNorm(Bijection, StartsAtData):
+    """z = (x + shift) exp(log_scale) in every channel, with parameters that start at the moments of data.
+
+    After ``start_at(x)`` the values of x have mean 0 and variance 1 in each channel (Kingma, Dhariwal 2018, section
+    3.1). Nothing starts by itself: ``start_activations`` does it once for a whole flow before the training, so that
+    neither a resumed nor a loaded model begins anew.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(channels))
+        self.log_scale = nn.Parameter(torch.zeros(channels))
+
+    @torch.no_grad()
+    def start_at(self, x: Tensor) -> None:
+        """Set the parameters so that ``forward`` standardises x (b, c, ...); a constant channel is only centred."""
+        var, mean = torch.var_mean(x.transpose(0, 1).flatten(1), 1, correction=0)
+        self.shift.copy_(-mean)
+        self.log_scale.copy_(standardising(var))
+
+    def forward(self, x: Tensor) -> Mapped:
+        """Data to noise; the log-determinant is the sum of log_scale over channels and positions."""
+        shape = (1, -1, *[1] * (x.dim() - 2))
+        z = (x + self.shift.view(shape)) * self.log_scale.exp().view(shape)
+        return z, (x[0, 0].numel() * self.log_scale.sum()).expand(len(x))
+
+    def inverse(self, z: Tensor) -> Mapped:
+        """Noise to data."""
+        shape = (1, -1, *[1] * (z.dim() - 2))
+        x = z * (-self.log_scale).exp().view(shape) - self.shift.view(shape)
+        return x, -(z[0, 0].numel() * self.log_scale.sum()).expand(len(z))
+
+
+def standardising(var: Float[Tensor, " c"]) -> Float[Tensor, " c"]:
+    """The log-scale that brings a variance to 1; 0 for a channel that is constant."""
+    return torch.where(var > 1e-8, -0.5 * var.clamp_min(1e-8).log(), 0.0)
+
+
+@contextmanager
+def start_activations(net: nn.Module) -> Iterator[None]:
+    """Inside, every ``StartsAtData`` in ``net`` starts at the moments of what it is called with, one after another."""
+
+    def start(layer: nn.Module, arguments: tuple[Tensor]) -> None:
+        assert isinstance(layer, StartsAtData)
+        layer.start_at(arguments[0])
+
+    hooks = [layer.register_forward_pre_hook(start) for layer in net.modules() if isinstance(layer, StartsAtData)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def standard_normal_log_density(z: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:

@@ -3,9 +3,13 @@
 Degrees decide who sees whom (Germain et al. 2015). An input at position t of the order (from 0) has degree t + 1, a
 hidden unit has a degree m in 1 ... D - 1 and sees units of degree <= m, and the outputs of the dimension at position t
 see units of degree <= t, so inputs at positions < t. With no hidden layer the network is one strictly triangular map.
+
+A context (a label, say) is never masked: it reaches the first hidden layer and, since the first dimension in the order
+sees no hidden unit at all, also the outputs.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal, cast
 
@@ -14,8 +18,53 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Order = Literal["natural", "random", "agnostic"]
+Order = Literal["natural", "reversed", "random", "agnostic"]
 Nonlinearity = Literal["relu", "tanh"]
+Draw = Callable[[int, Float[Tensor, "p n"]], Float[Tensor, " n"]]
+
+
+@dataclass(frozen=True)
+class Sorted:
+    """A network's weights with dimensions in their order and hidden units by degree, for sweeps over the dimensions.
+
+    ``weights`` (units, units below) and ``biases`` (units, 1 or n) of each hidden layer; ``ends[layer][t]`` counts its
+    units of degree <= t, which come first and are final once positions 0 ... t - 1 are known. ``top`` (D, P, units) and
+    ``top_bias`` (D, P, 1 or n) lead to the outputs, ``straight`` (D, P, D) are the direct connections.
+    """
+
+    weights: list[Tensor]
+    biases: list[Tensor]
+    ends: list[list[int]]
+    top: Tensor
+    top_bias: Tensor
+    straight: Tensor | None
+    rows: list[Tensor]
+    nonlinearity: Nonlinearity
+
+    def sweep(self, n: int, draw: Draw) -> tuple[Float[Tensor, "d n"], list[Float[Tensor, "_ n"]]]:
+        """Values (D, n), in the order, and the hidden layers; ``draw`` as in ``MaskedMlp.ancestral``."""
+        dim, depth = len(self.top), len(self.weights)
+        x = self.top.new_zeros(dim, n)
+        hidden = [self.top.new_zeros(len(bias), n) for bias in self.biases]
+        done = [0] * depth
+        for t in range(dim):
+            below, seen = x, t
+            for layer in range(depth):
+                start, end = done[layer], self.ends[layer][t]
+                if end > start:
+                    new = hidden[layer][start:end]
+                    torch.addmm(
+                        self.biases[layer][start:end], self.weights[layer][start:end, :seen], below[:seen], out=new
+                    )
+                    activate = torch.relu_ if self.nonlinearity == "relu" else torch.tanh_
+                    activate(new)
+                    done[layer] = end
+                below, seen = hidden[layer], end
+            out = torch.addmm(self.top_bias[t], self.top[t, :, :seen], below[:seen])
+            if self.straight is not None:
+                out = torch.addmm(out, self.straight[t, :, :t], x[:t])
+            x[t] = draw(t, out)
+        return x, hidden
 
 
 class MaskedMlp(nn.Module):
@@ -26,8 +75,10 @@ class MaskedMlp(nn.Module):
         hidden_sizes: Widths of the hidden layers; none gives a linear map.
         parameters: P, the parameters of each dimension's conditional.
         masks: Number of masks, drawn once, over which the weights are shared.
-        order: ``natural`` (0, 1, 2, ...), ``random`` (one order for all masks) or ``agnostic`` (one order for each).
+        order: ``natural`` (0, 1, 2, ...), ``reversed``, ``random`` (one order for all masks) or ``agnostic`` (one order
+            for each).
         direct: Adds masked weights from the inputs straight to the outputs.
+        context: Length of a context vector that every output may depend on; 0 for none.
         nonlinearity: Of the hidden units.
         degrees: The hidden units' degrees, layer by layer and the same for all masks, instead of random ones.
     """
@@ -36,13 +87,14 @@ class MaskedMlp(nn.Module):
 
     def __init__(
         self, dim: int, hidden_sizes: Sequence[int], parameters: int, *, masks: int = 1, order: Order = "natural",
-        direct: bool = False, nonlinearity: Nonlinearity = "relu",
+        direct: bool = False, context: int = 0, nonlinearity: Nonlinearity = "relu",
         degrees: Sequence[Int[Tensor, " _"]] | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.nonlinearity = nonlinearity
         self.dim, self.parameters_per_dim, self.masks = dim, parameters, masks
-        orders = [torch.arange(dim) if order == "natural" else torch.randperm(dim)]
+        fixed = {"natural": torch.arange(dim), "reversed": torch.arange(dim - 1, -1, -1)}
+        orders = [fixed[order] if order in fixed else torch.randperm(dim)]
         for _ in range(masks - 1):
             orders.append(torch.randperm(dim) if order == "agnostic" else orders[0])
         self.register_buffer("positions", torch.stack(orders))
@@ -60,6 +112,13 @@ class MaskedMlp(nn.Module):
         sizes = [dim, *hidden_sizes, dim * parameters]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.direct = nn.Linear(dim, dim * parameters, bias=False) if direct else None
+        # zero at first: until they have learnt otherwise, all contexts are alike
+        first = nn.Linear(context, sizes[1], bias=False) if context and self.depth else None
+        straight = nn.Linear(context, sizes[-1], bias=False) if context else None
+        for linear in (first, straight):
+            if linear is not None:
+                nn.init.zeros_(linear.weight)
+        self.context_to_hidden, self.context_to_output = first, straight
         self._keep_masks()
         self.register_load_state_dict_post_hook(_keep_masks_after_load)
 
@@ -99,21 +158,27 @@ class MaskedMlp(nn.Module):
             tables = self.layer_masks(mask)
         return [linear.weight * table for linear, table in zip(linears, tables, strict=True)]
 
-    def forward(self, x: Float[Tensor, "b d"], mask: int = 0) -> Float[Tensor, "b d p"]:
-        """The parameters of every conditional p(x_i | x before i) under one mask, in one pass."""
+    def forward(
+        self, x: Float[Tensor, "b d"], mask: int = 0, context: Float[Tensor, "b c"] | None = None
+    ) -> Float[Tensor, "b d p"]:
+        """The parameters of every conditional p(x_i | x before i, context) under one mask, in one pass."""
         weights = self._weights(mask)
         h = x
         for layer in range(self.depth):
             h = F.linear(h, weights[layer], self.linear(layer).bias)
+            if layer == 0 and context is not None and self.context_to_hidden is not None:
+                h = h + self.context_to_hidden(context)
             h = F.relu(h) if self.nonlinearity == "relu" else h.tanh()
         out = F.linear(h, weights[self.depth], self.linear(self.depth).bias)
         if self.direct is not None:
             out = out + F.linear(x, weights[-1])
+        if context is not None and self.context_to_output is not None:
+            out = out + self.context_to_output(context)
         return out.view(-1, self.dim, self.parameters_per_dim)
 
     @torch.no_grad()
     def ancestral(
-        self, n: int, draw: Callable[[int, Float[Tensor, "p n"]], Float[Tensor, " n"]], mask: int = 0
+        self, n: int, draw: Draw, mask: int = 0, context: Float[Tensor, "n c"] | None = None
     ) -> Float[Tensor, "n d"]:
         """Fill in the dimensions of n examples one after another, in the mask's order, for the work of about one pass.
 
@@ -125,41 +190,32 @@ class MaskedMlp(nn.Module):
             draw: Called with t = 0 ... D - 1 and the (P, n) parameters of the dimension at position t; returns its
                 values (n,) as the network is to see them.
             mask: Which mask.
+            context: The examples' contexts.
         """
-        position = self.positions[mask]
-        sequence = position.argsort()
-        steps = torch.arange(self.dim, device=position.device)
-        columns = sequence
-        weights, biases, ends = [], [], []
+        x, _ = self.sorted(mask, context).sweep(n, draw)
+        return x[self.positions[mask]].T
+
+    def sorted(self, mask: int = 0, context: Float[Tensor, "n c"] | None = None) -> Sorted:
+        """The weights by degree under one mask, with the contexts' share in the biases."""
+        sequence = self.positions[mask].argsort()
+        steps = torch.arange(self.dim, device=sequence.device)
+        columns, weights, biases, ends, order = sequence, [], [], [], []
         for layer in range(self.depth):
             degrees, rows = self._degrees(layer, mask).sort(stable=True)
             weights.append(self.linear(layer).weight[rows][:, columns])
             biases.append(self.linear(layer).bias[rows, None])
+            if layer == 0 and context is not None and self.context_to_hidden is not None:
+                biases[0] = biases[0] + self.context_to_hidden.weight[rows] @ context.T
             ends.append(torch.searchsorted(degrees, steps, right=True).tolist())  # units of degree <= t
+            order.append(rows)
             columns = rows
         by_dim = (self.dim, self.parameters_per_dim, -1)
         top = self.linear(self.depth).weight.view(by_dim)[sequence][:, :, columns]
         top_bias = self.linear(self.depth).bias.view(by_dim)[sequence]
+        if context is not None and self.context_to_output is not None:
+            top_bias = top_bias + self.context_to_output.weight.view(by_dim)[sequence] @ context.T
         straight = None if self.direct is None else self.direct.weight.view(by_dim)[sequence][:, :, sequence]
-
-        x = top.new_zeros(self.dim, n)
-        hidden = [top.new_zeros(len(bias), n) for bias in biases]
-        done = [0] * self.depth
-        for t in range(self.dim):
-            below, seen = x, t
-            for layer in range(self.depth):
-                start, end = done[layer], ends[layer][t]
-                if end > start:
-                    new = hidden[layer][start:end]
-                    torch.addmm(biases[layer][start:end], weights[layer][start:end, :seen], below[:seen], out=new)
-                    new = new.relu_() if self.nonlinearity == "relu" else new.tanh_()
-                    done[layer] = end
-                below, seen = hidden[layer], end
-            out = torch.addmm(top_bias[t], top[t, :, :seen], below[:seen])
-            if straight is not None:
-                out = torch.addmm(out, straight[t, :, :t], x[:t])
-            x[t] = draw(t, out)
-        return x[position].T
+        return Sorted(weights, biases, ends, top, top_bias, straight, order, self.nonlinearity)
 
 
 def _keep_masks_after_load(module: Any, _: Any) -> None:

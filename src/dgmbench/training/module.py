@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dgmbench.data.batches import BatchStream
+from dgmbench.data.batches import BatchStream, evaluation_batches
 from dgmbench.data.random import keyed_generator, keyed_seed
 from dgmbench.data.spec import Batch
 from dgmbench.errors import RunFailed, UserError
@@ -29,6 +29,8 @@ FINITE_CHECK_EVERY = 20
 # How long a slice of training runs before Lightning's loop gets a look in; several processes must agree, so they count.
 SLICE_SECONDS = 0.05
 SLICE_UPDATES = 20
+# Examples of each piece in which a model sees the training set to settle its statistics.
+SETTLE_BATCH = 1000
 
 
 @dataclass
@@ -192,12 +194,12 @@ class Training(pl.LightningModule):
         self._save()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add our part: clock, optimisers by player, EMA and the open window of logs."""
+        """Add our part: clock, optimisers by player, EMA and every process's open window of logs."""
         checkpoint["dgmbench"] = {
             "clock": self.clock.state_dict(),
             "optimizers": {player: optimizer.state_dict() for player, optimizer in self._optimizers.items()},
             "ema": None if self.ema is None else self.ema.state_dict(),
-            "window": self._window,
+            "windows": self.ranks.gathered({self.ranks.rank: self._window}),
             "rng": rng_state(),
         }
         checkpoint["run"] = self.run_state
@@ -216,7 +218,8 @@ class Training(pl.LightningModule):
         restore_rng_state(state["rng"])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
-        self._window = {name: [v.to(self.device) for v in values] for name, values in state["window"].items()}
+        window = state["windows"][self.ranks.rank]
+        self._window = {name: [v.to(self.device) for v in values] for name, values in window.items()}
 
     # ------------------------------------------------------------------ one update
 
@@ -302,11 +305,15 @@ class Training(pl.LightningModule):
     @torch.no_grad()
     def _after_step(self, player: str, batch: Batch, generator: torch.Generator) -> None:
         """Let the model change its state; what it changed is the first process's on all of them."""
+        self._from_first(lambda: self.model.after_step(player, batch, generator))
+
+    def _from_first(self, change: Callable[[], None]) -> None:
+        """Let the model change its state, and give all processes the first one's."""
         if self.ranks.world == 1:
-            self.model.after_step(player, batch, generator)
+            change()
             return
         before = {id(t): t._version for t in self._state()}
-        self.model.after_step(player, batch, generator)
+        change()
         self.ranks.from_first_([t for t in self._state() if before.get(id(t)) != t._version])
 
     def _state(self) -> list[Tensor]:
@@ -409,7 +416,15 @@ class Training(pl.LightningModule):
     def _validate(self) -> None:
         with self.evaluating():
             self.clock.validated_at = self.clock.batches
+            self._settle()
             self.hooks.validate(self)
+
+    def _settle(self) -> None:
+        """Let the model set what it needs from the whole training set; the noise is the same at every call."""
+        data = self.stream.dataset
+        batches = evaluation_batches(data, "train", batch_size=SETTLE_BATCH, device=self.device, seed=self.seed)
+        generator = keyed_generator(self.seed, "settle", device=self.device)
+        self._from_first(lambda: self.model.settle(batches, generator))
 
     def _sample(self) -> None:
         with self.evaluating():

@@ -8,12 +8,16 @@ from torch import Generator, Tensor
 
 from dgmbench.data.spec import Batch
 from dgmbench.models.contract import (
+    CanDecode,
     CanEncode,
     CanReconstruct,
     CanSample,
+    HasBijection,
     HasElbo,
     HasLogProb,
+    HasLogProbEstimate,
     HasLogWeights,
+    HasReconstructionLogProb,
     HasTransition,
     HasUnnormalisedElbo,
     HasUnnormalisedLogProb,
@@ -34,6 +38,8 @@ def outputs(model: Model) -> dict[str, tuple[Output, int]]:
         found["log_prob"] = (lambda x, g: model.log_prob(x), 0)
     if isinstance(model, HasElbo):
         found["elbo"] = (lambda x, g: model.elbo(x, generator=g), 0)
+    if isinstance(model, HasLogProbEstimate):
+        found["log_prob_estimate"] = (lambda x, g: model.log_prob_estimate(x, generator=g), 0)
     if isinstance(model, HasLogWeights):
         found["log_weights"] = (lambda x, g: model.log_weights(x, 3, generator=g), 1)
     if isinstance(model, HasUnnormalisedLogProb):
@@ -42,8 +48,12 @@ def outputs(model: Model) -> dict[str, tuple[Output, int]]:
         found["elbo_unnormalised"] = (lambda x, g: model.elbo_unnormalised(x, generator=g), 0)
     if isinstance(model, CanReconstruct):
         found["reconstruct"] = (lambda x, g: model.reconstruct(x, generator=g), 0)
+    if isinstance(model, HasReconstructionLogProb):
+        found["reconstruction_log_prob"] = (lambda x, g: model.reconstruction_log_prob(x), 0)
     if isinstance(model, CanEncode):
         found["encode"] = (lambda x, g: model.encode(x), 0)
+    if isinstance(model, CanEncode) and isinstance(model, CanDecode):
+        found["decode"] = (lambda x, g: model.decode(model.encode(x)), 0)
     if isinstance(model, HasTransition):
         found["transition"] = (lambda x, g: model.transition(x, generator=g), 0)
     if isinstance(model, IsAutoregressive):
@@ -223,6 +233,8 @@ def _card(subject: Subject, model: Model) -> Check:
         "AIS estimate": (HasUnnormalisedLogProb, HasUnnormalisedElbo),
         "none": (Model,),
     }
+    if subject.likelihood == "exact" and subject.spec.levels and isinstance(model, HasBijection):
+        needed["exact"] = (HasLogWeights,)  # exact is a flow's density of dequantised levels, which bounds their mass
     passed = isinstance(model, needed.get(subject.likelihood, ()))
     found = [name for name in outputs(model) if name.startswith(("log_", "elbo"))]
     return Check("stated likelihood has its method", subject.likelihood, "a method", passed, listed(found, 5) or "none")
@@ -235,6 +247,7 @@ def _forms(subject: Subject, model: Model) -> Iterator[Check]:
     wanted: dict[str, tuple[int, ...]] = {
         "log_weights": (3, b),
         "reconstruct": (b, *spec.shape),
+        "decode": (b, *spec.shape),
         "transition": (b, *spec.shape),
         "encode": (b, -1),
         "conditional_logits": (b, spec.dim, -1),
@@ -244,7 +257,8 @@ def _forms(subject: Subject, model: Model) -> Iterator[Check]:
     for name, (call, _) in found.items():
         value, shape = call(x, subject.generator("form")), wanted.get(name, (b,))
         right = len(value.shape) == len(shape) and all(m in (-1, n) for m, n in zip(shape, value.shape, strict=True))
-        dtype = value.dtype == spec.dtype if name == "transition" else value.is_floating_point()
+        raw = name == "transition" or (name == "reconstruct" and spec.kind == "tokens")
+        dtype = value.dtype == spec.dtype if raw else value.is_floating_point()
         if not (right and dtype and bool(value.isfinite().all())):
             wrong.append(f"{name} {tuple(value.shape)} {value.dtype}".replace("torch.", ""))
     if found:
