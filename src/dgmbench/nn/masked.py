@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Order = Literal["natural", "reversed", "random", "agnostic"]
-Nonlinearity = Literal["relu", "tanh"]
+Nonlinearity = Literal["relu", "tanh", "elu"]
+ACTIVATE: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "tanh": torch.tanh, "elu": F.elu}
 Draw = Callable[[int, Float[Tensor, "p n"]], Float[Tensor, " n"]]
 
 
@@ -56,8 +57,7 @@ class Sorted:
                     torch.addmm(
                         self.biases[layer][start:end], self.weights[layer][start:end, :seen], below[:seen], out=new
                     )
-                    activate = torch.relu_ if self.nonlinearity == "relu" else torch.tanh_
-                    activate(new)
+                    new.copy_(ACTIVATE[self.nonlinearity](new))
                     done[layer] = end
                 below, seen = hidden[layer], end
             out = torch.addmm(self.top_bias[t], self.top[t, :, :seen], below[:seen])
@@ -165,7 +165,7 @@ class MaskedMlp(nn.Module):
             if layer == 0 and layer < self.depth and context is not None and self.context_to_hidden is not None:
                 h = h + self.context_to_hidden(context)
             if layer < self.depth:
-                h = F.relu(h) if self.nonlinearity == "relu" else h.tanh()
+                h = ACTIVATE[self.nonlinearity](h)
         if self.direct is not None:
             h = h + F.linear(x, self.direct.weight * tables[-1])
         if context is not None and self.context_to_output is not None:

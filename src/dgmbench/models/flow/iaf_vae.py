@@ -32,7 +32,6 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
-from torch.nn import functional as F
 
 from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError, require
@@ -44,22 +43,17 @@ from dgmbench.nn.observation import ObservationName
 
 
 class AutoregressiveNet(MaskedMlp):
-    """Masked network (k, b, D) -> m and s of every dimension; the context enters its first layer, unmasked."""
+    """Masked network (k, b, D) -> m and s of every dimension; the context is never masked."""
 
     def __init__(self, dim: int, hidden_sizes: Sequence[int], context: int) -> None:
-        super().__init__(dim, hidden_sizes, 2)
-        self.from_context = nn.Linear(context, hidden_sizes[0], bias=False)
+        super().__init__(dim, hidden_sizes, 2, context=context, nonlinearity="elu")
         with torch.no_grad():
             self.linear(self.depth).weight.mul_(0.1)
 
     def given(self, z: Float[Tensor, "k b d"], context: Float[Tensor, "b c"]) -> tuple[Tensor, Tensor]:
         """m and s, each (k, b, D), in one pass."""
-        weights = self._weights(0)
-        h, extra = z, self.from_context(context)
-        for number in range(self.depth):
-            h = F.elu(F.linear(h, weights[number], self.linear(number).bias) + (extra if number == 0 else 0))
-        out = F.linear(h, weights[self.depth], self.linear(self.depth).bias)
-        m, s = out.unflatten(-1, (self.dim, 2)).unbind(-1)
+        out = self(z.flatten(0, 1), context=context.expand(len(z), *context.shape).flatten(0, 1))
+        m, s = out.unflatten(0, z.shape[:2]).unbind(-1)
         return m, s
 
 
