@@ -75,9 +75,9 @@ LogScale = Callable[[Tensor], Tensor]
 """From a net's raw output to log-scales."""
 
 
-def gentle(raw: Tensor) -> Tensor:
-    """log sigmoid(raw + 2): scales below 1, starting at 0.88 (the published code of Glow)."""
-    return F.logsigmoid(raw + 2.0)
+def bounded(raw: Tensor) -> Tensor:
+    """3 tanh(raw / 3): raw near 0, and never beyond e^3 or below e^-3, so that no draw of noise far out explodes."""
+    return 3.0 * torch.tanh(raw / 3.0)
 
 
 class SplitCoupling(Bijection):

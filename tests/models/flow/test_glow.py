@@ -192,8 +192,8 @@ def test_the_leaving_half_has_a_prior_learned_from_the_half_that_stays():
         total = total + log_det
     leaving, staying = h[:, :2], h[:, 2:]
     raw, shift = prior.net(staying).chunk(2, 1)
-    sigma = (-raw).exp()
-    normal = torch.distributions.Normal(-shift * sigma, sigma)  # (z - mean) / sigma = z exp(raw) + shift
+    sigma = (-3 * torch.tanh(raw / 3)).exp()
+    normal = torch.distributions.Normal(-shift * sigma, sigma)  # (z - mean) / sigma = z exp(s) + shift
     total = total + normal.log_prob(leaving).sum((1, 2, 3))
     top, log_det = second(staying)
     mean, log_sigma = (t.view(1, -1, 1, 1) for t in (model.base.mean, model.base.log_sigma))

@@ -182,12 +182,14 @@ def test_initialise_starts_normalisations_at_the_data_and_the_loss_is_the_densit
     assert logs["log_likelihood"].item() == pytest.approx(-loss.item())
 
 
-@pytest.mark.parametrize(
-    "spec", [DataSpec((3, 16, 16), "discrete", levels=256), DataSpec((1, 5, 7), "binary")], ids=str
-)
+SHAPES = [DataSpec((c, side, side), "discrete", levels=256) for c in (1, 3) for side in (8, 28, 32, 64)]
+
+
+@pytest.mark.parametrize("spec", [*SHAPES, DataSpec((1, 5, 7), "binary")], ids=str)
 def test_image_shapes(spec):
     model = RealNvp(spec, channels=2, blocks=1)
     x = torch.randint(spec.levels, (3, *spec.shape)).byte()
+    model.initialise(Batch(x), generator())
     loss, _ = model.loss("model", Batch(x), generator())
     assert loss.isfinite()
     assert model.eval().elbo(x).shape == (3,)

@@ -134,6 +134,8 @@ class Flow(Model):
 
     def _log_density(self, x: Tensor, generator: Generator | None, y: Tensor | None = None) -> Float[Tensor, " b"]:
         """The log-density at the continuous values that stand for raw x (b, *shape)."""
+        if y is not None and not self.conditional:
+            raise UserError(f"{type(self).__name__} was not built to depend on labels; leave y out.")
         given = self._given(self.continuous(x, generator=generator))
         if self.conditional and y is None:
             return marginal(given, self.class_log_prior, len(x))

@@ -19,9 +19,11 @@ the number is the uniform dequantisation bound (see ``flow.py``).
 Paper: Kingma, Dhariwal, "Glow: Generative Flow with Invertible 1x1 Convolutions", NeurIPS 2018,
 https://arxiv.org/abs/1807.03039.
 
-As in the published code, but not in the paper: actnorm inside the nets, scales sigmoid(raw + 2), and a prior of each
-leaving half that reads the half that stays. Different from both: levels pass a logit that leaves no mass outside the
-data space; classes enter by the top prior alone, with no classifier beside it; scales learn at the rate of the rest.
+As in the published code, but not in the paper: actnorm inside the nets, and a prior of each leaving half that reads the
+half that stays. Different from both: levels pass a logit that leaves no mass outside the data space; scales are
+exp(3 tanh(raw / 3)), bounded, as those published (sigmoid(raw + 2), and exp(raw) in the priors) let samples of noise
+far out overflow; classes enter by the top prior alone, with no classifier beside it; scales learn at the rate of the
+rest.
 """
 
 from typing import Literal
@@ -31,7 +33,7 @@ from dgmbench.errors import UserError, require
 from dgmbench.models.flow.flow import Dequantised, Flow
 from dgmbench.nn.bases import LearnedGaussian
 from dgmbench.nn.bijections import ActNorm, Bijection, Chain, MultiScale, Recomputed, Squeeze
-from dgmbench.nn.couplings import SplitCoupling, ZeroConv, gentle, glow_net
+from dgmbench.nn.couplings import SplitCoupling, ZeroConv, bounded, glow_net
 from dgmbench.nn.invertible_conv import InvertibleConv
 
 
@@ -98,7 +100,7 @@ class Glow(Flow):
         moving = channels - fixed
         affine = self.coupling == "affine"
         net = glow_net(fixed, self.width, 2 * moving if affine else moving)
-        coupling = SplitCoupling(net, slice(0, fixed), slice(fixed, None), log_scale=gentle if affine else None)
+        coupling = SplitCoupling(net, slice(0, fixed), slice(fixed, None), log_scale=bounded if affine else None)
         step = Chain([ActNorm(channels), InvertibleConv(channels, lu=self.mixing == "lu"), coupling])
         return Recomputed(step) if self.recompute else step
 
@@ -107,7 +109,7 @@ class Glow(Flow):
         """Standardise the half that leaves, by a mean and a deviation that the half that stays predicts."""
         leaving = channels // 2
         net = ZeroConv(channels - leaving, 2 * leaving)
-        return SplitCoupling(net, slice(leaving, None), slice(0, leaving), log_scale=lambda raw: raw)
+        return SplitCoupling(net, slice(leaving, None), slice(0, leaving), log_scale=bounded)
 
 
 class DequantisedGlow(Dequantised, Glow):
