@@ -67,11 +67,11 @@ def our_step(model: Made, x: Tensor) -> Callable[[], None]:
 @torch.no_grad()
 def d_pass_sample(model: Made, n: int, generator: torch.Generator) -> Tensor:
     """One full forward pass for each dimension."""
-    noise = model.noise(n, generator)
+    noise = model.conditionals.noise(n, model.net.linear(0).bias, generator=generator)
     x = torch.zeros(n, model.spec.dim)
     for t, i in enumerate(model.ordering().argsort().tolist()):
-        x[:, i] = model.draw(model.net(x)[:, i].T, noise[:, t])
-    return model.scaling.inverse(x.reshape(n, *model.spec.shape))
+        x[:, i] = model.conditionals.draw(model.net(x)[:, i].T, noise[:, t])
+    return model.conditionals.raw(x)
 
 
 def main() -> None:

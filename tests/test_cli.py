@@ -245,7 +245,10 @@ def test_rerun_refuses_a_renamed_folder(
 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
-    [("dgmbench", "0.0.1", "made by dgmbench 0.0.1"), ("model_source", "0", "my_model.py has changed")],
+    [
+        ("dgmbench", "0.0.1", "made by dgmbench 0.0.1"),
+        ("model_source", "0", "my_model.py or what it imports has changed"),
+    ],
 )
 def test_rerun_warns_about_other_code(
     run_folder: Path,

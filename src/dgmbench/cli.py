@@ -9,6 +9,7 @@ import argparse
 import errno
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -130,9 +131,9 @@ def _choices(*groups: str) -> str:
     for group in groups:
         names = options(group)
         text = ", ".join(names)
-        if len(text) > 90:
-            text = text[:90].rpartition(",")[0] + f", ... ({len(names)}; dgm list {group})"
-        lines.append(f"  {group:<10} {text}")
+        if len(text) > 300:
+            text = text[:300].rpartition(",")[0] + f", ... ({len(names)}; dgm list {group})"
+        lines.append(textwrap.fill(text, 100, initial_indent=f"  {group:<10} ", subsequent_indent=" " * 13))
     return "choices (key=NAME):\n" + "\n".join(lines)
 
 
@@ -270,12 +271,15 @@ def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def _sample(rest: list[str]) -> int:
     parser = _Parser(
         "sample",
-        "Draw samples of a trained run: a PNG grid and an .npz with the raw values (key x), in the run's folder.",
+        "Draw samples of a trained run into its folder: a PNG, an .npz with the raw values (key x), and a .wav of\n"
+        "sound or a .txt of text.",
         """examples:
   dgm sample run=outputs/vae-digits_binary-s0-1a2b3c4d
   dgm sample run=DIR n=100 seed=1 checkpoint=final
+  dgm sample run=DIR show=completions n=8        the lower halves of eight test images, drawn given the upper ones
 """,
-        "run=DIR [n=64] [seed=0] [checkpoint=best|final] [label=CLASS]",
+        "run=DIR [n=64] [seed=0] [checkpoint=best|final] [label=CLASS]\n"
+        "                  [show=samples|reconstructions|interpolations|completions]",
     )
     parser.add_argument("--config-dir", action="append", default=[], metavar="DIR", help=_CONFIG_DIR)
     arguments = _parse(parser, rest)

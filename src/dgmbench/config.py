@@ -88,7 +88,19 @@ def compose(config_name: str, overrides: Sequence[str] = (), *, config_dirs: Ite
         del cfg["hydra"]
         if config_name == "train":
             cfg.names = names
+        _read_features(cfg, config_dirs)
     return cfg
+
+
+def _read_features(cfg: "DictConfig", config_dirs: list[str | Path]) -> None:
+    """Put the configurations of ``features/`` in place of the names that the protocol gives."""
+    from omegaconf import OmegaConf
+
+    named = OmegaConf.select(cfg, "protocol.quality.features", default=None)
+    if OmegaConf.is_list(named) and any(isinstance(entry, str) for entry in named):
+        from dgmbench.evaluation.features.build import read_net  # it imports this module
+
+        cfg.protocol.quality.features = [read_net(e, config_dirs) if isinstance(e, str) else e for e in named]
 
 
 @contextmanager
@@ -354,7 +366,27 @@ def _complete_logger(node: Any) -> dict[str, Any]:
 def complete_protocol(node: Any) -> dict[str, Any]:
     """Check the protocol of an evaluation."""
     done = checked(node, settings.Protocol, "protocol")
-    return done | {"ais": checked(done["ais"], settings.Ais, "protocol.ais")}
+    groups = {"ais": settings.Ais, "decoder_ais": settings.DecoderAis, "parzen": settings.Parzen}
+    done |= {name: checked(done[name], schema, f"protocol.{name}") for name, schema in groups.items()}
+    return done | {"quality": _complete_quality(done["quality"])}
+
+
+def _complete_quality(node: Mapping[str, Any]) -> dict[str, Any]:
+    """Names of feature nets become their configurations, completed with the defaults of their classes."""
+    features = node.get("features")
+    quality = checked({**node, "features": None}, settings.Quality, "protocol.quality")
+    if features is None:
+        return quality
+    if not isinstance(features, list) or not all(isinstance(entry, str | Mapping) for entry in features):
+        raise UserError(
+            f"protocol.quality.features={show(features)} must be a list of names of configs/features, such as "
+            "[classifier,random_conv], or of nodes of the same form."
+        )
+    from dgmbench.evaluation.features.build import check_names, complete_net  # it imports this module
+
+    nodes = [complete_net(entry) for entry in features]
+    check_names(nodes)
+    return quality | {"features": nodes}
 
 
 def complete_hardware(node: Any) -> dict[str, Any]:
@@ -383,7 +415,8 @@ def checked(node: Any, schema: type, where: str) -> dict[str, Any]:
         if key not in hints:
             raise UserError(nearest(key, hints, what=f"{where} setting".lstrip()))
     for field in dataclasses.fields(schema):
-        if field.name not in node and field.default is dataclasses.MISSING:
+        optional = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+        if field.name not in node and not optional:
             raise UserError(f"{where}.{field.name} must be given: {where}'s configuration lacks it.")
     dotted = f"{where}." if where else ""
     return dataclasses.asdict(schema(**{key: coerce(value, hints[key], dotted + key) for key, value in node.items()}))

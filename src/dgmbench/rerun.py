@@ -1,6 +1,5 @@
 """Whether a run's folder can be gone on with: its name, and the code that made its result."""
 
-import hashlib
 import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,14 +7,10 @@ from typing import TYPE_CHECKING
 from dgmbench import __version__
 from dgmbench.errors import UserError
 from dgmbench.signatures import TARGET, locate
+from dgmbench.source import source_hash
 
 if TYPE_CHECKING:
     from dgmbench.training.folder import RunFolder
-
-
-def source_hash(model: type) -> str:
-    """16 hex digits of the SHA-256 of the file that defines a model's class."""
-    return hashlib.sha256(Path(inspect.getfile(model)).read_bytes()).hexdigest()[:16]
 
 
 def check_name(folder: "RunFolder") -> None:
@@ -44,5 +39,5 @@ def version_warning(folder: "RunFolder") -> str | None:
     target = locate(folder.read_config()["model"][TARGET], "model")
     if isinstance(target, type) and then["model_source"] != source_hash(target):
         name = Path(inspect.getfile(target)).name
-        return f"warning: {name} has changed since the run was made: results may differ."
+        return f"warning: {name} or what it imports has changed since the run was made: results may differ."
     return None

@@ -1,7 +1,7 @@
 """What the keys of the configuration groups without a class may be; their values live in ``configs/``."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from dgmbench.budget import Amount
 from dgmbench.errors import UserError
@@ -69,10 +69,67 @@ class Ais:
     """The schedule of annealed importance sampling."""
 
     chains: int
-    temperatures: int
+    temperatures: int | list[float] | list[tuple[float, int]]
+    """Steps from 0 to 1; or the inverse temperatures; or pieces [end, steps]."""
+    spacing: Literal["even", "adaptive"] = "even"
+    burn_in: int = 1000
+    """Transitions before the reverse runs, where exact samples cannot be had."""
 
     def __post_init__(self) -> None:
-        _positive("protocol.ais", self, "chains", "temperatures")
+        _positive("protocol.ais", self, "chains", "burn_in")
+        if isinstance(self.temperatures, int):
+            _positive("protocol.ais", self, "temperatures")
+            return
+        if self.spacing == "adaptive":
+            raise UserError(
+                f"protocol.ais.spacing=adaptive chooses the temperatures, but protocol.ais.temperatures="
+                f"{self.temperatures} gives them; give their number, or spacing=even."
+            )
+        from dgmbench.evaluation.likelihood.ais import schedule
+
+        try:
+            schedule(self.temperatures)
+        except UserError as error:
+            raise UserError(f"protocol.ais.temperatures={self.temperatures}: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderAis:
+    """Annealing over a decoder's noise; with no examples it is left out."""
+
+    examples: int = 0
+    chains: int = 16
+    temperatures: int = 1000
+    leapfrog: int = 10
+
+    def __post_init__(self) -> None:
+        if self.examples < 0:
+            raise UserError(f"protocol.decoder_ais.examples={self.examples} must be zero (off) or more.")
+        _positive("protocol.decoder_ais", self, "chains", "temperatures", "leapfrog")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parzen:
+    """Gaussian kernels around samples; with no samples they are left out."""
+
+    samples: int = 0
+
+    def __post_init__(self) -> None:
+        if self.samples < 0:
+            raise UserError(f"protocol.parzen.samples={self.samples} must be zero (off) or more.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quality:
+    """How many samples are compared with data, and on which features."""
+
+    samples: int = 10_000
+    features: list[Any] | None = None
+    """Names of ``configs/features`` or nodes of the same form; null = by the data."""
+
+    def __post_init__(self) -> None:
+        if self.samples < 2:
+            raise UserError(f"protocol.quality.samples={self.samples} must be at least 2.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,14 +138,20 @@ class Protocol:
 
     name: str
     seed: int
-    k: int
-    ais: dict[str, int]
+    k: int | list[int]
+    ais: dict[str, Any]
     checkpoint: list[Literal["best", "final"]]
     splits: list[Literal["train", "valid", "test"]]
     max_examples: int | None
+    decoder_ais: dict[str, Any] = field(default_factory=dict)
+    parzen: dict[str, Any] = field(default_factory=dict)
+    quality: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _positive("protocol", self, "k", "max_examples")
+        _positive("protocol", self, "max_examples")
+        ks = [self.k] if isinstance(self.k, int) else self.k
+        if not ks or min(ks) < 1:
+            raise UserError(f"protocol.k={self.k} must name numbers of importance samples, each at least 1.")
         for key in ("checkpoint", "splits"):
             if not getattr(self, key):
                 raise UserError(f"protocol.{key}=[] leaves nothing to evaluate: name at least one.")
@@ -102,8 +165,11 @@ class Sampling:
     seed: int
     checkpoint: Literal["best", "final"]
     label: int | None
+    show: Literal["samples", "reconstructions", "interpolations", "completions"] = "samples"
 
     def __post_init__(self) -> None:
+        if self.label is not None and self.show != "samples":
+            raise UserError(f"label={self.label} goes with show=samples, not with show={self.show}.")
         if self.n <= 0:
             raise UserError(f"n={self.n} must be more than zero: it is the number of samples.")
         for key in ("seed", "label"):

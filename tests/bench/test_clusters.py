@@ -58,3 +58,24 @@ def test_cells_run_fail_and_stop_as_they_do_locally(executor: Executor, tmp_path
     assert executor.wait(2.0) == []
     executor.interrupt()
     assert collect(executor, 1, tries=20)["long"].status == "interrupted"
+
+
+def test_rays_time_limit_counts_from_a_cells_begin(tmp_path: Path) -> None:
+    """A cell that waits for cores while another one uses up its time is not stopped for that."""
+    import os
+
+    pytest.importorskip("ray")
+    everything = {**SETTINGS["ray"], "threads": os.cpu_count(), "time": "10s"}  # so one at a time
+    executor = make_executor(check_executor({"name": "ray", **everything}), tmp_path)
+    try:
+        words = [["model=troubled", "model.trouble=hang", "trainer.budget=100000ba"], ["model=made"]]
+        executor.submit(
+            [
+                Task(id=name, overrides=[*WORDS, *own], folder=str(tmp_path), config_dirs=[str(OWN)], threads=1)
+                for name, own in zip(("hangs", "waits"), words, strict=True)
+            ]
+        )
+        found = collect(executor, 2)
+    finally:
+        executor.close()
+    assert {name: outcome.status for name, outcome in found.items()} == {"hangs": "timeout", "waits": "done"}

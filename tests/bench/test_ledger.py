@@ -129,6 +129,31 @@ def test_a_file_that_the_settings_name_matters(tmp_path: Path, configs: Path) ->
     assert Fingerprints([configs]).of(cell) != before
 
 
+def test_data_that_changed_under_a_result_make_another_run(tmp_path: Path, configs: Path) -> None:
+    from dgmbench.data.files import state
+    from dgmbench.data.images import folder_state
+
+    file, pictures = tmp_path / "mine.npz", tmp_path / "pictures"
+    file.write_bytes(b"1")
+    pictures.mkdir()
+    (pictures / "1.png").write_bytes(b"1")
+    ledger = started(tmp_path, configs, run="a-run", status="done", seconds=3.0)
+    published = {"mnist.gz": "sha256:0"}
+    for source, change in (
+        (lambda: state(file), lambda: file.write_bytes(b"12")),
+        (lambda: {"mine.npz": state(file), **published}, lambda: file.write_bytes(b"123")),
+        (lambda: folder_state(pictures), lambda: (pictures / "2.png").write_bytes(b"2")),
+        (lambda: state(file), file.unlink),
+    ):
+        write_result(ledger, made_source())
+        result = ledger.folder / "a-run" / "result.json"
+        result.write_text(json.dumps({**json.loads(result.read_text()), "data_source": source()}))
+        assert again(tmp_path, configs).status == "done"
+        change()
+        cell = again(tmp_path, configs)
+        assert (cell.status, cell.run, cell.seconds) == ("planned", None, None)
+
+
 def chosen_again(tmp_path: Path, configs: Path, models: str | None, *words: str) -> Ledger:
     found = read_suite("tiny", [configs])
     folder = tmp_path / "bench" / "tiny"

@@ -21,9 +21,12 @@ from . import toys
 RIGHT = {
     toys.Bernoullis: "exact",
     toys.Autoregressive: "exact",
+    toys.Completing: "exact",
+    toys.Labelled: "exact",
     toys.LinearGaussian: "exact",
     toys.GaussianFlow: "exact",
     toys.Mixture: "lower bound",
+    toys.LabelledMixture: "lower bound",
     toys.Boltzmann: "AIS estimate",
     toys.Adversaries: "none",
 }
@@ -52,7 +55,7 @@ def test_the_table_is_repeatable_and_leaves_the_callers_random_state_alone() -> 
     first = verify_model(toys.Mixture, toys.BINARY, "lower bound", seed=3, progress=parts.append)
     assert torch.equal(before, torch.get_rng_state())
     assert torch.get_default_dtype() == torch.float32
-    assert parts == ["contract", "training", "density", "bijection", "bounds", "undirected"]
+    assert parts == ["contract", "training", "density", "bijection", "bounds", "conditional", "undirected"]
     torch.rand(1)
     assert verify_model(toys.Mixture, toys.BINARY, "lower bound", seed=3) == first
 
@@ -218,6 +221,78 @@ class SamplesAnotherPrior(toys.Mixture):
     def sample(self, n: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
         z = torch.bernoulli(torch.full((n,), 0.5), generator=generator).long()
         return torch.bernoulli(self.logits[z].sigmoid(), generator=generator).to(torch.uint8).reshape(n, 1, 2, 2)
+
+
+# --- labels and known parts -----------------------------------------------------------------------------------------
+
+
+class PriorOfCounts(toys.Labelled):
+    """Keeps the counts' logarithms and forgets to divide by their sum."""
+
+    def initialise(self, batch: Batch, generator: Generator) -> None:
+        super().initialise(batch, generator)
+        self.class_log_prior += math.log(2)
+
+
+class ClassSumsToTooMuch(toys.Labelled):
+    """The classes' masses are wrong, and the marginal's is right."""
+
+    def given(self, x: Tensor, y: Tensor) -> Tensor:
+        tilt = torch.tensor([0.1, -0.1, 0.0]).to(self.class_log_prior)
+        return super().given(x, y) + tilt[y] - self.class_log_prior[y] - math.log(3)
+
+
+class ForgetsTheLabel(toys.Labelled):
+    """Samples the marginal whatever the label, which the marginal's own check cannot see."""
+
+    def sample(self, n: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        return super().sample(n, None, generator=generator)
+
+
+class MarginalOfEqualClasses(toys.Labelled):
+    """Sums to 1, but takes no notice of how frequent the classes are."""
+
+    def log_prob(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        if y is not None:
+            return self.given(x, y)
+        each = [self.given(x, torch.full((len(x),), label)) for label in range(3)]
+        return torch.stack(each).logsumexp(0) - math.log(3)
+
+    def initialise(self, batch: Batch, generator: Generator) -> None:
+        self.class_log_prior.copy_(torch.tensor([0.7, 0.2, 0.1]).log())
+
+
+class ClassWeightsTooLarge(toys.LabelledMixture):
+    def log_weights(self, x: Tensor, k: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        return super().log_weights(x, k, y, generator=generator) + (0.0 if y is None else 0.05)
+
+
+class MixtureForgetsTheLabel(toys.LabelledMixture):
+    def sample(self, n: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        return super().sample(n, None, generator=generator)
+
+
+class RedrawsEverything(toys.Completing):
+    def complete(self, x: Tensor, known: Tensor, *, generator: Generator | None = None) -> Tensor:
+        return self.sample(len(x), generator=generator)
+
+
+class CompletesByCoins(toys.Completing):
+    def complete(self, x: Tensor, known: Tensor, *, generator: Generator | None = None) -> Tensor:
+        coins = torch.bernoulli(torch.full(x.shape, 0.5), generator=generator).to(x.dtype)
+        return torch.where(known, x, coins)
+
+
+class CompletesIgnoringTheKnown(toys.Completing):
+    """Right where nothing is known; else the drawn part knows nothing of the known part."""
+
+    def complete(self, x: Tensor, known: Tensor, *, generator: Generator | None = None) -> Tensor:
+        return torch.where(known, x, self.sample(len(x), generator=generator))
+
+
+class ChainForgetsTheKnown(toys.Boltzmann):
+    def complete(self, x: Tensor, known: Tensor, *, generator: Generator | None = None) -> Tensor:
+        return torch.where(known, x, super().annealing_path().sample_base(len(x), generator=generator).to(x.dtype))
 
 
 # --- undirected models ----------------------------------------------------------------------------------------------
@@ -394,6 +469,16 @@ class SampleMovesTheChains(toys.Boltzmann):
         return super().sample(n, generator=generator)
 
 
+class DecodesBeyondTheData(toys.Bernoullis):
+    """Codes are the bits; what comes back is on another scale."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        return x.float().flatten(1)
+
+    def decode(self, code: Tensor) -> Tensor:
+        return (2 * code - 1).reshape(-1, *self.spec.shape)
+
+
 class ScalarLogProb(toys.Bernoullis):
     def log_prob(self, x: Tensor) -> Tensor:
         return super().log_prob(x)[:, None]
@@ -433,6 +518,18 @@ BROKEN: list[tuple[type[Model], str, str]] = [
     (OnlyElboAboveTheTruth, "lower bound", "exp(ELBO) sums to at most 1 over x"),
     (OnlyElboAboveTheTruth, "lower bound", "the ELBO lies below sample frequencies"),
     (SamplesAnotherPrior, "lower bound", "samples follow the weights"),
+    (PriorOfCounts, "exact", "class prior sums to 1"),
+    (ClassSumsToTooMuch, "exact", "given a class, probabilities sum to 1"),
+    (ForgetsTheLabel, "exact", "given a class, samples follow the probabilities"),
+    (MarginalOfEqualClasses, "exact", "the marginal is the mixture of the classes"),
+    (ClassWeightsTooLarge, "lower bound", "given a class, mean weights sum to 1 over x"),
+    (ClassWeightsTooLarge, "lower bound", "the marginal is the mixture of the classes"),
+    (MixtureForgetsTheLabel, "lower bound", "given a class, samples follow the weights"),
+    (RedrawsEverything, "exact", "completions keep what is known"),
+    (RedrawsEverything, "exact", "nothing unknown, nothing drawn"),
+    (CompletesByCoins, "exact", "completions of nothing follow the model"),
+    (CompletesIgnoringTheKnown, "exact", "completions of a beginning follow the model"),
+    (ChainForgetsTheKnown, "AIS estimate", "completions of nothing follow the model"),
     (ChainDrifts, "AIS estimate", "the chain leaves p(x) unchanged"),
     (WrongPartition, "AIS estimate", "log Z by enumerating x"),
     (WrongPartition, "AIS estimate", "log Z of the path's end"),
@@ -461,6 +558,7 @@ BROKEN: list[tuple[type[Model], str, str]] = [
     (SamplesFloats, "exact", "samples lie in the data space"),
     (SampleMovesTheChains, "AIS estimate", "evaluation changes no state"),
     (ScalarLogProb, "exact", "outputs have the stated form"),
+    (DecodesBeyondTheData, "exact", "outputs have the stated form"),
     (NoLikelihood, "exact", "stated likelihood has its method"),
     (Raises, "exact", "density can be checked"),
 ]

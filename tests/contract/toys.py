@@ -8,10 +8,12 @@ from torch import Generator, Tensor, nn
 from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.models.contract import Logs, Model
 from dgmbench.nn.bijections import Bijection, Mapped
+from dgmbench.nn.labels import count_classes, draw_classes, marginal, start_class_prior
 
 BINARY = DataSpec((1, 2, 2), "binary")
 PLANE = DataSpec((2,), "real")
 THREE = DataSpec((3,), "binary")
+LABELLED = DataSpec((1, 2, 2), "binary", num_classes=3)
 
 
 class Bernoullis(Model):
@@ -63,6 +65,49 @@ class Autoregressive(Model):
 
     def loss(self, player: str, batch: Batch, generator: Generator) -> tuple[Tensor, Logs]:
         return -self.log_prob(batch.x).mean(), {}
+
+
+class Completing(Autoregressive):
+    """Draws what is unknown in the order; exact where all that is known comes first."""
+
+    def complete(self, x: Tensor, known: Tensor, *, generator: Generator | None = None) -> Tensor:
+        x, known = x.flatten(1).float(), known.flatten(1)
+        for i in self.order.argsort():
+            drawn = torch.bernoulli(self.conditional_logits(x)[:, i, 0].sigmoid(), generator=generator)
+            x[:, i] = torch.where(known[:, i], x[:, i], drawn)
+        return x.to(self.spec.dtype).reshape(len(x), *self.spec.shape)
+
+
+class Labelled(Model):
+    """Independent bits, with probabilities of their own for every class."""
+
+    class_log_prior: Tensor
+
+    def __init__(self, spec: DataSpec = LABELLED) -> None:
+        super().__init__(spec)
+        self.logits = nn.Parameter(torch.randn(spec.num_classes or 1, spec.dim))
+        start_class_prior(self, spec)
+
+    def initialise(self, batch: Batch, generator: Generator) -> None:
+        count_classes(self.class_log_prior, batch.y)
+
+    def given(self, x: Tensor, y: Tensor) -> Tensor:
+        """log p(x | y)."""
+        logits = self.logits[y]
+        return (x.float().flatten(1) * logits - nn.functional.softplus(logits)).sum(1)
+
+    def log_prob(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        if y is not None:
+            return self.given(x, y)
+        return marginal(lambda label: self.given(x, label), self.class_log_prior, len(x))
+
+    def sample(self, n: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        y = draw_classes(self.class_log_prior, n, generator) if y is None else y
+        x = torch.bernoulli(self.logits[y].sigmoid(), generator=generator)
+        return x.to(self.spec.dtype).reshape(n, *self.spec.shape)
+
+    def loss(self, player: str, batch: Batch, generator: Generator) -> tuple[Tensor, Logs]:
+        return -self.log_prob(batch.x, batch.y).mean(), {}
 
 
 class LinearGaussian(Model):
@@ -180,6 +225,37 @@ class Mixture(Model):
         return -self.elbo(batch.x, generator=generator).mean(), {}
 
 
+class LabelledMixture(Model):
+    """One ``Mixture`` for each class, of which bounds are known only."""
+
+    class_log_prior: Tensor
+
+    def __init__(self, spec: DataSpec = LABELLED) -> None:
+        super().__init__(spec)
+        self.each = nn.ModuleList(Mixture(spec) for _ in range(spec.num_classes or 1))
+        start_class_prior(self, spec)
+
+    def initialise(self, batch: Batch, generator: Generator) -> None:
+        count_classes(self.class_log_prior, batch.y)
+
+    def log_weights(self, x: Tensor, k: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        all_of_them = torch.stack([one.log_weights(x, k, generator=generator) for one in self.each])
+        if y is None:
+            return (all_of_them + self.class_log_prior[:, None, None]).logsumexp(0)
+        return all_of_them.gather(0, y.expand(1, k, len(x)))[0]
+
+    def elbo(self, x: Tensor, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        return self.log_weights(x, 1, y, generator=generator)[0]
+
+    def sample(self, n: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        y = draw_classes(self.class_log_prior, n, generator) if y is None else y
+        drawn = torch.stack([one.sample(n, generator=generator) for one in self.each])
+        return drawn[y, torch.arange(n)]
+
+    def loss(self, player: str, batch: Batch, generator: Generator) -> tuple[Tensor, Logs]:
+        return -self.elbo(batch.x, batch.y, generator=generator).mean(), {}
+
+
 class BoltzmannPath:
     """From uniform bits to a fully visible Boltzmann machine, by one Gibbs step at a random unit."""
 
@@ -235,6 +311,13 @@ class Boltzmann(Model):
         for _ in range(60):
             v = path.transition(v, 1.0, generator=generator)
         return v.to(self.spec.dtype).reshape(n, *self.spec.shape)
+
+    def complete(self, x: Tensor, known: Tensor, *, generator: Generator | None = None) -> Tensor:
+        path = self.annealing_path()
+        v = torch.where(known, x, path.sample_base(len(x), generator=generator).to(x.dtype).reshape(x.shape))
+        for _ in range(60):
+            v = torch.where(known, x, path.transition(v, 1.0, generator=generator))
+        return v
 
     def loss(self, player: str, batch: Batch, generator: Generator) -> tuple[Tensor, Logs]:
         model = self.log_prob_unnormalised(self.chains).mean()

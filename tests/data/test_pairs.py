@@ -44,7 +44,20 @@ def test_colour_and_real_data_are_not_told_to_binarise() -> None:
 def test_other_kinds_name_embedded_sets_of_theirs() -> None:
     assert "data=toy2d or tabular" in message({"kinds": ["real"]}, BINARY, "digits_binary")
     assert "data=digits or digits32" in message({"kinds": ["discrete"]}, PLANE, "toy2d")
-    assert "dgm list data" in message({"kinds": ["tokens"]}, PLANE, "toy2d")
+    assert "data=text_small" in message({"kinds": ["tokens"]}, PLANE, "toy2d")
+    assert "dgm list data" in message({"kinds": ["counts"]}, PLANE, "toy2d")
+
+
+def test_the_models_own_data_come_first() -> None:
+    text = message({"kinds": ["discrete"], "data": "audio_small"}, PLANE, "toy2d")
+    assert "data=audio_small, digits or digits32" in text
+
+
+def test_waveforms_are_not_binarised() -> None:
+    audio = DataSpec((256,), "discrete", levels=256, sampling_rate=4000)
+    text = message({"kinds": ["binary"]}, audio, "audio_small")
+    assert "data=audio_small is discrete 256, 256 levels" in text
+    assert "binarise" not in text
 
 
 def test_images_and_their_sizes() -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from dgmbench.data import BatchStream, DataSet, DataSpec, evaluation_batches, load
+from dgmbench.data.text import decode_tokens
 
 Config = Callable[..., dict[str, Any]]
 
@@ -125,3 +126,29 @@ def test_faces_as_a_folder_of_pictures(config: Config, unpack: dict[str, Any], t
     assert data.spec == DataSpec((1, 64, 64), "discrete", levels=256, num_classes=35)
     everything = {x.tobytes(): y for part in data.splits.values() for x, y in zip(part.x, part.y, strict=True)}
     assert everything == {x.tobytes(): y for x, y in zip(arrays["x_train"], arrays["y_train"], strict=True)}
+
+
+def test_spoken_digits(config: Config, shared: Path, tmp_path: Path) -> None:
+    (tmp_path / "fsdd").mkdir()
+    (tmp_path / "fsdd" / "fsdd.npz").symlink_to(shared / "data" / "spoken_digits" / "fsdd.npz")
+    data = load(config("fsdd"), tmp_path)
+    with np.load(shared / "data" / "spoken_digits" / "fsdd.npz") as file:
+        segments = np.diff(file["offsets"]) // 1024
+        counts = {"test": segments[file["index"] < 5].sum(), "all": segments.sum()}
+    assert len(data.splits["test"]) == counts["test"]
+    assert sum(map(len, data.splits.values())) == counts["all"]
+    check_batches(data)
+
+
+def test_penn_treebank_and_shakespeare(config: Config, shared: Path, tmp_path: Path) -> None:
+    for name in ("ptb", "tinyshakespeare"):
+        (tmp_path / name).symlink_to(shared / "data" / name)
+    ptb = load(config("ptb"), tmp_path)
+    tokens = {split: int((part.x != 0).sum()) + len(part) for split, part in ptb.splits.items()}
+    assert tokens == {"train": 929_589, "valid": 73_760, "test": 82_430}  # as published, with the ends
+    assert ptb.spec.levels == 10_000
+    check_batches(ptb)
+    plays = load(config("tinyshakespeare"), tmp_path)
+    assert plays.spec.levels == 65
+    assert decode_tokens(plays.splits["train"].x[:1], plays.spec)[0].startswith("First Citizen:\nBefore we proceed")
+    check_batches(plays)

@@ -95,11 +95,9 @@ def test_exact_log_z_lies_in_the_bracket_widened_by_three_standard_errors(seed):
     one = path(8, 6, scale=1.5, seed=seed)
     sides = bracket(one, chains=200, temperatures=100, generator=Generator().manual_seed(seed))
     exact = float(one.exact_log_partition())
-    assert sides.exact == exact == sides.middle
-    assert sides.se == 0
-    assert sides.contains(exact, width=3)
-    assert not sides.contains(exact + 2)
-    assert not sides.contains(exact - 2)
+    low, high = sides.interval(width=3)
+    assert sides.exact == exact
+    assert exact - 2 < low < exact < high < exact + 2
     assert sides.exact_start
     assert not sides.wide
     assert 2 < sides.ess <= 200
@@ -167,9 +165,8 @@ def test_reverse_runs_start_from_long_chains_where_exact_samples_cannot_be_had()
     exact = float(one.exact_log_partition())
     assert not sides.exact_start
     assert (sides.burn_in, sides.exact) == (60, None)
-    assert sides.contains(exact)
-    assert sides.middle == pytest.approx((sides.forward.log_z + sides.reverse.log_z) / 2)
-    assert sides.se == pytest.approx(math.hypot(sides.forward.se, sides.reverse.se) / 2)
+    low, high = sides.interval(width=3)
+    assert low < exact < high
 
 
 def test_float32_machines_agree_with_float64():
@@ -177,7 +174,8 @@ def test_float32_machines_agree_with_float64():
     single = GeometricPath(Couplings(*(t.float() for t in one.couplings)), one.base_logits.float())
     assert abs(single.exact_log_partition() - one.exact_log_partition()) < 1e-4
     sides = bracket(single, chains=200, temperatures=300, generator=Generator().manual_seed(0))
-    assert sides.contains(float(one.exact_log_partition()))
+    low, high = sides.interval(width=3)
+    assert low < float(one.exact_log_partition()) < high
     assert sides.forward.log_weights.dtype == torch.float64
 
 

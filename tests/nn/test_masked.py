@@ -14,6 +14,7 @@ NETS = [
     {"hidden_sizes": (12,), "order": "random", "direct": True},
     {"hidden_sizes": (11, 13), "order": "agnostic", "masks": 3},
     {"hidden_sizes": (11, 13, 9), "order": "agnostic", "masks": 2, "direct": True},
+    {"hidden_sizes": (10,), "order": "random", "nonlinearity": "tanh", "degrees": [torch.arange(1, 6).repeat(2)]},
 ]
 
 

@@ -72,6 +72,14 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     for name, value in whole["state"].items():
         assert torch.equal(first["state"][name], value), name
         assert torch.equal(second["state"][name], value), name
+    # every process's open window of logs is in the checkpoint, so the averages are the same as well
+    logs = [
+        [{k: v for k, v in row.items() if k != "seconds"} for row in read_rows(file) if row["kind"] == "train"]
+        for name in ("whole", "killed")
+        for file in (tmp_path / name / "outputs").glob("vae_gan-*/metrics.jsonl")
+    ]
+    assert logs[0] == logs[1]
+    assert len(logs[0]) > 1
 
 
 def test_torchrun_makes_one_run_folder(tmp_path: Path) -> None:

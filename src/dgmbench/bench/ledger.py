@@ -2,12 +2,11 @@
 
 import fcntl
 import hashlib
-import importlib.util
 import json
 import os
 import socket
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from dgmbench.bench.suite import Folders, Suite
 from dgmbench.cards import Card, read_cards
 from dgmbench.config import search_path
 from dgmbench.errors import UserError
+from dgmbench.source import hash_of_target, source_hash
 
 KEPT = (*FAILURES, "skipped")
 SECONDS_BETWEEN_WRITES = 1.0
@@ -84,7 +84,9 @@ class Ledger:
                 continue
             cell.run, cell.seconds = old["run"], old["seconds"]
             result = self.result(cell)
-            if result is not None:
+            if result is not None and data_changed(result):
+                cell.run, cell.seconds = None, None  # other data, another run
+            elif result is not None:
                 cell.status = "done"
                 if sources.changed(cell, result):
                     cell.status = "stale"
@@ -193,40 +195,47 @@ class Fingerprints:
         return digest.hexdigest()[:16]
 
 
+def data_changed(result: Mapping[str, Any]) -> bool:
+    """Whether the user's own data files are no longer those that a result was made from."""
+    source = result.get("data_source") or {}
+    for state in (source, *source.values()):
+        if not isinstance(state, Mapping) or "path" not in state:
+            continue  # published files are known by their checksums
+        try:
+            if "modified_ns" in state:
+                found = os.stat(state["path"])
+                now = {"path": state["path"], "bytes": found.st_size, "modified_ns": found.st_mtime_ns}
+            else:
+                from dgmbench.data.images import folder_state
+
+                now = folder_state(Path(state["path"]))
+        except OSError:
+            return True
+        if now != state:
+            return True
+    return False
+
+
 class _Sources:
     """Whether the source of a model is still the one that made a result; reads files, imports only in doubt."""
 
     def __init__(self, cards: dict[str, Card]) -> None:
         self._cards = cards
-        self._hashes: dict[str, tuple[str, ...]] = {}
+        self._hashes: dict[str, list[str | None]] = {}
 
     def changed(self, cell: Cell, result: dict[str, Any]) -> bool:
-        """Whether the file that defines the cell's model differs from that of ``result.json``."""
-        then = result["versions"].get("model_source")
-        if cell.model not in self._hashes:
-            self._hashes[cell.model] = self._of_file(cell.model)
-        if then not in self._hashes[cell.model]:
-            self._hashes[cell.model] += self._of_class(cell.model)  # the class may come from elsewhere
-        return then not in self._hashes[cell.model]
+        """Whether the model's class, or the mathematics that it imports, differs from that of ``result.json``."""
+        then, target = result["versions"].get("model_source"), str(self._cards[cell.model].settings.get("_target_", ""))
+        known = self._hashes.setdefault(cell.model, [hash_of_target(target)])
+        if then not in known and len(known) == 1:
+            known.append(self._of_class(target))  # the class may come from elsewhere
+        return then not in known
 
-    def _target(self, model: str) -> str:
-        return str(self._cards[model].settings.get("_target_", ""))
-
-    def _of_file(self, model: str) -> tuple[str, ...]:
-        try:
-            spec = importlib.util.find_spec(self._target(model).rpartition(".")[0])
-        except (ImportError, ValueError):
-            return ()
-        if spec is None or spec.origin is None:
-            return ()
-        return (hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()[:16],)
-
-    def _of_class(self, model: str) -> tuple[str, ...]:
-        from dgmbench.rerun import source_hash
+    def _of_class(self, target: str) -> str | None:
         from dgmbench.signatures import locate
 
-        found = locate(self._target(model), "model")
-        return (source_hash(found),) if isinstance(found, type) else ()
+        found = locate(target, "model")
+        return source_hash(found) if isinstance(found, type) else None
 
 
 # ---------------------------------------------------------------------- cells that outlive their runner

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from dgmbench.bench.cells import Cell
+from dgmbench.bench.report.numbers import same_protocol
 from dgmbench.bench.suite import Folders, value_of
 from dgmbench.cards import read_settings
 
@@ -63,10 +64,12 @@ def published_rows(cells: Sequence[Cell], result_of: Callable[[Cell], Result | N
         paper = group[0].paper or {}
         values = [v for cell in group if (v := _value(result_of(cell), paper["metric"])) is not None]
         published = f"{paper['value']:g} {paper['unit']}"
-        same = "yes" if not paper.get("differs") else f"no: {paper['differs']}"
         if not values:
-            rows.append((group[0].experiment or "", published, "-", _why_empty(group, paper["metric"]), same))
+            rows.append((group[0].experiment or "", published, "-", _why_empty(group, paper["metric"]), ""))
             continue
+        answer, notes = _same_protocol(paper, [found for cell in group if (found := result_of(cell)) is not None])
+        why = "; ".join(note.removeprefix("differs: ") for note in notes)
+        same = f"{answer}: {why}" if answer == "no" else answer
         mean = statistics.fmean(values)
         difference = mean - paper["value"]
         within = "" if abs(difference) > paper["tolerance"] else " (within tolerance)"
@@ -76,10 +79,19 @@ def published_rows(cells: Sequence[Cell], result_of: Callable[[Cell], Result | N
     return rows
 
 
+def _same_protocol(paper: Mapping[str, Any], results: Sequence[Result]) -> tuple[str, list[str]]:
+    """The report's answer for the first result that has the paper's metric."""
+    for result in results:
+        if (metric := result["metrics"].get(paper["metric"])) is not None:
+            name = str(metric.get("protocol_id", ""))
+            return same_protocol(paper, name, result.get("protocols", {}).get(name, {}))
+    return "", []
+
+
 def measured_rows(
     cells: Sequence[Cell], result_of: Callable[[Cell], Result | None], config_dirs: Folders = ()
 ) -> list[tuple[str, ...]]:
-    """One row for all seeds of a model on a data set: headline metric, energy distance, seconds, status."""
+    """One row for all seeds of a model on a data set: headline metric, energy distance, budget and seconds, status."""
     rows: list[tuple[str, ...]] = []
     for group in groups(cell for cell in cells if cell.paper is None).values():
         results = [found for cell in group if (found := result_of(cell)) is not None]
@@ -93,19 +105,27 @@ def measured_rows(
         unit = f"{metric.get('unit', '')}, {metric.get('kind', '')}"
         distances = [v for found in results if (v := _value(found, "energy_distance")) is not None]
         seconds = statistics.fmean(found["cost"]["train_seconds"] for found in results)
+        budget = value_of(first.overrides, "trainer.budget")
         rows.append(
             (
                 first.model,
                 first.family or "",
                 first.data,
-                f"{name} {spread(values)}" if values else f"{name} is not finite",
+                f"{name} {_both_sides(results, name, values)}" if values else f"{name} is not finite",
                 unit,
                 spread(distances) if distances else "-",
-                f"{seconds:.0f} s",
+                f"{budget}, {seconds:.0f} s" if budget else f"{seconds:.0f} s",
                 _why_empty([cell for cell in group if cell.status != "done"], None),
             )
         )
     return rows
+
+
+def _both_sides(results: Sequence[Result], name: str | None, values: Sequence[float]) -> str:
+    """The spread of a metric; an estimate by annealing with that of the other direction, since one side flatters."""
+    other = None if name is None else name.replace("_ais", "_reverse_ais")
+    reverse = [v for found in results if (v := _value(found, other)) is not None] if other != name else []
+    return f"{spread(values)}, reverse {spread(reverse)}" if reverse else spread(values)
 
 
 def spread(values: Sequence[float]) -> str:

@@ -97,12 +97,7 @@ def load(data_cfg: Mapping[str, Any], root: Path) -> DataSet:
     else:
         arrays, meta = prepared.in_memory(decode())
 
-    stored = DataSpec(
-        tuple(meta["spec"]["shape"]),
-        meta["spec"]["kind"],
-        meta["spec"]["levels"],
-        meta["spec"]["num_classes"],
-    )
+    stored = DataSpec(**meta["spec"])
     spec = stored if mode != "dynamic" else binarised_spec(stored, mode, name)
     if announced is not None and (announced.shape, announced.kind) != (spec.shape, spec.kind):
         raise UserError(

@@ -22,6 +22,15 @@ def find_pictures(folder: Path) -> list[str]:
     return sorted(path.as_posix() for path in relative if not any(part.startswith(".") for part in path.parts))
 
 
+def folder_state(folder: Path) -> dict[str, Any]:
+    """What tells one state of a folder of pictures from the next without reading them."""
+    states = []
+    for name in find_pictures(folder):
+        status = (folder / name).stat()
+        states.append([name, status.st_size, status.st_mtime_ns])
+    return {"path": str(folder.resolve()), "pictures": len(states), "state": digest(states)}
+
+
 class Images(Reader):
     """All pictures below ``path``: central square, resized to ``size``, in colour (``channels=3``) or grey (1).
 
@@ -48,11 +57,7 @@ class Images(Reader):
 
     def source(self, folder: Path) -> Mapping[str, Any]:
         """The folder, and a hash over its pictures' names, sizes and times of change."""
-        states = []
-        for name in find_pictures(self.folder):
-            status = (self.folder / name).stat()
-            states.append([name, status.st_size, status.st_mtime_ns])
-        return {"path": str(self.folder.resolve()), "pictures": len(states), "state": digest(states)}
+        return folder_state(self.folder)
 
     def fetch(self, folder: Path) -> None:
         """There must be at least one picture."""

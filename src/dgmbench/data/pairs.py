@@ -12,6 +12,7 @@ EMBEDDED = {
     "binary": ("digits_binary",),
     "discrete": ("digits", "digits32"),
     "real": ("toy2d", "tabular"),
+    "tokens": ("text_small",),
 }
 
 
@@ -38,7 +39,7 @@ def binarised_spec(spec: DataSpec, mode: Binarise, name: str) -> DataSpec:
     """The spec after binarisation, which takes single-channel grey levels."""
     if mode == "none":
         return spec
-    if spec.kind != "discrete" or (spec.is_image and spec.shape[0] != 1):
+    if not _grey(spec):
         raise UserError(
             f"data.binarise={mode} takes grey levels, but {name} is {spec}; leave it at data.binarise=none."
         )
@@ -55,10 +56,13 @@ def spec_from_card(data_cfg: Mapping[str, Any]) -> DataSpec | None:
     kind, shape, levels = card.get("kind"), card.get("shape"), card.get("levels")
     if kind is None or shape is None:
         return None
-    grey = DataSpec(tuple(shape), "discrete", levels, card.get("classes")) if levels and levels > 2 else None
+    grey = None
+    if kind == "binary" and levels and levels > 2:
+        grey = DataSpec(tuple(shape), "discrete", levels, card.get("classes"))
     if kind == "binary" and grey is not None and mode == "none":
         raise UserError(f"data={name} is binary; for grey levels choose data={name.removesuffix('_binary')}.")
-    spec = grey if grey is not None else DataSpec(tuple(shape), kind, levels, card.get("classes"))
+    others = {key: card[key] for key in ("end", "sampling_rate") if key in card}
+    spec = grey if grey is not None else DataSpec(tuple(shape), kind, levels, card.get("classes"), **others)
     return binarised_spec(spec, mode, name)
 
 
@@ -68,12 +72,12 @@ def check_pair(model_card: Mapping[str, Any], spec: DataSpec, data_name: str, mo
     if kinds and spec.kind not in kinds:
         raise UserError(
             f"model={model_name} takes {_either(kinds)} data, but data={data_name} is {spec}; "
-            f"{_instead(kinds, spec, bool(model_card.get('image')))}."
+            f"{_instead(model_card, kinds, spec)}."
         )
     if model_card.get("image") and not spec.is_image:
         raise UserError(
             f"model={model_name} takes images (c, h, w), but data={data_name} is {spec}; "
-            f"choose {_choices(kinds, image=True)}."
+            f"choose {_choices(model_card, kinds)}."
         )
     sizes: Sequence[int] = model_card.get("sizes") or ()
     if sizes and spec.is_image and not (spec.shape[1] == spec.shape[2] and spec.shape[1] in sizes):
@@ -85,17 +89,26 @@ def check_pair(model_card: Mapping[str, Any], spec: DataSpec, data_name: str, mo
         )
 
 
+def _grey(spec: DataSpec) -> bool:
+    """Whether the values are grey levels, which can be binarised; those of colours and waveforms are not."""
+    colour = spec.is_image and spec.shape[0] != 1
+    return spec.kind == "discrete" and not colour and spec.sampling_rate is None
+
+
 def _either(words: Sequence[str]) -> str:
     return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
-def _choices(kinds: Sequence[str], *, image: bool) -> str:
-    names = [name for kind in kinds or EMBEDDED for name in EMBEDDED.get(kind, ()) if not (image and kind == "real")]
-    return f"data={_either(names)}" if names else "a data set of that kind (dgm list data)"
+def _choices(model_card: Mapping[str, Any], kinds: Sequence[str]) -> str:
+    """The model's own default data, then other sets that need no download."""
+    own = [model_card["data"]] if model_card.get("data") else []
+    taken = [k for k in kinds or EMBEDDED if not (model_card.get("image") and k not in ("binary", "discrete"))]
+    names = dict.fromkeys(own + [name for kind in taken for name in EMBEDDED.get(kind, ())])
+    return f"data={_either(list(names))}" if names else "a data set of that kind (dgm list data)"
 
 
-def _instead(kinds: Sequence[str], spec: DataSpec, image: bool) -> str:
-    advice = [f"choose {_choices(kinds, image=image)}"]
-    if "binary" in kinds and spec.kind == "discrete" and (not spec.is_image or spec.shape[0] == 1):
+def _instead(model_card: Mapping[str, Any], kinds: Sequence[str], spec: DataSpec) -> str:
+    advice = [f"choose {_choices(model_card, kinds)}"]
+    if "binary" in kinds and _grey(spec):
         advice.insert(0, "binarise it with data.binarise=threshold or data.binarise=dynamic")
     return ", or ".join(advice)

@@ -71,7 +71,6 @@ def _array_names(
 
 def describe(decoded: Decoded, content_hash: str) -> dict[str, Any]:
     """The record of a set: spec, splits with the hash of where their examples came from, content hash, remarks."""
-    spec = decoded.spec
     splits = {
         name: {
             "count": int(part.x.shape[0]),
@@ -82,12 +81,7 @@ def describe(decoded: Decoded, content_hash: str) -> dict[str, Any]:
     }
     return {
         "format": FORMAT,
-        "spec": {
-            "shape": list(spec.shape),
-            "kind": spec.kind,
-            "levels": spec.levels,
-            "num_classes": spec.num_classes,
-        },
+        "spec": decoded.spec.as_dict(),
         "split": splits,
         "split_hash": digest({name: split["hash"] for name, split in splits.items()}),
         "content_hash": content_hash,

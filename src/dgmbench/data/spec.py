@@ -1,7 +1,7 @@
 """What an example is: the contract between data sets and models."""
 
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ DTYPES: dict[str, torch.dtype] = {
 class DataSpec:
     """The space of one example ``x``, without the batch dimension.
 
-    ``shape`` is ``(c, h, w)`` for images and ``(d,)`` for vectors. Batches carry raw values:
+    ``shape`` is ``(c, h, w)`` for images, ``(d,)`` for vectors and ``(t,)`` for sequences. Batches carry raw values:
 
     ========== ============ =======================================================================
     kind       dtype        values
@@ -35,15 +35,37 @@ class DataSpec:
 
     ``log_prob(x)`` of any model is the log-probability (log-density for ``real``) of exactly these values,
     in nats per example, which is what makes numbers of different models comparable.
+
+    Sentences of tokens may differ in length: ``end`` is the token that ends one, and fills the places after it up to
+    the fixed length t. What follows the first ``end`` is certain, so it carries no nats, and any other token there has
+    probability zero. A sentence without ``end`` is one that was longer, of which only the first t tokens are known.
+
+    ``vocabulary`` (the word of each token) and ``sampling_rate`` (Hz) say what the values look or sound like. They are
+    no part of the space, so two specs that differ in nothing else are equal. Nor are ``factors``, names and numbers of
+    values of known factors of variation: where there are any, a label y is the number of their combination, the last
+    factor changing fastest (``numpy.unravel_index(y, sizes)``). Discrete values with a sampling rate are
+    mu-law codes of a waveform (see :mod:`dgmbench.data.audio`).
     """
 
     shape: tuple[int, ...]
     kind: Kind
     levels: int | None = None
     num_classes: int | None = None
+    end: int | None = None
+    vocabulary: tuple[str, ...] | None = field(default=None, compare=False, repr=False)
+    sampling_rate: int | None = field(default=None, compare=False)
+    factors: tuple[tuple[str, int], ...] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+        if self.vocabulary is not None:
+            object.__setattr__(self, "vocabulary", tuple(self.vocabulary))
+            if len(self.vocabulary) != self.levels:
+                raise ValueError(f"a vocabulary of {len(self.vocabulary)} words does not name {self.levels} tokens")
+        if self.factors is not None:
+            object.__setattr__(self, "factors", tuple((str(name), int(size)) for name, size in self.factors))
+        if self.end is not None and not (self.kind == "tokens" and 0 <= self.end < (self.levels or 0)):
+            raise ValueError(f"end={self.end} must be one of the tokens")
         if self.kind == "binary":
             object.__setattr__(self, "levels", 2)
         if self.kind in ("discrete", "tokens") and self.levels is None:
@@ -66,6 +88,12 @@ class DataSpec:
     def dtype(self) -> torch.dtype:
         """The dtype of raw values."""
         return DTYPES[self.kind]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values of which ``DataSpec(**values)`` makes the spec again."""
+        always = ("shape", "kind", "levels", "num_classes")
+        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return {key: value for key, value in plain.items() if key in always or value is not None}
 
     def __str__(self) -> str:
         size = "x".join(map(str, self.shape))

@@ -13,6 +13,7 @@ from dgmbench.data import DataSet, evaluation_batches
 from dgmbench.data.dataset import SplitName
 from dgmbench.data.random import keyed_generator
 from dgmbench.data.spec import Batch
+from dgmbench.nn.sequences import counted
 from dgmbench.training.ranks import Ranks
 
 CHUNK = 100
@@ -56,8 +57,13 @@ class Chunks:
             part = slice(start, start + CHUNK)
             yield Batch(x[part], None if y is None else y[part])
 
+    def tokens(self) -> Tensor:
+        """The number of tokens of every example, up to and including the end of a sentence, (n,) on the CPU."""
+        end = self.data.spec.end
+        return torch.cat([counted(x.flatten(1), end).sum(1).cpu() for x in self])
+
     def each(self, name: str, value: Callable[[Tensor, Generator], Tensor]) -> Tensor:
-        """Per-example results of ``value(x, generator)`` over all chunks, (n,) float64 on the CPU.
+        """Per-example results of ``value(x, generator)`` over all chunks, (n, ...) float64 on the CPU.
 
         ``name`` keeps the noise of different quantities apart. Every process computes its share and gets all of them.
         """

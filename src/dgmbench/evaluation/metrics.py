@@ -15,8 +15,10 @@ Direction = Literal["higher", "lower", "none"]
 
 @dataclass(frozen=True)
 class Metric:
-    """One value: ``kind`` says how it relates to the truth, ``se`` is its standard error over ``n`` examples;
-    ``note`` warns where the number should not be relied on.
+    """One value: ``kind`` says how it relates to the truth, ``se`` is its standard error over ``n`` examples.
+
+    ``se`` covers all noise: other examples and other draws. ``se_draws`` is the part that other random draws on the
+    same examples would show, where it is known. ``note`` warns where the number should not be relied on.
     """
 
     value: float
@@ -27,14 +29,25 @@ class Metric:
     n: int | None = None
     protocol_id: str = ""
     note: str | None = None
+    se_draws: float | None = None
 
     @classmethod
-    def mean_of(cls, values: Tensor, *, unit: str, kind: NumberKind, direction: Direction) -> "Metric":
-        """Mean and standard error of per-example values (n,)."""
+    def mean_of(
+        cls,
+        values: Tensor,
+        *,
+        unit: str,
+        kind: NumberKind,
+        direction: Direction,
+        draw_variance: Tensor | None = None,
+        note: str | None = None,
+    ) -> "Metric":
+        """Mean and standard error of per-example values (n,), whose variances over their own draws may be known."""
         values = values.double()
         n = values.numel()
         se = float(values.std() / math.sqrt(n)) if n > 1 else None
-        return cls(float(values.mean()), unit, kind, direction, se, n)
+        se_draws = None if draw_variance is None else math.sqrt(float(draw_variance.double().sum())) / n
+        return cls(float(values.mean()), unit, kind, direction, se, n, note=note, se_draws=se_draws)
 
     def scaled(self, factor: float, unit: str) -> "Metric":
         """The same number in another unit; a negative factor turns bounds and direction round."""
@@ -43,8 +56,10 @@ class Metric:
             kinds: dict[NumberKind, NumberKind] = {"lower bound": "upper bound", "upper bound": "lower bound"}
             directions: dict[Direction, Direction] = {"higher": "lower", "lower": "higher"}
             kind, direction = kinds.get(kind, kind), directions.get(direction, direction)
-        se = None if self.se is None else abs(factor) * self.se
-        return replace(self, value=factor * self.value, se=se, unit=unit, kind=kind, direction=direction)
+        se, se_draws = (None if each is None else abs(factor) * each for each in (self.se, self.se_draws))
+        return replace(
+            self, value=factor * self.value, se=se, se_draws=se_draws, unit=unit, kind=kind, direction=direction
+        )
 
     def better_than(self, other: "Metric | None") -> bool:
         """Whether this value is the better one; any finite value beats nothing, others beat nothing at all."""
@@ -58,11 +73,6 @@ class Metric:
         """Plain values for JSON; a value that is not finite becomes null."""
         plain = asdict(self)
         return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in plain.items()}
-
-
-def bits_per_dim(nats: Metric, dim: int) -> Metric:
-    """The one place where log-likelihood in nats per example becomes bits per dimension: -nats / (D log 2)."""
-    return nats.scaled(-1.0 / (dim * math.log(2.0)), "bits/dim")
 
 
 def protocol_id(protocol: Mapping[str, Any]) -> str:

@@ -114,6 +114,41 @@ class HasLogWeights(Protocol):
 
 
 @runtime_checkable
+class HasDecoder(Protocol):
+    """p(x) = E p(x | noise) over standard normal noise, so that annealing over the noise estimates p(x).
+
+    Other priors are a map of the noise that belongs to the decoder: uniform latents are its distribution function,
+    a deep stack of Gaussians takes the noise of every layer (mean + sigma * noise), a learned prior is a flow of it.
+    """
+
+    noise_dim: int
+    """Dimensions of the noise of one example."""
+
+    def log_prob_given(self, x: Tensor, noise: Tensor) -> Tensor:
+        """log p(x | noise) of raw values x (b, *shape) at noise (b, noise_dim), as (b,); has a gradient in noise."""
+        ...
+
+    def sample_given(self, noise: Tensor, *, generator: Generator | None = None) -> Tensor:
+        """One draw of x for each noise (b, noise_dim), as raw values (b, *shape)."""
+        ...
+
+
+@runtime_checkable
+class CanGenerate(Protocol):
+    """Implicit models: x is a function of standard normal noise, rounded to the levels of the data if there are any.
+
+    The function is that of ``sample``: it includes the labels' distribution, truncation and the like.
+    """
+
+    noise_dim: int
+    """Dimensions of the noise of one example."""
+
+    def generate(self, noise: Tensor) -> Tensor:
+        """x before rounding, float (b, *shape) on the raw scale, of noise (b, noise_dim); has a gradient in noise."""
+        ...
+
+
+@runtime_checkable
 class HasLogProbEstimate(Protocol):
     """An estimate of the log-likelihood, or of a bound, that is neither: its log-determinant is random or truncated."""
 
@@ -204,7 +239,19 @@ class CanReconstruct(Protocol):
     """Reconstructions: raw values -> code -> values on the raw scale."""
 
     def reconstruct(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
-        """Expected reconstruction of raw values x (b, *shape), as float (b, *shape) on the raw scale."""
+        """Expected reconstruction of raw values x (b, *shape), as float (b, *shape) on the raw scale.
+
+        Of tokens, which have no expectation, the most likely ones, raw.
+        """
+        ...
+
+
+@runtime_checkable
+class HasReconstructionLogProb(Protocol):
+    """log p(x | code of x) of an autoencoder, nats per example: no likelihood of x, because the code has seen x."""
+
+    def reconstruction_log_prob(self, x: Tensor) -> Tensor:
+        """The log-probability that the decoder gives to raw values x (b, *shape) at their own code, as (b,)."""
         ...
 
 
@@ -222,7 +269,10 @@ class CanDecode(Protocol):
     """The way back from codes to data; with ``encode`` it allows interpolation between examples."""
 
     def decode(self, code: Tensor) -> Tensor:
-        """The expected data of codes (b, latent), as float (b, *shape) on the raw scale."""
+        """The expected data of codes (b, latent), as float (b, *shape) on the raw scale.
+
+        Of tokens, which have no expectation, the most likely ones, raw.
+        """
         ...
 
 
@@ -235,8 +285,14 @@ class CanComplete(Protocol):
         ...
 
 
-@runtime_checkable
-class IsClassConditional(Protocol):
+class _ByBuffer(type):
+    """A buffer is no attribute of the class: since Python 3.12, isinstance of a protocol would not find it."""
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        return isinstance(getattr(instance, "class_log_prior", None), Tensor)
+
+
+class IsClassConditional(metaclass=_ByBuffer):
     """p(x | y): ``log_prob``, ``elbo`` and ``log_weights`` also take labels ``y=``, and give the marginal without.
 
     The marginal is log p(x) = log sum_y p(y) p(x | y), so that numbers compare with those of other models. A model
@@ -245,6 +301,14 @@ class IsClassConditional(Protocol):
 
     class_log_prior: Tensor
     """log p(y), (num_classes,): a buffer, the frequencies in the training data."""
+
+
+@runtime_checkable
+class SamplesByLabel(Protocol):
+    """``sample(n, y)`` takes labels y (n,); without any likelihood, as a conditional GAN."""
+
+    label_frequency: Tensor | None
+    """How often each label occurs (num_classes,), a buffer; None where a setting makes the model unconditional."""
 
 
 @runtime_checkable

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from dgmbench.nn.batchnorm import RunningMoments
 
@@ -193,6 +194,33 @@ class Normalisation(RunningMoments, Bijection):
         return z * scale + shift, -log_det
 
 
+class Recomputed(Composite):
+    """A bijection that keeps its input only, and computes its values again when gradients are due.
+
+    Saved tensors shrink from everything inside to x, for the price of one more ``forward``; values and gradients are
+    the same to the bit. Inverting from the output instead would save x as well, but lets rounding errors of the inverse
+    into the gradients of every step before.
+    """
+
+    def __init__(self, inner: Bijection) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def parts(self) -> Iterable[Bijection]:
+        """The one bijection."""
+        return (self.inner,)
+
+    def forward(self, x: Tensor) -> Mapped:
+        """Data to noise."""
+        if not torch.is_grad_enabled():
+            return self.inner(x)
+        return checkpoint(self.inner, x, use_reentrant=False, preserve_rng_state=False)
+
+    def inverse(self, z: Tensor) -> Mapped:
+        """Noise to data."""
+        return self.inner.inverse(z)
+
+
 class MultiScale(Composite):
     """Levels of bijections; after each level but the last, half of the channels leave as noise, flattened.
 
@@ -229,7 +257,15 @@ class MultiScale(Composite):
         return x, total
 
 
-class ActNorm(Bijection):
+class StartsAtData(ABC):
+    """A layer whose parameters start at the moments of data, when ``start_activations`` asks for it."""
+
+    @abstractmethod
+    def start_at(self, x: Tensor) -> None:
+        """Set the parameters by the layer's input x."""
+
+
+class ActNorm(Bijection, StartsAtData):
     """z = (x + shift) exp(log_scale) in every channel, with parameters that start at the moments of data.
 
     After ``start_at(x)`` the values of x have mean 0 and variance 1 in each channel (Kingma, Dhariwal 2018, section
@@ -247,16 +283,13 @@ class ActNorm(Bijection):
         """Set the parameters so that ``forward`` standardises x (b, c, ...); a constant channel is only centred."""
         var, mean = torch.var_mean(x.transpose(0, 1).flatten(1), 1, correction=0)
         self.shift.copy_(-mean)
-        self.log_scale.copy_(torch.where(var > 1e-8, -0.5 * var.clamp_min(1e-8).log(), 0.0))
-
-    def scaled(self, x: Tensor) -> Tensor:
-        """Only the values, for use as a layer of a network."""
-        shape = (1, -1, *[1] * (x.dim() - 2))
-        return (x + self.shift.view(shape)) * self.log_scale.exp().view(shape)
+        self.log_scale.copy_(standardising(var))
 
     def forward(self, x: Tensor) -> Mapped:
         """Data to noise; the log-determinant is the sum of log_scale over channels and positions."""
-        return self.scaled(x), (x[0, 0].numel() * self.log_scale.sum()).expand(len(x))
+        shape = (1, -1, *[1] * (x.dim() - 2))
+        z = (x + self.shift.view(shape)) * self.log_scale.exp().view(shape)
+        return z, (x[0, 0].numel() * self.log_scale.sum()).expand(len(x))
 
     def inverse(self, z: Tensor) -> Mapped:
         """Noise to data."""
@@ -265,14 +298,20 @@ class ActNorm(Bijection):
         return x, -(z[0, 0].numel() * self.log_scale.sum()).expand(len(z))
 
 
+def standardising(var: Float[Tensor, " c"]) -> Float[Tensor, " c"]:
+    """The log-scale that brings a variance to 1; 0 for a channel that is constant."""
+    return torch.where(var > 1e-8, -0.5 * var.clamp_min(1e-8).log(), 0.0)
+
+
 @contextmanager
 def start_activations(net: nn.Module) -> Iterator[None]:
-    """Inside, every ``ActNorm`` in ``net`` starts at the moments of what it is called with, one after another."""
+    """Inside, every ``StartsAtData`` in ``net`` starts at the moments of what it is called with, one after another."""
 
-    def start(layer: ActNorm, arguments: tuple[Tensor]) -> None:
+    def start(layer: nn.Module, arguments: tuple[Tensor]) -> None:
+        assert isinstance(layer, StartsAtData)
         layer.start_at(arguments[0])
 
-    hooks = [layer.register_forward_pre_hook(start) for layer in net.modules() if isinstance(layer, ActNorm)]
+    hooks = [layer.register_forward_pre_hook(start) for layer in net.modules() if isinstance(layer, StartsAtData)]
     try:
         yield
     finally:

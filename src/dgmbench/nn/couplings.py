@@ -4,17 +4,18 @@ With a mask m that is 1 where x stays,
 
     z = m x + (1 - m) (x exp(s) + t),      s, t = net(m x),      log |det dz/dx| = sum (1 - m) s.
 
-The Jacobian is triangular and the net need not be invertible: the inverse calls it on the same values m x = m z.
+The Jacobian is triangular and the net need not be invertible: the inverse calls it on the same values m x = m z. Masks
+take nets of the full size; ``SplitCoupling`` hands its net only the part that stays.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dgmbench.nn.bijections import Bijection, Mapped, sum_dims
+from dgmbench.nn.bijections import Bijection, Mapped, StartsAtData, standardising, sum_dims
 
 
 def alternating(dim: int, parity: int) -> Float[Tensor, " d"]:
@@ -70,14 +71,67 @@ class AffineCoupling(Bijection):
         return (z - shift) * (-scale).exp(), -sum_dims(scale)
 
 
-def coupling_mlp(dim: int, hidden_sizes: Sequence[int]) -> nn.Sequential:
-    """ReLU network (b, dim) -> (b, 2 dim) that starts at zero."""
+LogScale = Callable[[Tensor], Tensor]
+"""From a net's raw output to log-scales."""
+
+
+def gentle(raw: Tensor) -> Tensor:
+    """log sigmoid(raw + 2): scales below 1, starting at 0.88 (the published code of Glow)."""
+    return F.logsigmoid(raw + 2.0)
+
+
+class SplitCoupling(Bijection):
+    """Shift, and scale if ``log_scale`` is there, the ``moving`` part of the second dimension by a net of the rest.
+
+        z_moving = x_moving exp(s) + t,      s, t = net(x_fixed);      additive couplings have s = 0 and |det| = 1.
+
+    Args:
+        net: maps the fixed part (b, c_fixed, ...) to shifts (b, c_moving, ...), after raw scales of that size if
+            ``log_scale`` is there.
+        fixed: what stays, as a slice of the second dimension.
+        moving: what is changed: all of the rest.
+        log_scale: from raw scales to s; None for an additive coupling.
+    """
+
+    def __init__(self, net: nn.Module, fixed: slice, moving: slice, *, log_scale: LogScale | None) -> None:
+        super().__init__()
+        self.net, self.fixed, self.moving, self.log_scale = net, fixed, moving, log_scale
+
+    def _scale_and_shift(self, fixed: Tensor) -> tuple[Tensor | None, Tensor]:
+        if self.log_scale is None:
+            return None, self.net(fixed)
+        raw, shift = self.net(fixed).chunk(2, 1)
+        return self.log_scale(raw), shift
+
+    def forward(self, x: Tensor) -> Mapped:
+        """Data to noise."""
+        scale, shift = self._scale_and_shift(x[:, self.fixed])
+        z = x.clone()
+        if scale is None:
+            z[:, self.moving] += shift
+            return z, x.new_zeros(len(x))
+        z[:, self.moving] = x[:, self.moving] * scale.exp() + shift
+        return z, sum_dims(scale)
+
+    def inverse(self, z: Tensor) -> Mapped:
+        """Noise to data."""
+        scale, shift = self._scale_and_shift(z[:, self.fixed])
+        x = z.clone()
+        if scale is None:
+            x[:, self.moving] -= shift
+            return x, z.new_zeros(len(z))
+        x[:, self.moving] = (z[:, self.moving] - shift) * (-scale).exp()
+        return x, -sum_dims(scale)
+
+
+def coupling_mlp(dim: int, hidden_sizes: Sequence[int], outputs: int | None = None) -> nn.Sequential:
+    """ReLU network (b, dim) -> (b, outputs), 2 dim by default, that starts at zero."""
     layers: list[nn.Module] = []
     width = dim
     for size in hidden_sizes:
         layers += [nn.Linear(width, size), nn.ReLU()]
         width = size
-    last = nn.Linear(width, 2 * dim)
+    last = nn.Linear(width, 2 * dim if outputs is None else outputs)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
     return nn.Sequential(*layers, last)
@@ -137,3 +191,41 @@ class CouplingResnet(nn.Module):
             h = block(h)
             total = total + skip(h)
         return self.last(F.relu(total))
+
+
+class ZeroConv(nn.Conv2d):
+    """3 x 3 convolution that keeps the size and starts at zero."""
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__(before, after, 3, padding=1)
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)  # type: ignore[arg-type]  # there is one
+
+
+class ActNormConv(StartsAtData, nn.Module):
+    """Convolution that keeps the size, then actnorm, folded into its weights: nothing is saved between the two."""
+
+    def __init__(self, before: int, after: int, size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(0.05 * torch.randn(after, before, size, size))
+        self.bias = nn.Parameter(torch.zeros(after))
+        self.log_scale = nn.Parameter(torch.zeros(after))
+        self.padding = size // 2
+
+    @torch.no_grad()
+    def start_at(self, x: Float[Tensor, "b c h w"]) -> None:
+        """Set scale and bias so that the outputs on x have mean 0 and variance 1 in each channel."""
+        h = F.conv2d(x, self.weight, padding=self.padding)
+        var, mean = torch.var_mean(h, (0, 2, 3), correction=0)
+        self.log_scale.copy_(standardising(var))
+        self.bias.copy_(-mean * self.log_scale.exp())
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
+        """exp(log_scale) conv(x) + bias."""
+        return F.conv2d(x, self.weight * self.log_scale.exp()[:, None, None, None], self.bias, padding=self.padding)
+
+
+def glow_net(before: int, width: int, after: int) -> nn.Sequential:
+    """The net of Glow's couplings: convolutions 3 x 3, 1 x 1, 3 x 3, actnorm after the first two, starting at zero."""
+    relu, last = nn.ReLU(inplace=True), ZeroConv(width, after)
+    return nn.Sequential(ActNormConv(before, width, 3), relu, ActNormConv(width, width, 1), relu, last)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Order = Literal["natural", "reversed", "random", "agnostic"]
+Nonlinearity = Literal["relu", "tanh"]
 Draw = Callable[[int, Float[Tensor, "p n"]], Float[Tensor, " n"]]
 
 
@@ -38,6 +39,7 @@ class Sorted:
     top_bias: Tensor
     straight: Tensor | None
     rows: list[Tensor]
+    nonlinearity: Nonlinearity
 
     def sweep(self, n: int, draw: Draw) -> tuple[Float[Tensor, "d n"], list[Float[Tensor, "_ n"]]]:
         """Values (D, n), in the order, and the hidden layers; ``draw`` as in ``MaskedMlp.ancestral``."""
@@ -54,7 +56,8 @@ class Sorted:
                     torch.addmm(
                         self.biases[layer][start:end], self.weights[layer][start:end, :seen], below[:seen], out=new
                     )
-                    new.relu_()
+                    activate = torch.relu_ if self.nonlinearity == "relu" else torch.tanh_
+                    activate(new)
                     done[layer] = end
                 below, seen = hidden[layer], end
             out = torch.addmm(self.top_bias[t], self.top[t, :, :seen], below[:seen])
@@ -65,7 +68,7 @@ class Sorted:
 
 
 class MaskedMlp(nn.Module):
-    """ReLU network (b, D) -> (b, D, P): the P parameters of dimension i depend on the dimensions before i.
+    """Network (b, D) -> (b, D, P): the P parameters of dimension i depend on the dimensions before i.
 
     Args:
         dim: D, the number of dimensions.
@@ -76,15 +79,19 @@ class MaskedMlp(nn.Module):
             for each).
         direct: Adds masked weights from the inputs straight to the outputs.
         context: Length of a context vector that every output may depend on; 0 for none.
+        nonlinearity: Of the hidden units.
+        degrees: The hidden units' degrees, layer by layer and the same for all masks, instead of random ones.
     """
 
     positions: Tensor
 
     def __init__(
         self, dim: int, hidden_sizes: Sequence[int], parameters: int, *, masks: int = 1, order: Order = "natural",
-        direct: bool = False, context: int = 0,
+        direct: bool = False, context: int = 0, nonlinearity: Nonlinearity = "relu",
+        degrees: Sequence[Int[Tensor, " _"]] | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
+        self.nonlinearity = nonlinearity
         self.dim, self.parameters_per_dim, self.masks = dim, parameters, masks
         fixed = {"natural": torch.arange(dim), "reversed": torch.arange(dim - 1, -1, -1)}
         orders = [fixed[order] if order in fixed else torch.randperm(dim)]
@@ -96,9 +103,12 @@ class MaskedMlp(nn.Module):
         for layer, width in enumerate(hidden_sizes):
             # uniform on {least, ..., D - 1}, where least is the smallest degree below: no unit is without inputs
             top = max(dim - 1, 1)
-            degrees = (least + torch.rand(masks, width) * (top + 1 - least)).long().clamp(max=top)
-            self.register_buffer(f"degrees_{layer}", degrees)
-            least = degrees.min(dim=1, keepdim=True).values
+            if degrees is None:
+                drawn = (least + torch.rand(masks, width) * (top + 1 - least)).long().clamp(max=top)
+            else:
+                drawn = degrees[layer].repeat(masks, 1)
+            self.register_buffer(f"degrees_{layer}", drawn)
+            least = drawn.min(dim=1, keepdim=True).values
         sizes = [dim, *hidden_sizes, dim * parameters]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.direct = nn.Linear(dim, dim * parameters, bias=False) if direct else None
@@ -155,7 +165,7 @@ class MaskedMlp(nn.Module):
             if layer == 0 and layer < self.depth and context is not None and self.context_to_hidden is not None:
                 h = h + self.context_to_hidden(context)
             if layer < self.depth:
-                h = F.relu(h)
+                h = F.relu(h) if self.nonlinearity == "relu" else h.tanh()
         if self.direct is not None:
             h = h + F.linear(x, self.direct.weight * tables[-1])
         if context is not None and self.context_to_output is not None:
@@ -201,7 +211,7 @@ class MaskedMlp(nn.Module):
         if context is not None and self.context_to_output is not None:
             top_bias = top_bias + self.context_to_output.weight.view(by_dim)[sequence] @ context.T
         straight = None if self.direct is None else self.direct.weight.view(by_dim)[sequence][:, :, sequence]
-        return Sorted(weights, biases, ends, top, top_bias, straight, order)
+        return Sorted(weights, biases, ends, top, top_bias, straight, order, self.nonlinearity)
 
 
 def _keep_masks_after_load(module: Any, _: Any) -> None:

@@ -25,8 +25,12 @@ class Scaling(nn.Module):
         """Raw (b, *shape) to float32 (b, *shape)."""
         return x.float() * self.step + self.low if self.bounded else x.float()
 
+    def unrounded(self, u: Tensor) -> Tensor:
+        """Float (b, *shape) to floats on the raw scale, between the levels and beyond them as it comes."""
+        return (u - self.low) / self.step if self.bounded else u
+
     def inverse(self, u: Tensor) -> Tensor:
         """Float (b, *shape) to the nearest raw values (b, *shape)."""
         if not self.bounded or self.spec.levels is None:
             return u.to(self.spec.dtype)
-        return ((u - self.low) / self.step).round().clamp(0, self.spec.levels - 1).to(torch.uint8)
+        return self.unrounded(u).round().clamp(0, self.spec.levels - 1).to(torch.uint8)

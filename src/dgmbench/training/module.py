@@ -194,12 +194,12 @@ class Training(pl.LightningModule):
         self._save()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add our part: clock, optimisers by player, EMA and the open window of logs."""
+        """Add our part: clock, optimisers by player, EMA and every process's open window of logs."""
         checkpoint["dgmbench"] = {
             "clock": self.clock.state_dict(),
             "optimizers": {player: optimizer.state_dict() for player, optimizer in self._optimizers.items()},
             "ema": None if self.ema is None else self.ema.state_dict(),
-            "window": self._window,
+            "windows": self.ranks.gathered({self.ranks.rank: self._window}),
             "rng": rng_state(),
         }
         checkpoint["run"] = self.run_state
@@ -218,7 +218,8 @@ class Training(pl.LightningModule):
         restore_rng_state(state["rng"])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
-        self._window = {name: [v.to(self.device) for v in values] for name, values in state["window"].items()}
+        window = state["windows"][self.ranks.rank]
+        self._window = {name: [v.to(self.device) for v in values] for name, values in window.items()}
 
     # ------------------------------------------------------------------ one update
 

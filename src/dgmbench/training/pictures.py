@@ -1,27 +1,58 @@
-"""Pictures of samples: grids of images, scatter plots of points, heat maps of everything else."""
+"""Samples to look at, listen to and read: whatever fits the space that they lie in."""
 
 import io
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from dgmbench.data.audio import mu_law_decode, wav_bytes
 from dgmbench.data.spec import DataSpec
+from dgmbench.data.text import decode_tokens
 from dgmbench.nn.scaling import Scaling
 from dgmbench.training.files import write_atomically
 
 # The smallest side of a finished grid, so that 8x8 digits can be seen without a magnifying glass.
 SMALLEST_SIDE = 480
+# What fits into one picture.
+MOST_WAVES = 8
+MOST_LINES = 32
+MOST_COLUMNS = 100
 
 
-def image_grid(x: Tensor, spec: DataSpec) -> np.ndarray:
-    """Raw images (n, c, h, w) as one nearly square uint8 picture (H, W) or (H, W, 3), thin frames between them."""
+def write_samples(picture: Path, x: Tensor, spec: DataSpec, *, columns: int | None = None) -> list[Path]:
+    """Write raw values (n, *shape) as a picture, and beside it as sound (.wav) or text (.txt) if they are that.
+
+    Returns the paths, the picture's first.
+    """
+    write_picture(picture, x, spec, columns=columns)
+    written = [picture]
+    if spec.sampling_rate is not None:
+        written.append(picture.with_suffix(".wav"))
+        write_atomically(written[-1], wav_bytes(waveforms(x, spec), spec.sampling_rate))
+    if spec.vocabulary is not None:
+        written.append(picture.with_suffix(".txt"))
+        lines = [text + "\n" for text in decode_tokens(x.cpu().numpy(), spec)]
+        # chunks of text have lines of their own, so something has to keep them apart
+        write_atomically(written[-1], ("" if spec.end is not None else "-----\n").join(lines).encode())
+    return written
+
+
+def waveforms(x: Tensor, spec: DataSpec) -> np.ndarray:
+    """Raw values (n, t) of sound as waves in [-1, 1]."""
+    values = x.cpu().flatten(1).numpy()
+    return mu_law_decode(values) if spec.kind == "discrete" else values
+
+
+def image_grid(x: Tensor, spec: DataSpec, columns: int | None = None) -> np.ndarray:
+    """Raw images (n, c, h, w) as one uint8 picture (H, W) or (H, W, 3), nearly square unless ``columns`` are given."""
     channels, height, width = spec.shape
     unit = Scaling(spec, low=0.0, high=1.0)(x).clamp(0, 1)
     pixels = (unit * 255).round().byte().cpu().numpy().transpose(0, 2, 3, 1)
     pixels = pixels[..., :3] if channels >= 3 else pixels[..., :1]
-    columns = math.ceil(math.sqrt(len(pixels)))
+    columns = columns or math.ceil(math.sqrt(len(pixels)))
     rows = math.ceil(len(pixels) / columns)
     grid = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1, pixels.shape[-1]), 96, np.uint8)
     for i, image in enumerate(pixels):
@@ -32,25 +63,61 @@ def image_grid(x: Tensor, spec: DataSpec) -> np.ndarray:
     return grid[..., 0] if grid.shape[-1] == 1 else grid
 
 
-def write_picture(path: Path, x: Tensor, spec: DataSpec) -> None:
-    """Write raw values (n, *shape) as a PNG: a grid of images, a scatter plot of points, else a heat map."""
+def write_picture(path: Path, x: Tensor, spec: DataSpec, *, columns: int | None = None) -> None:
+    """Write raw values (n, *shape) as a PNG: a grid of images, waves and spectra, text, points, else a heat map."""
     buffer = io.BytesIO()
     if spec.is_image:
         from PIL import Image
 
-        Image.fromarray(image_grid(x, spec)).save(buffer, format="png")
+        Image.fromarray(image_grid(x, spec, columns)).save(buffer, format="png")
     else:
-        from matplotlib.figure import Figure
-
-        values = x.cpu().flatten(1).numpy()
-        figure = Figure(figsize=(6, 6), layout="constrained")
-        axes = figure.subplots()
-        if spec.dim == 2 and spec.kind == "real":
-            axes.scatter(values[:, 0], values[:, 1], s=4, alpha=0.6)
-            axes.set_aspect("equal")
-        else:
-            axes.imshow(values, aspect="auto", interpolation="nearest", cmap="gray")
-            axes.set_xlabel("dimension")
-            axes.set_ylabel("sample")
-        figure.savefig(buffer, format="png", dpi=100)
+        _figure(x, spec).savefig(buffer, format="png", dpi=100)
     write_atomically(path, buffer.getvalue())
+
+
+def _figure(x: Tensor, spec: DataSpec) -> Any:
+    from matplotlib.figure import Figure
+
+    if spec.sampling_rate is not None:
+        figure = Figure(figsize=(9, 9), layout="constrained")
+        _draw_waves(figure, waveforms(x[:MOST_WAVES], spec), spec.sampling_rate)
+        return figure
+    figure = Figure(figsize=(6, 6), layout="constrained")
+    values = x.cpu().flatten(1).numpy()
+    if spec.vocabulary is not None:
+        _write_text(figure, decode_tokens(values, spec))
+        return figure
+    axes = figure.subplots()
+    if spec.dim == 2 and spec.kind == "real":
+        axes.scatter(values[:, 0], values[:, 1], s=4, alpha=0.6)
+        axes.set_aspect("equal")
+    else:
+        axes.imshow(values, aspect="auto", interpolation="nearest", cmap="gray")
+        axes.set_xlabel("dimension")
+        axes.set_ylabel("sample")
+    return figure
+
+
+def _draw_waves(figure: Any, waves: np.ndarray, rate: int) -> None:
+    """Each wave over time, and the energy of its frequencies beside it."""
+    rows = figure.subplots(len(waves), 2, sharex="col", squeeze=False, width_ratios=(2, 1))
+    time, hertz = np.arange(waves.shape[1]) / rate * 1000, np.fft.rfftfreq(waves.shape[1], 1 / rate)
+    energy = np.abs(np.fft.rfft(waves * np.hanning(waves.shape[1]))) / waves.shape[1]
+    for (left, right), wave, spectrum in zip(rows, waves, energy, strict=True):
+        left.plot(time, wave, linewidth=0.8)
+        left.set_ylim(-1.05, 1.05)
+        right.plot(hertz, 20 * np.log10(spectrum + 1e-6), linewidth=0.8)
+        right.set_ylim(-100, 0)
+    rows[-1][0].set_xlabel("ms")
+    rows[-1][1].set_xlabel("Hz (dB above)")
+
+
+def _write_text(figure: Any, texts: list[str]) -> None:
+    """The first samples as lines of text; long ones and long lines are cut."""
+    lines: list[str] = []
+    for text in texts:
+        lines += [line if len(line) <= MOST_COLUMNS else f"{line[:MOST_COLUMNS]} ..." for line in text.split("\n")]
+        lines += [""] if "\n" in text else []
+    shown = "\n".join(lines[:MOST_LINES]).replace("$", r"\$")  # the dollar begins a formula
+    figure.set_size_inches(9, 9)
+    figure.text(0.02, 0.98, shown, family="monospace", size=9, va="top")

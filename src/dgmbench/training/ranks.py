@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed
@@ -11,6 +11,8 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
 
 from dgmbench.errors import UserError
+
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,10 @@ class Ranks:
             for tensor in tensors:
                 torch.distributed.broadcast(tensor, src=0)
 
-    def gathered(self, parts: dict[int, Tensor]) -> list[Tensor]:
-        """All numbered parts that the processes hold, in order."""
+    def gathered(self, parts: dict[int, Part]) -> list[Part]:
+        """All numbered parts that the processes hold, in order; what can be pickled can be a part."""
         if self.world > 1:
-            held: list[dict[int, Tensor]] = [{}] * self.world
+            held: list[dict[int, Part]] = [{}] * self.world
             torch.distributed.all_gather_object(held, parts)
             parts = {number: part for each in held for number, part in each.items()}
         return [parts[number] for number in sorted(parts)]

@@ -25,7 +25,7 @@ from dgmbench.evaluation.evaluate import measure_run, sampling_seconds_per_image
 from dgmbench.evaluation.evaluator import validation_objective
 from dgmbench.evaluation.metrics import Metric
 from dgmbench.models.contract import Model
-from dgmbench.rerun import source_hash
+from dgmbench.source import source_hash
 from dgmbench.training.build import (
     OptimizerFactory,
     build_model,
@@ -48,7 +48,7 @@ from dgmbench.training.schedule import Schedule
 
 # Examples that a model sees in ``initialise`` before the first update.
 INITIAL_EXAMPLES = 10_000
-FRESH = {"best": None, "log_length": 0, "threads": 0}
+FRESH = {"best": None, "log_length": 0, "threads": 0, "peak_memory": 0}
 PACKAGES = ("torch", "pytorch-lightning", "hydra-core", "omegaconf", "torchmetrics", "numpy", "scikit-learn")
 
 
@@ -142,6 +142,7 @@ class _Run:
         self.checkpoint = read_checkpoint(folder.last) if folder.last.exists() else None
         state: dict[str, Any] = self.checkpoint["run"] if self.checkpoint else FRESH
         self.best: dict[str, Any] | None = state["best"]
+        self.peak_before: int = state.get("peak_memory", 0)  # of the parts before a resume
         torch.set_num_threads(self.hardware["threads"] or state["threads"] or torch.get_num_threads())
         self.rows = RowWriter(folder.metrics, length=state["log_length"]) if ranks.is_first else None
         schedule = Schedule(
@@ -280,8 +281,12 @@ class _Run:
             "best": self.best,
             "log_length": self.rows.length() if self.rows is not None else 0,
             "threads": torch.get_num_threads(),
+            "peak_memory": self._peak_memory(),
         }
         self.lightning.save_checkpoint(path)
+
+    def _peak_memory(self) -> int:
+        return max(self.peak_before, peak_memory(self.device))
 
     def _write_row(self, row: dict[str, Any]) -> None:
         if self.rows is not None:
@@ -302,7 +307,10 @@ class _Run:
                 "another seed."
             )
         clock, model = self.module.clock, self.module.model
+        training_peak, begin = self._peak_memory(), time.perf_counter()
+        reset_peak_memory(self.device)
         measured = measure_run(self.folder, self.completed, self.data, self.completed["protocol"], self.device)
+        measuring_seconds, measuring_peak = time.perf_counter() - begin, peak_memory(self.device)
         load_weights(model.to(self.device), read_checkpoint(self.folder.best))
         names = self.completed["names"]
         return {
@@ -314,6 +322,7 @@ class _Run:
             "run": self.folder.path.name,
             "config_hash": self.folder.path.name.rsplit("-", 1)[-1],
             "data_hash": self.data.content_hash,
+            "data_source": self.data.meta["source"],
             "objective": self.best,
             **measured,
             "cost": {
@@ -323,7 +332,9 @@ class _Run:
                 "train_seconds": round(clock.train_seconds, 3),
                 "train_images_per_second": round(clock.images / max(clock.train_seconds, 1e-9), 1),
                 "sample_seconds_per_image": sampling_seconds_per_image(model, device=self.device),
-                "peak_memory_mib": round(peak_memory(self.device) / 2**20, 1),
+                "peak_memory_mib": round(training_peak / 2**20, 1),
+                "evaluate_seconds": round(measuring_seconds, 3),
+                "evaluate_peak_memory_mib": round(measuring_peak / 2**20, 1),
                 "device": torch.cuda.get_device_name() if self.device.type == "cuda" else platform.processor() or "cpu",
                 "threads": torch.get_num_threads(),
                 "processes": self.ranks.world,
@@ -334,7 +345,7 @@ class _Run:
 
 
 def versions(model: Model) -> dict[str, str]:
-    """Code and package versions that a result depends on; ``model_source`` changes with the file of the model."""
+    """Code and package versions that a result depends on; ``model_source`` changes with the model's mathematics."""
     found = {"dgmbench": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -346,8 +357,7 @@ def versions(model: Model) -> dict[str, str]:
 
 
 def _as_metric(stored: Mapping[str, Any]) -> Metric:
-    fields = Metric.__dataclass_fields__
-    return Metric(**{name: stored[name] for name in fields})
+    return Metric(**{name: stored[name] for name in Metric.__dataclass_fields__ if name in stored})
 
 
 @contextmanager

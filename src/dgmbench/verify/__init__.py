@@ -17,6 +17,7 @@ from dgmbench.data.pairs import check_pair, spec_from_card
 from dgmbench.data.spec import DataSpec
 from dgmbench.errors import UserError
 from dgmbench.models.contract import (
+    CanComplete,
     HasBijection,
     HasElbo,
     HasLogProb,
@@ -25,9 +26,10 @@ from dgmbench.models.contract import (
     HasUnnormalisedElbo,
     HasUnnormalisedLogProb,
     IsAutoregressive,
+    IsClassConditional,
     Model,
 )
-from dgmbench.verify import bijection, bounds, contract, density, training, undirected
+from dgmbench.verify import bijection, bounds, conditional, contract, density, training, undirected
 from dgmbench.verify.check import Check, combine, undecided
 from dgmbench.verify.precision import double_precision
 from dgmbench.verify.subject import Subject
@@ -111,7 +113,7 @@ def tiny_instances(completed: Mapping[str, Any], card: Card) -> list[Instance]:
     node = dict(completed["model"])
     instances: list[Instance] = []
     for tiny in card.tiny:
-        numbers = {key: tiny[key] for key in ("levels", "num_classes") if key in tiny}
+        numbers = {key: tiny[key] for key in ("levels", "num_classes", "end") if key in tiny}
         spec = DataSpec(tuple(tiny["shape"]), tiny["kind"], **numbers)
         instances.append((_merged(node, tiny.get("args") or {}), spec))
     if not instances:
@@ -197,5 +199,6 @@ PARTS: dict[str, Callable[[Subject], Iterator[Check]]] = {
     "density": _mathematics(density.checks, HasLogProb, IsAutoregressive),
     "bijection": _mathematics(bijection.checks, HasBijection),
     "bounds": _mathematics(bounds.checks, HasElbo, HasLogWeights),
+    "conditional": _mathematics(conditional.checks, IsClassConditional, CanComplete),
     "undirected": _mathematics(undirected.checks, HasUnnormalisedLogProb, HasUnnormalisedElbo, HasTransition),
 }

@@ -8,6 +8,7 @@ from torch import Generator, Tensor
 
 from dgmbench.data.spec import Batch
 from dgmbench.models.contract import (
+    CanComplete,
     CanDecode,
     CanEncode,
     CanReconstruct,
@@ -17,6 +18,7 @@ from dgmbench.models.contract import (
     HasLogProb,
     HasLogProbEstimate,
     HasLogWeights,
+    HasReconstructionLogProb,
     HasTransition,
     HasUnnormalisedElbo,
     HasUnnormalisedLogProb,
@@ -47,15 +49,24 @@ def outputs(model: Model) -> dict[str, tuple[Output, int]]:
         found["elbo_unnormalised"] = (lambda x, g: model.elbo_unnormalised(x, generator=g), 0)
     if isinstance(model, CanReconstruct):
         found["reconstruct"] = (lambda x, g: model.reconstruct(x, generator=g), 0)
+    if isinstance(model, HasReconstructionLogProb):
+        found["reconstruction_log_prob"] = (lambda x, g: model.reconstruction_log_prob(x), 0)
     if isinstance(model, CanEncode):
         found["encode"] = (lambda x, g: model.encode(x), 0)
-    if isinstance(model, CanEncode) and isinstance(model, CanDecode):
-        found["decode"] = (lambda x, g: model.decode(model.encode(x)), 0)
+        if isinstance(model, CanDecode):
+            found["decode"] = (lambda x, g: model.decode(model.encode(x)), 0)
+    if isinstance(model, CanComplete):
+        found["complete"] = (lambda x, g: model.complete(x, _every_second(x), generator=g), 0)
     if isinstance(model, HasTransition):
         found["transition"] = (lambda x, g: model.transition(x, generator=g), 0)
     if isinstance(model, IsAutoregressive):
         found["conditional_logits"] = (lambda x, g: model.conditional_logits(x), 0)
     return found
+
+
+def _every_second(x: Tensor) -> Tensor:
+    """A mask of x, true at every second of its dimensions."""
+    return (torch.arange(x[0].numel()) % 2 == 0).reshape(x.shape[1:]).expand(x.shape)
 
 
 def checks(subject: Subject) -> Iterator[Check]:
@@ -245,6 +256,7 @@ def _forms(subject: Subject, model: Model) -> Iterator[Check]:
         "log_weights": (3, b),
         "reconstruct": (b, *spec.shape),
         "decode": (b, *spec.shape),
+        "complete": (b, *spec.shape),
         "transition": (b, *spec.shape),
         "encode": (b, -1),
         "conditional_logits": (b, spec.dim, -1),
@@ -254,9 +266,14 @@ def _forms(subject: Subject, model: Model) -> Iterator[Check]:
     for name, (call, _) in found.items():
         value, shape = call(x, subject.generator("form")), wanted.get(name, (b,))
         right = len(value.shape) == len(shape) and all(m in (-1, n) for m, n in zip(shape, value.shape, strict=True))
-        dtype = value.dtype == spec.dtype if name == "transition" else value.is_floating_point()
+        raw = name in ("transition", "complete") or (name == "reconstruct" and spec.kind == "tokens")
+        dtype = value.dtype == spec.dtype if raw else value.is_floating_point()
         if not (right and dtype and bool(value.isfinite().all())):
             wrong.append(f"{name} {tuple(value.shape)} {value.dtype}".replace("torch.", ""))
+        elif spec.levels and (raw or name in ("reconstruct", "decode")):
+            low, high = float(value.min()), float(value.max())
+            if low < -1e-4 or high > spec.levels - 1 + 1e-4:
+                wrong.append(f"{name} from {low:.4g} to {high:.4g}")
     if found:
         yield _nothing("outputs have the stated form", wrong, ", ".join(found))
     if not isinstance(model, CanSample):

@@ -56,6 +56,8 @@ class Subject:
             other = torch.randint(levels, (n, *spec.shape), generator=g)
             noisy = torch.rand((n, *spec.shape), generator=g) < 0.3
             x = torch.where(noisy, other, templates[which])
+        if spec.end is not None:  # only ends follow an end
+            x = x.masked_fill(((x == spec.end).cumsum(1) > 0), spec.end)
         y = torch.randint(spec.num_classes, (n,), generator=g) if spec.num_classes else None
         return Batch(x.to(spec.dtype), y, torch.arange(n))
 

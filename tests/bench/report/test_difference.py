@@ -24,10 +24,28 @@ def test_settings_protocols_and_numbers(bench: Any, number: Callable) -> None:
         ("config", "model.latent", "50", "8", ""),
         ("config", "seed", "0", "1", ""),
         ("version", "torch", "2.13.0", "2.14.0", ""),
-        ("metric", "elbo", "-90.00 nats", "-91.50 nats", "-1.50"),
         ("protocol of fd", "k", "50", "5000", ""),
+        ("metric", "elbo", "-90.00 nats", "-91.50 nats", "-1.50"),
         ("metric", "fd", "1.00 nats", "3.00 nats", "not comparable"),
     ]
+
+
+def test_a_protocol_that_several_numbers_share_is_shown_once(bench: Any, number: Callable) -> None:
+    names = ("elbo", "fd", "kid", "iw_bound_k50", "mse")
+    first = bench.run(seed=0, metrics={name: number(1.0) for name in names})
+    second = bench.run(
+        seed=1, metrics={name: number(1.0, "aaaa0001" if name == "mse" else "aaaa0002") for name in names}
+    )
+    found = [row for row in differences(first, second) if row[0].startswith("protocol")]
+    assert found == [("protocol of elbo, fd, kid and 1 more", "k", "50", "5000", "")]
+
+
+def test_costs(bench: Any, number: Callable) -> None:
+    first, second = (bench.run(seed=seed, metrics={"elbo": number(1.0)}) for seed in (0, 1))
+    result = json.loads((second / "result.json").read_text())
+    result["cost"]["parameters"] = 2000
+    (second / "result.json").write_text(json.dumps(result))
+    assert ("cost", "parameters", "1000", "2000", "") in differences(first, second)
 
 
 def test_a_run_without_numbers(bench: Any, number: Callable) -> None:

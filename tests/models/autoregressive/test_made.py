@@ -91,12 +91,12 @@ def test_degree_sorted_sampling_equals_the_d_pass_loop(spec, hidden_sizes):
     gain = 1.0 if spec.kind == "real" else 2.0
     model = made(spec, gain=gain, hidden_sizes=hidden_sizes, order="random", direct=True, components=3)
     fast = model.sample(32, generator=torch.Generator().manual_seed(5))
-    noise = model.noise(32, torch.Generator().manual_seed(5))
+    noise = model.conditionals.noise(32, model.net.linear(0).bias, generator=torch.Generator().manual_seed(5))
     x = torch.zeros(32, spec.dim, dtype=torch.float64)
     with torch.no_grad():
         for t, i in enumerate(model.ordering().argsort().tolist()):
-            x[:, i] = model.draw(model.net(x)[:, i].T, noise[:, t])
-    slow = model.scaling.inverse(x.reshape(32, *spec.shape))
+            x[:, i] = model.conditionals.draw(model.net(x)[:, i].T, noise[:, t])
+    slow = model.conditionals.raw(x)
     assert fast.dtype == spec.dtype
     assert fast.shape == (32, *spec.shape)
     assert torch.allclose(fast.double(), slow.double(), rtol=1e-6, atol=1e-6)
@@ -178,7 +178,7 @@ def test_starts_at_the_moments_of_real_data():
     model.initialise(Batch(x), torch.Generator().manual_seed(0))
     with torch.no_grad():
         model.net.linear(1).weight.zero_()
-        _, mean, log_sigma = model._mixture(model.conditional_logits(x[:1])[0].T)
+        _, mean, log_sigma = model.conditionals.mixture(model.conditional_logits(x[:1])[0].T)
     assert torch.allclose(log_sigma.exp(), x.double().std(0, correction=0).expand(50, -1), rtol=1e-4)
     z = (mean.mean(0) - x.mean(0)) / x.std(0) * 50**0.5
     assert z.abs().max() < 4

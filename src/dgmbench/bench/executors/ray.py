@@ -31,28 +31,35 @@ class RayExecutor:
                 raise UserError(f"executor.address={settings.address}: no Ray cluster answers there.") from error
         # a process runs one cell only: its memory and threads are not the next one's
         resources = {"num_cpus": settings.threads, "num_gpus": settings.gpus, "memory": size(settings.memory)}
-        self._remote = self._ray.remote(**resources, max_retries=0, max_calls=1)(run_cell)
-        self._cells: dict[Any, tuple[str, float]] = {}
+        self._remote = self._ray.remote(**resources, max_retries=0, max_calls=1)(_run_and_say)
+        from ray.util.queue import Queue
+
+        self._begun: Any = Queue(actor_options={"num_cpus": 0})  # a task waits for free cores first
+        self._since: dict[str, float] = {}
+        self._cells: dict[Any, str] = {}
         self._stopped: dict[Any, str] = {}
 
     def submit(self, tasks: Sequence[Task]) -> None:
         """Hand the cells to Ray."""
         for task in tasks:
-            self._cells[self._remote.remote(task)] = (task.id, time.monotonic())
+            self._cells[self._remote.remote(task, self._begun)] = task.id
 
     def wait(self, seconds: float) -> list[tuple[str, Outcome]]:
         """The tasks that have ended."""
         if not self._cells:
             return []
         ended, running = self._ray.wait(list(self._cells), num_returns=1, timeout=seconds)
+        now = time.monotonic()
+        while not self._begun.empty():
+            self._since[self._begun.get()] = now
         for task in running:
-            if self.time is not None and time.monotonic() - self._cells[task][1] > self.time:
+            if self.time is not None and now - self._since.get(self._cells[task], now) > self.time:
                 self._stopped[task] = "timeout"
                 self._ray.cancel(task, force=True)
-        return [(self._cells[task][0], self._outcome(task)) for task in ended]
+        return [(self._cells[task], self._outcome(task)) for task in ended]
 
     def _outcome(self, task: Any) -> Outcome:
-        del self._cells[task]
+        self._since.pop(self._cells.pop(task), None)
         try:
             return self._ray.get(task)
         except self._ray.exceptions.OutOfMemoryError as error:
@@ -75,3 +82,9 @@ class RayExecutor:
         """Stop what still runs, and the connection to Ray."""
         self.interrupt(at_once=True)
         self._ray.shutdown()
+
+
+def _run_and_say(task: Task, begun: Any) -> Outcome:
+    """Run a cell, after a word that it has begun."""
+    begun.put(task.id)
+    return run_cell(task)

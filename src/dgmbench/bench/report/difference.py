@@ -12,23 +12,34 @@ from dgmbench.errors import UserError
 
 Difference = tuple[str, str, str, str, str]
 """Where, what, the first run's value, the second's, and their difference if they are numbers of one protocol."""
+MOST_NAMES = 3
 
 
 def differences(first: Path, second: Path) -> list[Difference]:
-    """All settings, versions, protocols and numbers in which two runs differ; paths are left out."""
+    """All settings, versions, costs, protocols and numbers in which two runs differ; paths are left out.
+
+    A difference between protocols stands once, with the numbers that it concerns.
+    """
     configs = [_config(path) for path in (first, second)]
     found = _unequal("config", *configs)
     results = [_result(path) for path in (first, second)]
     found += _unequal("version", *(result.get("versions") or {} for result in results))
+    found += _unequal("cost", *(result.get("cost") or {} for result in results))
     metrics = [result.get("metrics") or {} for result in results]
     protocols = [result.get("protocols") or {} for result in results]
+    concerned: dict[Difference, list[str]] = {}
+    numbers: list[Difference] = []
     for name in dict.fromkeys([*metrics[0], *metrics[1]]):
         one, other = metrics[0].get(name), metrics[1].get(name)
         if one is not None and other is not None:
             settings = protocols[0].get(one.get("protocol_id"), {}), protocols[1].get(other.get("protocol_id"), {})
-            found += _unequal(f"protocol of {name}", *settings)
-        found += _number(name, one, other)
-    return found
+            for row in _unequal("", *settings):
+                concerned.setdefault(row, []).append(name)
+        numbers += _number(name, one, other)
+    for row, names in concerned.items():
+        more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+        found.append((f"protocol of {', '.join(names[:MOST_NAMES])}{more}", *row[1:]))
+    return found + numbers
 
 
 def _config(path: Path) -> dict[str, Any]:

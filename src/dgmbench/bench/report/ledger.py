@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import dgmbench
 from dgmbench.config import GROUPS_NOT_HASHED, NOT_HASHED
 from dgmbench.errors import UserError
+from dgmbench.source import hash_of_target
 
 INDEX = "report.index.json"
 INDEX_VERSION = 2
@@ -254,12 +254,9 @@ _SOURCES: dict[str, str | None] = {}
 
 
 def _source_changed(target: str, then: str | None) -> bool:
-    """Whether the file that defines one of our models differs from what a run was made by; nothing is imported."""
+    """Whether the source of one of our models differs from what a run was made by; nothing is imported."""
     if target not in _SOURCES:
-        module = target.rpartition(".")[0].split(".")
-        file = Path(dgmbench.__path__[0], *module[1:]).with_suffix(".py")
-        known = module[0] == "dgmbench" and file.is_file()
-        _SOURCES[target] = hashlib.sha256(file.read_bytes()).hexdigest()[:16] if known else None
+        _SOURCES[target] = hash_of_target(target) if target.startswith("dgmbench.") else None
     now = _SOURCES[target]
     return now is not None and then is not None and now != then
 

@@ -201,17 +201,17 @@ def _beside(paper: Mapping[str, Any], row: Row, protocol: Mapping[str, Any]) -> 
         tolerance = paper.get("tolerance")
         if isinstance(tolerance, int | float):
             found.within = abs(found.difference) <= tolerance
-    found.same_protocol, notes = _same_protocol(paper, row, protocol)
+    found.same_protocol, notes = "", [f"differs: {paper['differs']}"] if paper.get("differs") else []
+    if row.mean is not None:
+        found.same_protocol, notes = same_protocol(paper, row.measure.protocol_id, protocol)
     found.why = "; ".join(part for part in (found.why, *notes) if part)
     return found
 
 
-def _same_protocol(paper: Mapping[str, Any], row: Row, protocol: Mapping[str, Any]) -> tuple[str, list[str]]:
-    """Whether our number was measured as the paper's: a mapping is checked, a text can only be shown."""
+def same_protocol(paper: Mapping[str, Any], protocol_id: str, protocol: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """Whether a number was measured as the paper's: a mapping is checked, a text can only be shown."""
     stated, differs = paper.get("protocol"), paper.get("differs")
     notes = [f"differs: {differs}"] if differs else []
-    if row.mean is None:
-        return "", notes
     if isinstance(stated, Mapping):
         differing = [
             f"{name}: published {value}, ours {protocol.get(name, 'unknown')}"
@@ -223,7 +223,7 @@ def _same_protocol(paper: Mapping[str, Any], row: Row, protocol: Mapping[str, An
         return "no", notes
     if not stated:
         return "not stated", []
-    if stated == row.measure.protocol_id:
+    if stated == protocol_id:
         return "yes", []
     return "as stated" if "differs" in paper else "see note", [f"published: {stated}"]
 

@@ -30,7 +30,7 @@ TEXT_BYTES = 60_000_000
 """Configurations and tracebacks before packing, which makes them about fifty times smaller."""
 _COST = (
     "parameters", "images", "train_seconds", "train_images_per_second", "sample_seconds_per_image", "peak_memory_mib",
-    "device",
+    "device", "evaluate_seconds", "evaluate_peak_memory_mib",
 )  # fmt: skip
 
 

@@ -17,7 +17,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import inf, log, log1p, sqrt
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
@@ -25,6 +27,9 @@ from dgmbench.errors import UserError
 from dgmbench.models.contract import AnnealingPath
 
 Progress = Callable[[int, int], None]
+Temperatures = int | Sequence[float] | Sequence[Sequence[float]] | Tensor
+Spacing = Literal["even", "adaptive"]
+PILOT_STEPS = 500
 
 
 @dataclass(frozen=True)
@@ -89,16 +94,6 @@ class Bracket:
         return self.reverse.log_z - self.forward.log_z
 
     @property
-    def middle(self) -> float:
-        """The exact value where known, else the mean of the two estimates."""
-        return self.exact if self.exact is not None else (self.forward.log_z + self.reverse.log_z) / 2
-
-    @property
-    def se(self) -> float:
-        """Standard error of ``middle``: 0 where it is exact."""
-        return 0.0 if self.exact is not None else sqrt(self.forward.se**2 + self.reverse.se**2) / 2
-
-    @property
     def ess(self) -> float:
         """The smaller effective sample size of the two directions."""
         return min(self.forward.ess, self.reverse.ess)
@@ -108,25 +103,58 @@ class Bracket:
         """Whether the bracket is too wide to be relied on."""
         return abs(self.gap) > self.tolerance or self.ess < 2
 
-    def contains(self, log_z: float, width: float = 3.0) -> bool:
-        """Whether a value lies in the bracket, widened by ``width`` standard errors on both sides."""
-        return self.forward.log_z - width * self.forward.se <= log_z <= self.reverse.log_z + width * self.reverse.se
+    def interval(self, width: float = 3.0) -> tuple[float, float]:
+        """The bracket with ``width`` standard errors added on both sides."""
+        return self.forward.interval(width)[0], self.reverse.interval(width)[1]
 
 
-def schedule(temperatures: int | Sequence[float] | Tensor) -> list[float]:
-    """Inverse temperatures from 0 to 1: evenly spaced ``temperatures`` steps, or the given increasing values.
+def schedule(temperatures: Temperatures) -> list[float]:
+    """Inverse temperatures from 0 to 1: evenly spaced steps, pieces of them, or the given increasing values.
 
     >>> schedule(4)
     [0.0, 0.25, 0.5, 0.75, 1.0]
+    >>> schedule([(0.5, 1), (1.0, 2)])
+    [0.0, 0.5, 0.75, 1.0]
     """
     if isinstance(temperatures, int):
         if temperatures < 1:
             raise UserError(f"annealing needs at least one step, but {temperatures} were asked for.")
         return [k / temperatures for k in range(temperatures + 1)]
-    betas = [float(beta) for beta in temperatures]
+    entries: list[Any] = temperatures.tolist() if isinstance(temperatures, Tensor) else list(temperatures)
+    betas = [0.0] if entries and isinstance(entries[0], Sequence) else []
+    for entry in entries:
+        if isinstance(entry, Sequence):
+            if len(entry) != 2 or entry[1] < 1 or entry[1] != int(entry[1]) or not betas:
+                raise UserError(f"a piece of an annealing schedule is [end, steps], but one is {list(entry)}.")
+            start, (end, steps) = betas[-1], (float(entry[0]), int(entry[1]))
+            betas += [start + (end - start) * k / steps for k in range(1, steps)] + [end]
+        else:
+            betas.append(float(entry))
     if len(betas) < 2 or betas[0] != 0 or betas[-1] != 1 or any(b <= a for a, b in pairwise(betas)):
         raise UserError("an annealing schedule must increase strictly from 0 to 1.")
     return betas
+
+
+@torch.no_grad()
+def adaptive_schedule(
+    path: AnnealingPath, steps: int, *, chains: int = 100, generator: Generator | None = None
+) -> list[float]:
+    """``steps`` steps that are short where the path changes fast: of equal length in the path's own measure.
+
+    That measure is the standard deviation over p_beta of d log p*_beta / d beta (Grosse, Maddison, Salakhutdinov 2013),
+    taken from a first run of at most 500 even steps. The runs whose weights count come after, so that they stay
+    unbiased. No step is more than ten times the mean, lest the first run has missed something.
+    """
+    pilot = schedule(min(steps, PILOT_STEPS))
+    v, lengths = path.sample_base(chains, generator=generator), []
+    for here, there in pairwise(pilot):
+        lengths.append((path.log_unnormalised(v, there) - path.log_unnormalised(v, here)).std(correction=0))
+        v = path.transition(v, there, generator=generator)
+    length = torch.stack(lengths).cpu()
+    length = length + (length.mean() / 9 if length.sum() > 0 else 1.0)
+    travelled = np.concatenate([[0.0], length.cumsum(0).numpy() / float(length.sum())])
+    betas = np.interp(np.linspace(0, 1, steps + 1), travelled, pilot)
+    return [0.0, *betas[1:-1].tolist(), 1.0]
 
 
 def _anneal(
@@ -170,7 +198,7 @@ def annealed_importance_sampling(
     path: AnnealingPath,
     *,
     chains: int = 100,
-    temperatures: int | Sequence[float] | Tensor = 10_000,
+    temperatures: Temperatures = 10_000,
     generator: Generator | None = None,
     progress: Progress | None = None,
 ) -> AisEstimate:
@@ -179,7 +207,7 @@ def annealed_importance_sampling(
     Args:
         path: the distributions; see ``AnnealingPath``.
         chains: independent runs.
-        temperatures: number of evenly spaced steps, or the inverse temperatures themselves.
+        temperatures: number of evenly spaced steps, pieces [end, steps], or the inverse temperatures themselves.
         generator: source of randomness, on the path's device.
         progress: called with (steps done, steps in all) after each step.
     """
@@ -192,7 +220,7 @@ def reverse_ais(
     path: AnnealingPath,
     *,
     start: Tensor,
-    temperatures: int | Sequence[float] | Tensor = 10_000,
+    temperatures: Temperatures = 10_000,
     generator: Generator | None = None,
     progress: Progress | None = None,
 ) -> AisEstimate:
@@ -208,7 +236,8 @@ def bracket(
     path: AnnealingPath,
     *,
     chains: int = 100,
-    temperatures: int | Sequence[float] | Tensor = 10_000,
+    temperatures: Temperatures = 10_000,
+    spacing: Spacing = "even",
     burn_in: int = 1_000,
     tolerance: float = 1.0,
     generator: Generator | None = None,
@@ -223,12 +252,18 @@ def bracket(
         path: the distributions.
         chains: independent runs in each direction.
         temperatures: as in ``annealed_importance_sampling``.
+        spacing: of a number of temperatures; see ``adaptive_schedule``.
         burn_in: transitions before the reverse runs, where exact samples cannot be had.
         tolerance: gap in nats above which the bracket counts as wide.
         generator: source of randomness, on the path's device.
         progress: called with (steps done, steps in all) over both directions.
     """
-    steps = len(schedule(temperatures)) - 1
+    betas = schedule(temperatures)
+    if spacing == "adaptive":
+        if not isinstance(temperatures, int):
+            raise UserError("an annealing schedule that is given in full leaves nothing to adapt; use spacing=even.")
+        betas = adaptive_schedule(path, temperatures, chains=chains, generator=generator)
+    steps = len(betas) - 1
 
     def later(done: int, total: int) -> None:
         if progress is not None:
@@ -239,7 +274,7 @@ def bracket(
             progress(done, 2 * steps)
 
     forward = annealed_importance_sampling(
-        path, chains=chains, temperatures=temperatures, generator=generator, progress=sooner
+        path, chains=chains, temperatures=betas, generator=generator, progress=sooner
     )
     sample_target = getattr(path, "sample_target", None)
     start = sample_target(chains, generator=generator) if sample_target is not None else None
@@ -249,7 +284,7 @@ def bracket(
         start = forward.states[torch.multinomial(weights, chains, replacement=True, generator=generator)]
         for _ in range(burn_in):
             start = path.transition(start, 1.0, generator=generator)
-    reverse = reverse_ais(path, start=start, temperatures=temperatures, generator=generator, progress=later)
+    reverse = reverse_ais(path, start=start, temperatures=betas, generator=generator, progress=later)
     exact = path.exact_log_partition()
     return Bracket(
         forward, reverse, exact_start, 0 if exact_start else burn_in, None if exact is None else float(exact), tolerance

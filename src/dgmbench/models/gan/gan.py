@@ -24,6 +24,7 @@ kernels and, with ``channels=128``, the same widths. Batch-norm's running statis
 move in ``after_step``.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -114,6 +115,7 @@ class Gan(Model):
             norm="layer" if self.penalty_weight else "batch",
             bias=loss != "wasserstein",  # the Wasserstein loss does not depend on a constant
         )
+        self.noise_dim = latent + bool(self.classes)
         self.label_frequency: Tensor | None
         uniform = torch.full((self.classes,), 1.0 / self.classes) if self.classes else None
         self.register_buffer("label_frequency", uniform)
@@ -176,6 +178,20 @@ class Gan(Model):
         z = self.noise(n, generator, truncation=self.truncation)
         return self.scaling.inverse(self.generator(z, self.one_hot(y)))
 
+    def generate(self, noise: Float[Tensor, "b n"]) -> Tensor:
+        """G(z) before rounding, float (b, *shape) on the raw scale, of standard normal noise.
+
+        The noise is z, cut as in ``sample``; a conditional model takes one more column, whose quantile is the label.
+        """
+        z, labels = noise[:, : self.latent], None
+        if self.truncation is not None:
+            z = self.truncated(torch.erf(z / 2**0.5), self.truncation)
+        if self.label_frequency is not None:
+            quantile = torch.special.ndtr(noise[:, self.latent].detach()).to(self.label_frequency)
+            y = torch.searchsorted(self.label_frequency.cumsum(0), quantile).clamp(max=self.classes - 1)
+            labels = self.one_hot(y)
+        return self.scaling.unrounded(self.generator(z, labels))
+
     def critic(self, x: Float[Tensor, " b *shape"], labels: Tensor | None = None) -> Float[Tensor, " b"]:
         """The discriminator's output a(x) at scaled values, before any sigmoid."""
         return self.discriminator(x, labels).squeeze(1)
@@ -187,8 +203,12 @@ class Gan(Model):
         device = next(self.parameters()).device
         if truncation is None:
             return torch.randn(n, self.latent, device=device, generator=generator)
-        inside = torch.erf(torch.tensor(truncation / 2**0.5, device=device))  # the mass of |z| <= truncation
-        u = 2 * torch.rand(n, self.latent, device=device, generator=generator) - 1
+        return self.truncated(2 * torch.rand(n, self.latent, device=device, generator=generator) - 1, truncation)
+
+    @staticmethod
+    def truncated(u: Tensor, truncation: float) -> Tensor:
+        """Numbers uniform on [-1, 1] to N(0, 1) cut to |z| <= truncation."""
+        inside = math.erf(truncation / 2**0.5)  # the mass of |z| <= truncation
         return (2**0.5 * torch.erfinv(u * inside)).clamp(-truncation, truncation)
 
     def blurred(self, x: Tensor, generator: Generator) -> Tensor:

@@ -67,7 +67,8 @@ class VaeGan(Model):
             raise UserError(f"loss must be minimax or non_saturating, not '{loss}'.")
         require(least=1, latent=latent, hidden_sizes=hidden_sizes, channels=channels)
         require(least=0, gamma=gamma)
-        self.latent, self.gamma, self.adversarial = latent, gamma, LOSSES[loss]
+        self.latent = self.noise_dim = latent
+        self.gamma, self.adversarial = gamma, LOSSES[loss]
         self.scaling = Scaling(spec)
         sizes = tuple(hidden_sizes)
         self.encoder = make_discriminator(net, spec, hidden_sizes=sizes[::-1], channels=channels, outputs=2 * latent)
@@ -141,8 +142,11 @@ class VaeGan(Model):
     @torch.no_grad()
     def reconstruct(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
         """The decoder's output at the mean code of raw values x, as floats on the raw scale; nothing is drawn."""
-        u = self.decoder(self.encode(x))
-        return (u - self.scaling.low) / self.scaling.step if self.scaling.bounded else u
+        return self.generate(self.encode(x))
+
+    def generate(self, noise: Float[Tensor, "b latent"]) -> Tensor:
+        """Dec(z) at z = noise, as floats (b, *shape) on the raw scale."""
+        return self.scaling.unrounded(self.decoder(noise))
 
     @torch.no_grad()
     def sample(self, n: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:

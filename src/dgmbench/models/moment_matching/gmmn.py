@@ -72,7 +72,8 @@ class Gmmn(Model):
             raise UserError(f"model.bandwidths={list(bandwidths)} must hold at least one number, all above 0.")
         if latent < 1 or block < 1:
             raise UserError(f"latent and block count things, at least 1: {latent=}, {block=}.")
-        self.latent, self.square_root, self.block = latent, square_root, block
+        self.latent = self.noise_dim = latent
+        self.square_root, self.block = square_root, block
         self.bandwidths = tuple(bandwidths)
         self.scaling = Scaling(spec)
         self.generator = make_generator(net, spec, latent=latent, hidden_sizes=tuple(hidden_sizes), channels=channels)
@@ -107,6 +108,10 @@ class Gmmn(Model):
     def sample(self, n: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
         """Draw n raw values G(z) (n, *shape), rounded to the levels if there are levels."""
         return self.scaling.inverse(self.generator(self.noise(n, generator)))
+
+    def generate(self, noise: Float[Tensor, "b latent"]) -> Tensor:
+        """G(z), float (b, *shape) on the raw scale, of standard normal noise; its distribution function makes z."""
+        return self.scaling.unrounded(self.generator(torch.erf(noise / 2**0.5)))
 
     def noise(self, n: int, generator: Generator | None) -> Float[Tensor, "n latent"]:
         """Latents, uniform on [-1, 1]."""

@@ -86,6 +86,7 @@ class Iwae(Model):
         if gradient not in ("iwae", "dreg"):
             raise UserError(f"model.gradient must be iwae or dreg, not {gradient!r}.")
         self.k, self.latent, self.gradient = k, tuple(latent), gradient
+        self.noise_dim = sum(self.latent)
         sizes, upper = tuple(hidden_sizes), tuple(upper_sizes)
         self.observation = build_observation(observation, spec, sigma=sigma, components=components)
         self.scaling = Scaling(spec, low=0.0)
@@ -166,12 +167,25 @@ class Iwae(Model):
     def sample(self, n: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
         """Draw n examples from the prior down through all layers, raw (n, *shape)."""
         device = next(self.parameters()).device
-        z = torch.randn(n, self.latent[-1], generator=generator, device=device, dtype=self._dtype)
-        for net in reversed(self.downwards):
+        noise = torch.randn(n, self.noise_dim, generator=generator, device=device, dtype=self._dtype)
+        return self.sample_given(noise, generator=generator)
+
+    def log_prob_given(self, x: Tensor, noise: Float[Tensor, "b n"]) -> Float[Tensor, " b"]:
+        """Log p(x | z_1) of raw x (b, *shape), z_1 made of the noise of all layers, the lowest layer's first."""
+        return self.observation.log_prob(self.decoder(self._lowest(noise)), x)
+
+    @torch.no_grad()
+    def sample_given(self, noise: Float[Tensor, "b n"], *, generator: Generator | None = None) -> Tensor:
+        """Draw x, raw (b, *shape), from p(x | z_1) at the noise of all layers."""
+        return self.observation.sample(self.decoder(self._lowest(noise)), generator=generator)
+
+    def _lowest(self, noise: Float[Tensor, "b n"]) -> Float[Tensor, "b z"]:
+        """z_1 of the noise of all layers: z_L = noise_L, and then z_l = mean(z_{l+1}) + sigma(z_{l+1}) noise_l."""
+        *lower, z = noise.to(self._dtype).split(self.latent, dim=1)
+        for net, own in zip(reversed(self.downwards), reversed(lower), strict=True):
             mean, log_sigma = _moments(net(z))
-            noise = torch.randn(mean.shape, generator=generator, device=device, dtype=self._dtype)
-            z = mean + log_sigma.exp() * noise
-        return self.observation.sample(self.decoder(z), generator=generator)
+            z = mean + log_sigma.exp() * own
+        return z
 
     def encode(self, x: Tensor) -> Float[Tensor, "b z"]:
         """The mean of the top layer, with the layers below it at their means, for raw x (b, *shape)."""

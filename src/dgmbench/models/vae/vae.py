@@ -9,6 +9,13 @@ posterior, and both follow the gradient of the bound, made differentiable by z =
 With the options, the loss is -reconstruction + beta sum_j max(KL_j, free_bits), KL_j the batch's mean of the j-th
 term, beta rising linearly from 0 to 1 over ``kl_warmup`` updates. That is no bound; the logged ``elbo`` always is.
 
+A ``flow`` makes q(z | x) more than a Gaussian (``models/flow/planar_vae.py`` and ``iaf_vae.py``): a draw z_0 of the
+Gaussian is mapped to z, and log q(z | x) = log N(z_0; mean, sigma^2) - log |det dz/dz_0|. The KL is then estimated by
+
+    KL(N(mean, sigma^2) || N(0, I)) + 1/2 (|z|^2 - |z_0|^2) - log |det dz/dz_0|,
+
+which is unbiased and has no noise of its own where the flow does nothing.
+
 Shapes and units: x is raw (b, *shape), z (b, latent); every likelihood is in nats per example, of raw x (see
 ``nn.observation`` for the constants). ``log_weights`` are log p(x, z) - log q(z | x).
 
@@ -21,64 +28,59 @@ Different from the paper: two hidden layers of 200 and 50 latent dimensions, as 
 its own observation model, where the paper rescales it and treats it as real.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from dgmbench.data.spec import Batch, DataSpec
-from dgmbench.errors import require
+from dgmbench.errors import UserError, require
 from dgmbench.models.contract import Logs, Model
 from dgmbench.nn.encoders import NetName, build_decoder, build_encoder
 from dgmbench.nn.observation import ObservationName, build_observation, gaussian_log_density
 from dgmbench.nn.scaling import Scaling
 
 
-class Vae(Model):
-    """Variational autoencoder for binary, discrete and real data.
+class PosteriorFlow(nn.Module, ABC):
+    """An invertible map of z that makes a Gaussian posterior richer; an encoder chooses its parameters for each x."""
 
-    Args:
-        spec: The data space.
-        net: Kind of encoder and decoder.
-        hidden_sizes: Widths of the mlp's hidden layers, encoder order; the decoder mirrors them. None: linear.
-        channels: First width of conv and resnet.
-        latent: Dimensions of z.
-        observation: p(x | z); ``auto`` goes by the kind of the data.
-        sigma: Fixed standard deviation of a gaussian observation; learned if None.
-        components: Logistics in the mixture of a discrete dimension.
-        samples: Draws of z for each example in one estimate of the bound (L in the paper).
-        kl_warmup: Updates over which the weight of the KL rises from 0 to 1.
-        free_bits: Nats of KL for each latent dimension that the loss does not charge for.
+    context: int
+    """How many numbers the encoder provides for each example, beside the Gaussian's moments."""
+
+    @abstractmethod
+    def forward(
+        self, z: Float[Tensor, "k b z"], context: Float[Tensor, "b c"]
+    ) -> tuple[Float[Tensor, "k b z"], Float[Tensor, "k b g"]]:
+        """The images of k draws for each example, and the log |det| of each as g parts: one, or one a dimension."""
+
+
+class Draws(NamedTuple):
+    """Draws of q(z | x): z = flow(start), start ~ N(mean, exp(log_sigma)^2)."""
+
+    mean: Float[Tensor, "b z"]
+    log_sigma: Float[Tensor, "b z"]
+    start: Float[Tensor, "k b z"]
+    z: Float[Tensor, "k b z"]
+    log_det: Float[Tensor, "k b g"]
+
+
+class ElboModel(Model):
+    """What models trained on the bound share: the loss with warm-up and free bits, and the bound itself.
+
+    A subclass gives ``_terms``. Its arguments are those of ``Vae``.
     """
 
     step: Tensor
 
-    def __init__(
-        self, spec: DataSpec, *, net: NetName = "mlp", hidden_sizes: Sequence[int] = (200, 200), channels: int = 32,
-        latent: int = 50, observation: ObservationName = "auto", sigma: float | None = None, components: int = 5,
-        samples: int = 1, kl_warmup: int = 0, free_bits: float = 0.0,
-    ) -> None:  # fmt: skip
+    def __init__(self, spec: DataSpec, *, samples: int, kl_warmup: int, free_bits: float) -> None:
         super().__init__(spec)
-        require(
-            least=1, hidden_sizes=hidden_sizes, channels=channels, latent=latent, components=components, samples=samples
-        )
+        require(least=1, samples=samples)
         require(least=0, kl_warmup=kl_warmup, free_bits=free_bits)
-        require(above=0, sigma=sigma)
-        self.latent, self.samples, self.kl_warmup, self.free_bits = latent, samples, kl_warmup, free_bits
-        sizes = tuple(hidden_sizes)
-        self.observation = build_observation(observation, spec, sigma=sigma, components=components)
-        self.scaling = Scaling(spec, low=0.0)
-        self.encoder = build_encoder(net, spec.shape, 2 * latent, hidden_sizes=sizes, channels=channels)
-        self.decoder = build_decoder(
-            net, latent, self.observation.parameters_per_dim, spec.shape, hidden_sizes=sizes[::-1], channels=channels
-        )
+        self.samples, self.kl_warmup, self.free_bits = samples, kl_warmup, free_bits
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
-
-    def posterior(self, x: Tensor) -> tuple[Float[Tensor, "b z"], Float[Tensor, "b z"]]:
-        """Mean and log sigma of q(z | x) for raw x (b, *shape)."""
-        mean, log_variance = self.encoder(self.scaling(x).to(self._dtype)).chunk(2, dim=1)
-        return mean, 0.5 * log_variance
 
     def loss(self, player: str, batch: Batch, generator: Generator) -> tuple[Tensor, Logs]:
         """The negative bound, with warm-up and free bits where they are set."""
@@ -94,27 +96,84 @@ class Vae(Model):
         self.step += 1
 
     def elbo(self, x: Tensor, *, generator: Generator | None = None) -> Float[Tensor, " b"]:
-        """One draw of the bound of raw x (b, *shape), with the KL in closed form."""
+        """One draw of the bound of raw x (b, *shape), with what is known of the KL in closed form."""
         reconstruction, kl = self._terms(x, 1, generator)
         return reconstruction - kl.sum(1)
 
+    def _terms(self, x: Tensor, samples: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
+        """Reconstruction term (b,), averaged over samples of z, and the KL (b, parts); free bits are for each part."""
+        raise NotImplementedError
+
+
+class Vae(ElboModel):
+    """Variational autoencoder for binary, discrete and real data.
+
+    Args:
+        spec: The data space.
+        net: Kind of encoder and decoder.
+        hidden_sizes: Widths of the mlp's hidden layers, encoder order; the decoder mirrors them. None: linear.
+        channels: First width of conv and resnet.
+        latent: Dimensions of z.
+        observation: p(x | z); ``auto`` goes by the kind of the data.
+        sigma: Fixed standard deviation of a gaussian observation; learned if None.
+        components: Logistics in the mixture of a discrete dimension.
+        samples: Draws of z for each example in one estimate of the bound (L in the paper).
+        kl_warmup: Updates over which the weight of the KL rises from 0 to 1.
+        free_bits: Nats of KL for each latent dimension that the loss does not charge for.
+        flow: What maps the draws of the Gaussian; none by default.
+    """
+
+    def __init__(
+        self, spec: DataSpec, *, net: NetName = "mlp", hidden_sizes: Sequence[int] = (200, 200), channels: int = 32,
+        latent: int = 50, observation: ObservationName = "auto", sigma: float | None = None, components: int = 5,
+        samples: int = 1, kl_warmup: int = 0, free_bits: float = 0.0, flow: PosteriorFlow | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(spec, samples=samples, kl_warmup=kl_warmup, free_bits=free_bits)
+        require(least=1, hidden_sizes=hidden_sizes, channels=channels, latent=latent, components=components)
+        require(above=0, sigma=sigma)
+        if not isinstance(flow, PosteriorFlow | None):
+            raise UserError(f"model.flow={flow!r} is no flow object; take model=planar_vae, radial_vae or iaf_vae.")
+        self.latent = self.noise_dim = latent
+        self.flow = flow
+        sizes = tuple(hidden_sizes)
+        self.observation = build_observation(observation, spec, sigma=sigma, components=components)
+        self.scaling = Scaling(spec, low=0.0)
+        features = 2 * latent + (0 if flow is None else flow.context)
+        self.encoder = build_encoder(net, spec.shape, features, hidden_sizes=sizes, channels=channels)
+        self.decoder = build_decoder(
+            net, latent, self.observation.parameters_per_dim, spec.shape, hidden_sizes=sizes[::-1], channels=channels
+        )
+
+    def posterior(self, x: Tensor) -> tuple[Float[Tensor, "b z"], Float[Tensor, "b z"]]:
+        """Mean and log sigma of q(z | x), before the flow if there is one, for raw x (b, *shape)."""
+        return self._encode(x)[:2]
+
     def log_weights(self, x: Tensor, k: int, *, generator: Generator | None = None) -> Float[Tensor, "k b"]:
         """Draw k importance weights of each raw x (b, *shape); the bound is their log-mean-exp."""
-        mean, log_sigma = self.posterior(x)
-        z = self._draw(mean, log_sigma, k, generator)
-        prior = gaussian_log_density(z, torch.zeros_like(z), torch.zeros_like(z)).sum(-1)
-        posterior = gaussian_log_density(z, mean, log_sigma).sum(-1)
-        return self._log_likelihood(x, z) + prior - posterior
+        q = self._draw(x, k, generator)
+        prior = gaussian_log_density(q.z, torch.zeros_like(q.z), torch.zeros_like(q.z)).sum(-1)
+        posterior = gaussian_log_density(q.start, q.mean, q.log_sigma).sum(-1) - q.log_det.sum(-1)
+        return self._log_likelihood(x, q.z) + prior - posterior
 
     @torch.no_grad()
     def sample(self, n: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
         """Draw n examples from the prior through the decoder, raw (n, *shape)."""
         z = torch.randn(n, self.latent, generator=generator, device=self.step.device, dtype=self._dtype)
-        return self.observation.sample(self.decoder(z), generator=generator)
+        return self.sample_given(z, generator=generator)
+
+    def log_prob_given(self, x: Tensor, noise: Float[Tensor, "b z"]) -> Float[Tensor, " b"]:
+        """Log p(x | z) of raw x (b, *shape) at z = noise."""
+        return self.observation.log_prob(self.decoder(noise.to(self._dtype)), x)
+
+    @torch.no_grad()
+    def sample_given(self, noise: Float[Tensor, "b z"], *, generator: Generator | None = None) -> Tensor:
+        """Draw x, raw (b, *shape), from p(x | z) at z = noise."""
+        return self.observation.sample(self.decoder(noise.to(self._dtype)), generator=generator)
 
     def encode(self, x: Tensor) -> Float[Tensor, "b z"]:
-        """The posterior mean of raw x (b, *shape)."""
-        return self.posterior(x)[0]
+        """The mean of the Gaussian of raw x (b, *shape), through the flow if there is one."""
+        mean, _, context = self._encode(x)
+        return mean if self.flow is None else self.flow(mean[None], context)[0][0]
 
     def decode(self, z: Float[Tensor, "b z"]) -> Tensor:
         """E[x | z], float (b, *shape) on the raw scale."""
@@ -122,24 +181,38 @@ class Vae(Model):
 
     def reconstruct(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
         """E[x | z] at a draw z ~ q(z | x), float (b, *shape) on the raw scale."""
-        return self.decode(self._draw(*self.posterior(x), 1, generator)[0])
+        return self.decode(self._draw(x, 1, generator).z[0])
 
     @property
     def _dtype(self) -> torch.dtype:
         return next(self.decoder.parameters()).dtype
 
     def _terms(self, x: Tensor, samples: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
-        """Reconstruction term (b,), averaged over samples of z, and the KL of each latent dimension (b, latent)."""
-        mean, log_sigma = self.posterior(x)
-        z = self._draw(mean, log_sigma, samples, generator)
-        kl = 0.5 * (mean.square() + torch.exp(2 * log_sigma) - 1) - log_sigma
-        return self._log_likelihood(x, z).mean(0), kl
+        q = self._draw(x, samples, generator)
+        return self._log_likelihood(x, q.z).mean(0), self._kl(q)
 
-    def _draw(
-        self, mean: Float[Tensor, "b z"], log_sigma: Float[Tensor, "b z"], k: int, generator: Generator | None
-    ) -> Float[Tensor, "k b z"]:
+    def _kl(self, q: Draws) -> Float[Tensor, "b g"]:
+        """KL(q(z | x) || p(z)) in parts, in closed form but for what a flow changes."""
+        kl = 0.5 * (q.mean.square() + torch.exp(2 * q.log_sigma) - 1) - q.log_sigma
+        if self.flow is None:
+            return kl
+        change = 0.5 * (q.z.square() - q.start.square()).mean(0)
+        if q.log_det.shape[2] != self.latent:  # the determinant is no product over dimensions: one part in all
+            kl, change = kl.sum(1, keepdim=True), change.sum(1, keepdim=True)
+        return kl + change - q.log_det.mean(0)
+
+    def _encode(self, x: Tensor) -> tuple[Float[Tensor, "b z"], Float[Tensor, "b z"], Float[Tensor, "b c"]]:
+        """Mean and log sigma of the Gaussian, and what the encoder tells the flow."""
+        features = self.encoder(self.scaling(x).to(self._dtype))
+        mean, log_variance, context = features.split([self.latent, self.latent, features.shape[1] - 2 * self.latent], 1)
+        return mean, 0.5 * log_variance, context
+
+    def _draw(self, x: Tensor, k: int, generator: Generator | None) -> Draws:
+        mean, log_sigma, context = self._encode(x)
         noise = torch.randn(k, *mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
-        return mean + log_sigma.exp() * noise
+        start = mean + log_sigma.exp() * noise
+        z, log_det = (start, start.new_zeros(k, len(mean), 1)) if self.flow is None else self.flow(start, context)
+        return Draws(mean, log_sigma, start, z, log_det)
 
     def _log_likelihood(self, x: Tensor, z: Float[Tensor, "k b z"]) -> Float[Tensor, "k b"]:
         parameters = self.decoder(z.flatten(0, 1)).unflatten(0, z.shape[:2])

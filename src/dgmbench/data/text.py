@@ -1,0 +1,51 @@
+"""Words and characters <-> tokens. Token 0 ends a sentence and fills the places after it."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from dgmbench.data.spec import DataSpec
+from dgmbench.errors import UserError
+
+END = "<eos>"
+UNKNOWN = "<unk>"
+
+
+def build_vocabulary(sentences: Iterable[Sequence[str]], *, least: int = 1) -> tuple[str, ...]:
+    """The end of a sentence, then all words that occur ``least`` times, the frequent first and ties in order of words.
+
+    Words that are rarer become ``<unk>``, which then is a word like the others.
+    """
+    counts = Counter(word for sentence in sentences for word in sentence)
+    rare = [word for word, count in counts.items() if count < least and word != UNKNOWN]
+    lost = sum(counts.pop(word) for word in rare)
+    if lost:
+        counts[UNKNOWN] += lost
+    return (END, *sorted(counts, key=lambda word: (-counts[word], word)))
+
+
+def encode_sentences(sentences: Sequence[Sequence[str]], vocabulary: Sequence[str], length: int) -> np.ndarray:
+    """Tokens (n, length) int64: the words, then ends. A sentence of ``length`` words or more is cut and has no end."""
+    place = {word: token for token, word in enumerate(vocabulary)}
+    unknown = place.get(UNKNOWN)
+    tokens = np.zeros((len(sentences), length), np.int64)
+    for row, sentence in zip(tokens, sentences, strict=True):
+        for t, word in enumerate(sentence[:length]):
+            token = place.get(word, unknown)
+            if token is None:
+                raise UserError(f"The word {word!r} is not in the vocabulary, which has no {UNKNOWN}.")
+            row[t] = token
+    return tokens
+
+
+def decode_tokens(x: np.ndarray, spec: DataSpec) -> list[str]:
+    """Readable text for tokens (n, t): words are joined by blanks up to the end, characters as they are."""
+    if spec.vocabulary is None:
+        raise ValueError("these tokens have no vocabulary")
+    joint = " " if any(len(word) > 1 for word in spec.vocabulary) else ""
+    texts = []
+    for row in x.tolist():
+        stop = row.index(spec.end) if spec.end in row else len(row)
+        texts.append(joint.join(spec.vocabulary[token] for token in row[:stop]))
+    return texts

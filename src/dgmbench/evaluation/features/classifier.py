@@ -1,0 +1,196 @@
+"""A small classifier of the data's own labels, trained once: features that know what the data set is about.
+
+The last hidden layer gives 64 features, the output the class probabilities of ``classifier_score`` and of label
+consistency. It is trained on the training split with labels, deterministically by its seed, and kept in the data folder
+with its accuracy and hash; for the embedded digits it comes with the package.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dgmbench.data import BatchStream, DataSet, DataSpec, evaluation_batches, keyed_seed
+from dgmbench.errors import UserError, require
+from dgmbench.evaluation.features.net import Note, Standardised
+
+FORMAT = 1  # of what training does and of the file
+FEATURES = 64
+BATCH, RATE = 100, 2e-3
+SHIPPED = Path(__file__).parent / "weights"
+
+
+class Classifier(Standardised):
+    """Two or three convolutions (vectors: two layers of 8 ``width``) and a layer of 64, then one logit a class.
+
+    Arguments:
+        spec: the data.
+        width: channels of the first convolution; the later ones have twice as many.
+        images: examples seen in training.
+        seed: of weights and order.
+    """
+
+    def __init__(self, spec: DataSpec, *, width: int = 32, images: int = 200_000, seed: int = 0) -> None:
+        super().__init__(spec)
+        require("features.classifier", least=1, width=width, images=images)
+        require("features.classifier", least=0, seed=seed)
+        if not spec.num_classes:
+            raise UserError("features=classifier needs data with labels, and these have none; use random_conv.")
+        self.images, self.seed = images, seed
+        self.accuracy: dict[str, float] = {}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(keyed_seed("feature classifier", seed))
+            if spec.is_image:
+                inputs, size = spec.shape[0], min(spec.shape[1:])
+                layers: list[nn.Module] = []
+                for layer, outputs in enumerate((width, 2 * width, 2 * width) if size >= 16 else (width, 2 * width)):
+                    layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU()]
+                    layers += [nn.MaxPool2d(2)] if size >> layer >= 4 else []
+                    inputs = outputs
+                grid = 4 if size >= 16 else 2
+                layers += [nn.AdaptiveAvgPool2d(grid), nn.Flatten(), nn.Linear(inputs * grid**2, FEATURES), nn.ReLU()]
+            else:
+                hidden = 8 * width
+                layers = [nn.Flatten(), nn.Linear(spec.dim, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU()]
+                layers += [nn.Linear(hidden, FEATURES), nn.ReLU()]
+            self.body = nn.Sequential(*layers)
+            self.head = nn.Linear(FEATURES, spec.num_classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        """The last hidden layer."""
+        found: Tensor = self.body(self.standardised(x))
+        return found
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Class logits from the last hidden layer."""
+        found: Tensor = self.head(features.to(self.head.weight.dtype))
+        return found
+
+    def key(self, data: DataSet) -> str:
+        """What the trained weights depend on."""
+        parts = [FORMAT, dict(self.settings), self.images, self.seed, data.content_hash]
+        parts.append({name: list(p.shape) for name, p in self.named_parameters()})
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+    def prepare(self, data: DataSet, folder: Path | None, note: Note) -> None:
+        """Load the trained weights, from the package or from ``folder``, else train and keep them."""
+        if data.splits["train"].y is None or not data.spec.num_classes:
+            raise UserError("features=classifier needs data with labels, and these have none; use random_conv.")
+        super().prepare(data, folder, note)
+        key = self.key(data)
+        for record in sorted(SHIPPED.glob("*.json")):
+            if json.loads(record.read_text())["key"] == key:
+                self._load(record)
+                return
+        if folder is None:
+            self._train(data, note)
+            return
+        target = folder / f"classifier-{data.name}-{key}"
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with _lock(target.with_name(f".{target.name}.lock")):
+                if not (target / "classifier.json").is_file():
+                    self._train(data, note)
+                    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
+                    partial.mkdir()
+                    self.save(data, partial / "classifier")
+                    partial.rename(target)
+        except OSError as error:
+            raise UserError(
+                f"The folder of feature nets {folder} cannot be written ({error.strerror or error}); make it writable "
+                "or choose another data root with paths.data=DIR or DGM_DATA_DIR."
+            ) from error
+        self._load(target / "classifier.json")
+
+    def save(self, data: DataSet, stem: Path) -> None:
+        """Write ``stem``.npz and its record ``stem``.json."""
+        with stem.with_suffix(".npz").open("wb") as file:
+            np.savez(file, **{name: value.cpu().numpy() for name, value in self.state_dict().items()})
+            file.flush()
+            os.fsync(file.fileno())
+        record = {
+            "key": self.key(data),
+            "data": data.name,
+            "data_hash": data.content_hash,
+            "accuracy": self.accuracy,
+            "sha256": hashlib.sha256(stem.with_suffix(".npz").read_bytes()).hexdigest(),
+        }
+        stem.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+
+    def _load(self, record: Path) -> None:
+        weights = record.with_suffix(".npz")
+        try:
+            known = json.loads(record.read_text())
+            if hashlib.sha256(weights.read_bytes()).hexdigest() != known["sha256"]:
+                raise ValueError("its checksum is not that of its record")
+            with np.load(weights, allow_pickle=False) as arrays:
+                self.load_state_dict({name: torch.from_numpy(arrays[name]) for name in arrays.files})
+            self.accuracy = known["accuracy"]
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            where = weights.parent
+            raise UserError(f"The trained classifier {weights} cannot be read ({error}); delete {where}.") from error
+
+    @torch.enable_grad()
+    def _train(self, data: DataSet, note: Note) -> None:
+        """Minimise the cross-entropy with Adam, its rate falling to 0 linearly; the same weights for the same seed."""
+        device = self.shift.device
+        self.train()
+        stream = BatchStream(data, batch_size=BATCH, seed=keyed_seed("feature classifier", self.seed), device=device)
+        optimiser = torch.optim.Adam(self.parameters(), lr=RATE)
+        steps = max(1, self.images // BATCH)
+        for step in range(steps):
+            if step % 100 == 0:
+                note(f"training the feature classifier of {data.name} (once): step {step} of {steps}")
+            optimiser.param_groups[0]["lr"] = RATE * (1 - step / steps)
+            batch = stream.batch(step)
+            assert batch.y is not None
+            loss = F.cross_entropy(self.logits(self(batch.x)), batch.y)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        self.eval()
+        with torch.no_grad():
+            self._normalise(data)
+            self.accuracy = {"valid": self._accuracy(data, "valid"), "test": self._accuracy(data, "test")}
+
+    def _normalise(self, data: DataSet) -> None:
+        """Bring features to a mean square of 1, as kernels need, and let the head undo it."""
+        batches = evaluation_batches(data, "train", batch_size=500, device=self.shift.device)
+        total = sum(float(self(batch.x).double().square().mean()) * len(batch.x) for batch in batches)
+        scale = max((total / data.size("train")) ** 0.5, 1e-6)
+        last = self.body[-2]
+        assert isinstance(last, nn.Linear)
+        for parameter in last.parameters():
+            parameter.div_(scale)
+        self.head.weight.mul_(scale)
+
+    def _accuracy(self, data: DataSet, split: Any) -> float:
+        right = total = 0
+        for batch in evaluation_batches(data, split, batch_size=500, device=self.shift.device):
+            assert batch.y is not None
+            right += int((self.logits(self(batch.x)).argmax(1) == batch.y).sum())
+            total += len(batch.x)
+        return right / total
+
+    def record(self) -> dict[str, Any]:
+        """With the accuracy that the features come with."""
+        return super().record() | {"net_accuracy": self.accuracy}
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Let the second of two processes wait for the first one's weights: theirs may differ in the last digit."""
+    import fcntl
+
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,221 @@
+"""The parts of the evaluation that give a likelihood to decoders and samplers: annealing over noise, Parzen windows."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from dgmbench.evaluation.chunks import CHUNK, Chunks
+from dgmbench.evaluation.likelihood.bounds import BLOCK_NUMBERS, LEAST_WIDTH
+from dgmbench.evaluation.likelihood.decoder_ais import (
+    Annealing,
+    LogLikelihood,
+    Runs,
+    annealed,
+    annealed_back,
+    blurred_log_density,
+    sigmoid_schedule,
+    tuned_steps,
+)
+from dgmbench.evaluation.likelihood.parzen import parzen_log_density, squared_distances
+from dgmbench.evaluation.likelihood.units import bits_per_dim
+from dgmbench.evaluation.metrics import Metric, NumberKind
+from dgmbench.evaluation.parts import Context, Found, Note
+from dgmbench.models.contract import CanGenerate, CanSample, HasDecoder, Model
+from dgmbench.nn.scaling import Scaling
+from dgmbench.training.sampling import draw
+
+# Candidates for sigma, in units of the data's range on [0, 1], or of the standard deviation of real data.
+SIGMAS = tuple(round(10 ** (-2 + k / 8), 4) for k in range(17))
+PARZEN_CHOOSING = 1000  # examples that sigma is chosen on
+BLUR_CHOOSING = 40  # annealing costs more
+BLUR_SIGMAS = SIGMAS[2::2]
+TOLERANCE = 1.0  # nats between the two sides of annealing, above which a note warns
+SCALED = ("binary", "discrete", "real")
+UNRELIABLE = "unreliable: Parzen windows rank models wrongly in many dimensions"
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """What annealing needs of a model: log p(x | noise) of examples x (b, ...), and draws of x given noise."""
+
+    noise_dim: int
+    log_prob: Callable[[Tensor, Tensor], Tensor]
+    sample: Callable[[Tensor, Generator], Tensor]
+    dtype: torch.dtype
+
+    def noise(self, n: int, generator: Generator) -> Tensor:
+        """Standard normal noise (n, noise_dim)."""
+        return torch.randn(n, self.noise_dim, generator=generator, device=generator.device, dtype=self.dtype)
+
+    def given(self, x: Tensor, chains: int) -> LogLikelihood:
+        """The log-likelihood of noise (chains * b, noise_dim), chain by chain, at examples x."""
+        repeated = x.repeat(chains, *[1] * (x.dim() - 1))
+        return lambda z: self.log_prob(repeated, z)
+
+
+def decoder_ais(model: Model, context: Context, note: Note) -> Iterator[Found]:
+    """log p(x) by annealing over the noise: of a decoder's own p(x | z), else of an implicit model with blur."""
+    settings = context.settings("decoder_ais")
+    if not settings.get("examples") or context.data.spec.kind not in SCALED:
+        return
+    annealing = Annealing(settings["chains"], sigmoid_schedule(settings["temperatures"]), settings["leapfrog"])
+    dtype = next((p.dtype for p in model.parameters()), torch.float32)
+    if isinstance(model, HasDecoder):
+        own = Decoder(model.noise_dim, model.log_prob_given, lambda z, g: model.sample_given(z, generator=g), dtype)
+        yield from _annealing(own, context, note, "decoder_ais", "lower bound", annealing, {"chunk": lambda x: x})
+    elif isinstance(model, CanGenerate):
+        scale = Scaling(context.data.spec, low=0.0, high=1.0)
+        unit = _unit(context, scale)
+        note("choosing the blur of samples on held-out examples")
+        sigma, edge = _chosen_blur(model, context, scale, annealing, dtype, unit)
+        details = {"space": f"density of {scale.unit}", "sigma": _grid(context, BLUR_SIGMAS, BLUR_CHOOSING)}
+        yield "blurred_ais_sigma", Metric(sigma, scale.unit, "estimate", "none", note=edge), details
+        blurred = _blurred(model, scale, sigma, dtype)
+        extra = {"chunk": scale, "note": f"of samples blurred by sigma = {sigma:.3g} {scale.unit}", **details}
+        yield from _annealing(blurred, context, note, "blurred_ais", "estimate", annealing, extra)
+
+
+def _blurred(model: CanGenerate, scale: Scaling, sigma: float, dtype: torch.dtype) -> Decoder:
+    """x = G(z) + sigma * noise on scaled values."""
+
+    def log_prob(x: Tensor, z: Tensor) -> Tensor:
+        return blurred_log_density(x.to(z.dtype), scale(model.generate(z)).to(z.dtype), sigma)
+
+    def sample(z: Tensor, generator: Generator) -> Tensor:
+        centre = scale(model.generate(z))
+        noise = torch.randn(centre.shape, generator=generator, device=centre.device, dtype=centre.dtype)
+        return centre + sigma * noise
+
+    return Decoder(model.noise_dim, log_prob, sample, dtype)
+
+
+def _chosen_blur(
+    model: CanGenerate, context: Context, scale: Scaling, annealing: Annealing, dtype: torch.dtype, unit: float
+) -> tuple[float, str | None]:
+    """The sigma of the largest likelihood of held-out examples, by a run of a tenth of the temperatures."""
+    short = replace(annealing, betas=sigmoid_schedule(max(20, len(annealing.betas) // 10)))
+    chunks = context.few(BLUR_CHOOSING, context.other())
+    grid = [unit * sigma for sigma in BLUR_SIGMAS]
+    values = []
+    for sigma in grid:
+        runs = _each(_blurred(model, scale, sigma, dtype), chunks, short, "blur", scale)
+        values.append(float(runs[:, 0].mean()))
+    return _best(grid, values)
+
+
+def _each(
+    decoder: Decoder, chunks: Chunks, annealing: Annealing, name: str, scaled: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Value, variance over runs, effective chains and acceptance of every example, (n, 4)."""
+
+    def value(x: Tensor, generator: Generator) -> Tensor:
+        width = max(LEAST_WIDTH, x[0].numel())
+        parts = scaled(x).split(max(1, BLOCK_NUMBERS // (annealing.chains * width)))
+        return torch.cat([_columns(_forward(decoder, part, annealing, generator)[0]) for part in parts])
+
+    return chunks.each(name, value)
+
+
+def _forward(decoder: Decoder, x: Tensor, annealing: Annealing, generator: Generator) -> tuple[Runs, Tensor]:
+    n, given = len(x), decoder.given(x, annealing.chains)
+    rows = annealing.chains * n
+    steps = tuned_steps(given, decoder.noise(rows, generator), n, annealing, generator)
+    return annealed(given, decoder.noise(rows, generator), n, steps, annealing, generator), steps
+
+
+def _columns(runs: Runs) -> Tensor:
+    return torch.stack([runs.log_mean(), runs.variance(), runs.ess(), runs.acceptance], dim=1)
+
+
+def _gap(decoder: Decoder, context: Context, annealing: Annealing, n: int) -> Tensor:
+    """Upper minus lower bound on n examples that the model has made, (n,)."""
+    generator = context.generator("decoder_ais", "gap")
+    z = decoder.noise(n, generator)
+    x = decoder.sample(z, generator)
+    size = max(1, BLOCK_NUMBERS // (annealing.chains * max(LEAST_WIDTH, x[0].numel())))
+    gaps = []
+    for part, exact in zip(x.split(size), z.split(size), strict=True):
+        forward, steps = _forward(decoder, part, annealing, generator)
+        back = annealed_back(decoder.given(part, annealing.chains), exact, steps, annealing, generator)
+        gaps.append(-back.log_mean() - forward.log_mean())
+    return torch.cat(gaps).cpu()
+
+
+def _annealing(
+    decoder: Decoder,
+    context: Context,
+    note: Note,
+    name: str,
+    kind: NumberKind,
+    annealing: Annealing,
+    extra: dict[str, Any],
+) -> Iterator[Found]:
+    settings = dict(context.settings("decoder_ais"))
+    scaled, about = extra.pop("chunk"), extra.pop("note", None)
+    details = {"decoder_ais": settings, "spacing": "sigmoid", **extra}
+    note(f"annealing the noise of {settings['examples']} examples, {settings['chains']} chains each")
+    found = _each(decoder, context.few(settings["examples"]), annealing, name, scaled)
+    note("annealing back from the noise of the model's own examples")
+    gaps = _gap(decoder, context, annealing, min(CHUNK, len(found)))
+    gap = Metric.mean_of(gaps, unit="nats", kind="estimate", direction="lower")
+    wide = f"wide: {gap.value:.2g} nats between both directions of annealing" if abs(gap.value) > TOLERANCE else None
+    warning = "; ".join(filter(None, (about, wide))) or None
+    nats = Metric.mean_of(
+        found[:, 0], unit="nats", kind=kind, direction="higher", draw_variance=found[:, 1], note=warning
+    )
+    yield name, nats, details
+    if kind == "lower bound" and context.data.spec.kind in ("binary", "discrete"):
+        yield f"{name}_bits_per_dim", bits_per_dim(nats, context.data.spec.dim), details
+    yield f"{name}_gap", replace(gap, note=wide), details
+    yield f"{name}_ess", Metric.mean_of(found[:, 2], unit="chains", kind="estimate", direction="higher"), details
+    acceptance = Metric.mean_of(found[:, 3], unit="share", kind="estimate", direction="none")
+    yield f"{name}_acceptance", acceptance, details
+
+
+def parzen(model: Model, context: Context, note: Note) -> Iterator[Found]:
+    """The log-density of data under Gaussian kernels around samples."""
+    n = context.settings("parzen").get("samples")
+    if not n or not isinstance(model, CanSample) or context.data.spec.kind not in SCALED:
+        return
+    note(f"Parzen windows around {n} samples")
+    scale, dim = Scaling(context.data.spec, low=0.0, high=1.0), context.data.spec.dim
+    samples = scale(draw(model, n, seed=context.seed, device=context.device)).flatten(1)
+    chosen_on = torch.cat(list(context.few(PARZEN_CHOOSING, context.other())))
+    distances = squared_distances(scale(chosen_on).flatten(1), samples)
+    grid = [_unit(context, scale) * sigma for sigma in SIGMAS]
+    sigma, edge = _best(grid, [float(parzen_log_density(distances, s, dim).mean()) for s in grid])
+    values = context.chunks.each(
+        "parzen", lambda x, _: parzen_log_density(squared_distances(scale(x).flatten(1), samples), sigma, dim)
+    )
+    details = {
+        "samples": n,
+        "space": f"density of {scale.unit}",
+        "sigma": _grid(context, SIGMAS, PARZEN_CHOOSING),
+    }
+    warning = f"{UNRELIABLE}; {edge}" if edge else UNRELIABLE
+    yield "parzen", Metric.mean_of(values, unit="nats", kind="estimate", direction="higher", note=warning), details
+    yield "parzen_sigma", Metric(sigma, scale.unit, "estimate", "none", note=edge), details
+
+
+def _unit(context: Context, scale: Scaling) -> float:
+    """What candidates for sigma are multiples of: the range of bounded data, the standard deviation of real ones."""
+    if scale.bounded:
+        return 1.0
+    x = torch.cat(list(context.few(PARZEN_CHOOSING, context.other())))
+    spread = float(x.double().flatten(1).var(0, correction=0).mean().sqrt())
+    return spread if spread > 0 else 1.0
+
+
+def _best(grid: list[float], values: list[float]) -> tuple[float, str | None]:
+    """The sigma of the largest value, and a word if it lies at an end of the grid."""
+    best = max(range(len(grid)), key=values.__getitem__)
+    end = {0: "smallest", len(grid) - 1: "largest"}.get(best)
+    return grid[best], f"sigma is the {end} of its grid" if end else None
+
+
+def _grid(context: Context, sigmas: tuple[float, ...], most: int) -> dict[str, Any]:
+    """How sigma is chosen, for the protocol."""
+    return {"from": sigmas[0], "to": sigmas[-1], "candidates": len(sigmas), "split": context.other(), "examples": most}

@@ -1,0 +1,110 @@
+"""The part of the evaluation that asks how probable the data are: every kind of likelihood that a model has."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from dgmbench.evaluation.likelihood import bounds
+from dgmbench.evaluation.likelihood.ais import bracket
+from dgmbench.evaluation.likelihood.bounds import Draws
+from dgmbench.evaluation.likelihood.units import bits_per_dim, nats_per_token, perplexity
+from dgmbench.evaluation.metrics import Metric, NumberKind
+from dgmbench.evaluation.parts import Context, Found, Note
+from dgmbench.models.contract import (
+    AnnealingPath,
+    HasElbo,
+    HasLogProb,
+    HasLogProbEstimate,
+    HasLogWeights,
+    HasUnnormalisedElbo,
+    HasUnnormalisedLogProb,
+    IsClassConditional,
+    Model,
+)
+
+
+def likelihood(model: Model, context: Context, note: Note) -> Iterator[Found]:
+    """Exact values, bounds, and both sides of an AIS bracket."""
+    if isinstance(model, HasLogProb):
+        note("exact log-likelihood")
+        yield from _nats(context, "log_likelihood", bounds.log_likelihood(model, context.chunks), "exact", {})
+    if isinstance(model, HasElbo):
+        note("evidence lower bound")
+        yield from _nats(context, "elbo", bounds.elbo(model, context.chunks), "lower bound", {"draws": 1})
+    if isinstance(model, HasLogWeights):
+        k = context.protocol["k"]
+        ks = sorted({k} if isinstance(k, int) else set(k))
+        note(f"importance-weighted bound, k = {', '.join(map(str, ks))}")
+        for k, draws in bounds.importance_weighted_bounds(model, context.chunks, ks).items():
+            details = {"k": k, "draws": k * (max(ks) // k)}
+            yield from _nats(context, f"iw_bound_k{k}", draws, "lower bound", details)
+    if isinstance(model, HasLogProbEstimate):
+        yield from _estimate(model, context, note)
+    if isinstance(model, IsClassConditional) and context.data.spec.num_classes:
+        note("likelihood given the label")
+        kind: NumberKind = "exact" if isinstance(model, HasLogProb) else "lower bound"
+        name = "log_likelihood_given_y" if kind == "exact" else "elbo_given_y"
+        yield from _nats(context, name, bounds.given_labels(model, context.chunks), kind, {"given": "label"})
+    if isinstance(model, HasUnnormalisedLogProb):
+        values = bounds.unnormalised_log_likelihood(model, context.chunks)
+        yield from _with_log_z(context, "log_likelihood", values, "exact", model.annealing_path(), note)
+    elif isinstance(model, HasUnnormalisedElbo):
+        values = bounds.unnormalised_elbo(model, context.chunks)
+        yield from _with_log_z(context, "elbo", values, "lower bound", model.annealing_path(), note)
+
+
+def _estimate(model: HasLogProbEstimate, context: Context, note: Note) -> Iterator[Found]:
+    """An estimate that is no bound, with the most that it may be biased by."""
+    note("estimate of the log-likelihood")
+    details, bias = {**model.estimate_protocol()}, model.estimate_bias()
+    values = bounds.log_likelihood_estimate(model, context.chunks)
+    for name, metric, _ in _nats(context, f"{details['of']}_estimate", values, "estimate", details):
+        most = bias if metric.unit == "nats" else bias / (context.data.spec.dim * math.log(2.0))
+        warning = f"biased by at most {most:.2g} {metric.unit}" if bias else None
+        yield name, replace(metric, note=warning), details
+
+
+def _nats(
+    context: Context, name: str, found: Tensor | Draws, kind: NumberKind, details: dict[str, Any]
+) -> Iterator[Found]:
+    """The mean of per-example nats, and on data with levels the same in bits per dimension, on text the perplexity."""
+    values, variance = (found.values, found.variance) if isinstance(found, Draws) else (found, None)
+    nats = Metric.mean_of(values, unit="nats", kind=kind, direction="higher", draw_variance=variance)
+    yield name, nats, details
+    if context.data.spec.kind in ("binary", "discrete"):
+        yield f"{name}_bits_per_dim", bits_per_dim(nats, context.data.spec.dim), details
+    if context.data.spec.kind == "tokens":
+        yield f"{name}_perplexity", perplexity(nats_per_token(values, context.chunks.tokens(), kind)), details
+
+
+def _with_log_z(
+    context: Context, name: str, values: Tensor, kind: NumberKind, path: AnnealingPath, note: Note
+) -> Iterator[Found]:
+    """The values minus log Z: by enumeration where it can be, and from both sides of the AIS bracket."""
+    schedule = context.protocol["ais"]
+    exact = path.exact_log_partition()
+    if exact is not None:
+        yield from _nats(context, name, values - float(exact), kind, {"log_z": "enumeration"})
+
+    def progress(done: int, total: int) -> None:
+        note(f"annealed importance sampling of log Z, step {done} of {total}")
+
+    sides = bracket(path, **schedule, generator=context.generator("ais"), progress=progress)
+    start = "exact" if sides.exact_start else f"burn-in {sides.burn_in}"
+    details = {"ais": dict(schedule), "reverse_start": start}
+    n = schedule["chains"]
+    warning = f"wide bracket: gap {sides.gap:.2g} nats, {sides.ess:.1f} effective chains" if sides.wide else None
+    for side, estimate in (("ais", sides.forward), ("reverse_ais", sides.reverse)):
+        for each, metric, _ in _nats(context, f"{name}_{side}", values - estimate.log_z, "estimate", details):
+            scale = 1.0 if metric.unit == "nats" else context.data.spec.dim * math.log(2.0)
+            draws = estimate.se / scale
+            yield each, replace(metric, se=math.hypot(metric.se or 0.0, draws), se_draws=draws, note=warning), details
+        log_z = Metric(estimate.log_z, "nats", "estimate", "none", estimate.se, n, note=warning, se_draws=estimate.se)
+        yield f"log_z_{side}", log_z, details
+        yield f"log_z_{side}_ess", Metric(estimate.ess, "chains", "estimate", "higher", None, n), details
+    spread = math.hypot(sides.forward.se, sides.reverse.se)
+    gap = Metric(sides.gap, "nats", "estimate", "none", spread, n, note=warning, se_draws=spread)
+    yield "log_z_gap", gap, details

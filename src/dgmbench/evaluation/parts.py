@@ -1,0 +1,72 @@
+"""What a part of the evaluation gets and gives: one part measures one side of a model, if the model has that side."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Generator
+
+from dgmbench.data import DataSet
+from dgmbench.data.dataset import SplitName
+from dgmbench.data.random import keyed_generator
+from dgmbench.evaluation.chunks import Chunks
+from dgmbench.evaluation.metrics import Metric
+from dgmbench.models.contract import Model
+from dgmbench.training.ranks import Ranks
+
+# Name, number, and what the number depends on besides what all numbers of an evaluation share.
+Found = tuple[str, Metric, dict[str, Any]]
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Context:
+    """The data, the split that is measured, the protocol (the keys of ``configs/protocol``), and where to compute."""
+
+    data: DataSet
+    protocol: Mapping[str, Any]
+    split: SplitName
+    device: torch.device
+    ranks: Ranks = field(default_factory=Ranks)
+    folder: Path | None = None
+    """Where features of data and trained feature nets are kept; None keeps nothing on disk."""
+
+    @property
+    def seed(self) -> int:
+        """The seed of all noise."""
+        return self.protocol["seed"]
+
+    def settings(self, name: str) -> Mapping[str, Any]:
+        """A group of the protocol's settings; empty if the protocol does not name it."""
+        return self.protocol.get(name) or {}
+
+    @property
+    def chunks(self) -> Chunks:
+        """The examples of the split, at most ``protocol.max_examples`` of them."""
+        return self.few(None)
+
+    def other(self) -> SplitName:
+        """The split that settings are chosen on: validation, or training where validation itself is measured."""
+        return "train" if self.split == "valid" else "valid"
+
+    def few(self, most: int | None, split: SplitName | None = None) -> Chunks:
+        """The same, at most ``most`` of them, of this split or another."""
+        limits = [limit for limit in (self.protocol["max_examples"], most) if limit is not None]
+        return Chunks(
+            self.data,
+            split or self.split,
+            seed=self.seed,
+            limit=min(limits, default=None),
+            device=self.device,
+            ranks=self.ranks,
+        )
+
+    def generator(self, *keys: int | str) -> Generator:
+        """A stream of noise on the device, one for each ``keys``."""
+        name, *others = keys
+        return keyed_generator(name, self.seed, *others, device=self.device)
+
+
+Part = Callable[[Model, Context, Note], Iterator[Found]]

@@ -1,0 +1,107 @@
+"""Sets of feature vectors: what is refused, an order that does not depend on how they came in, distances in blocks."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Generator, Tensor
+from torchmetrics import Metric
+
+from dgmbench.errors import UserError
+
+# Distances are computed for this many rows and columns at a time: 50,000 x 50,000 in some 200 MiB beside the features.
+ROWS, COLUMNS = 512, 4096
+# Up to this many multiplications distances are computed in float64, above in float32.
+DOUBLE = 2e11
+
+
+def checked(features: Tensor, what: str, *, least: int = 2) -> Tensor:
+    """The features (n, d) as they are, or a UserError that says what is wrong with them."""
+    if features.ndim != 2:
+        raise UserError(f"The features of the {what} have shape {tuple(features.shape)}; they must be (n, d).")
+    if len(features) < least:
+        raise UserError(f"There are {len(features)} {what}, but this measure needs at least {least}.")
+    bad = ~torch.isfinite(features).all(1)
+    if bad.any():
+        raise UserError(
+            f"The features of {int(bad.sum())} of {len(features)} {what} are not finite, so no distance to them exists."
+        )
+    return features
+
+
+def checked_pair(data: Tensor, samples: Tensor, *, least: int = 2) -> None:
+    """Refuse two sets that cannot be compared."""
+    checked(data, "data examples", least=least)
+    checked(samples, "samples", least=least)
+    if data.shape[1] != samples.shape[1]:
+        raise UserError(
+            f"Data have {data.shape[1]} features and samples {samples.shape[1]}; both must come from one network."
+        )
+
+
+def shuffled(features: Tensor, generator: Generator | None = None) -> Tensor:
+    """The rows (n, d) in an order drawn from ``generator``, the same whatever order they came in.
+
+    They are sorted along a fixed direction first: then neither batches nor processes change what is drawn.
+    """
+    direction = torch.linspace(1, 2, features.shape[1], dtype=torch.float64, device=features.device).sqrt()
+    order = torch.cat([(part.double() * direction).sum(1) for part in features.split(ROWS)]).argsort(stable=True)
+    draw = torch.randperm(len(features), generator=generator, device="cpu" if generator is None else generator.device)
+    return features[order[draw.to(order.device)]]
+
+
+def squared_distances(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """|x_i - y_j|^2 for x (n, d) and y (m, d), some rows at a time: a slice of the rows and their distances (b, m).
+
+    The common mean is taken off first, or the matrix product would lose the digits that matter; what is below the
+    remaining rounding error counts as zero.
+    """
+    dtype = torch.float64 if len(x) * len(y) * x.shape[1] <= DOUBLE else torch.float32
+    noise = 64 * torch.finfo(dtype).eps
+    centre = (
+        y.double().mean(0)
+        if len(y) <= COLUMNS
+        else torch.stack([c.double().sum(0) for c in y.split(COLUMNS)]).sum(0) / len(y)
+    )
+    for start in range(0, len(x), ROWS):
+        rows = slice(start, min(start + ROWS, len(x)))
+        a = (x[rows].double() - centre).to(dtype)
+        length = a.square().sum(1, keepdim=True)
+        pieces = []
+        for columns in y.split(COLUMNS):
+            b = (columns.double() - centre).to(dtype)
+            scale = length + b.square().sum(1)
+            distance = torch.addmm(scale, a, b.T, alpha=-2)
+            pieces.append(distance.masked_fill_(distance < noise * scale, 0))
+        yield rows, torch.cat(pieces, 1)
+
+
+def nearest(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared distance from each x_i to its nearest y_j, and that j, both (n,)."""
+    found = [distance.min(1) for _, distance in squared_distances(x, y)]
+    return torch.cat([f.values for f in found]).double(), torch.cat([f.indices for f in found])
+
+
+class FeatureSets(Metric):
+    """Base of the measures that need all features of both sets: keeps them, on every process its share."""
+
+    full_state_update = False
+    data: list[Tensor]
+    samples: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("data", default=[], dist_reduce_fx="cat")
+        self.add_state("samples", default=[], dist_reduce_fx="cat")
+
+    def update(self, features: Tensor, *, real: bool) -> None:
+        """Add features (b, d) of data (``real``) or of samples."""
+        (self.data if real else self.samples).append(features.detach())
+
+    def sets(self) -> tuple[Tensor, Tensor]:
+        """All features of data and of samples."""
+        empty = torch.empty((0, 1), device=self.device)
+        data, samples = (
+            torch.cat(held) if isinstance(held, list) and held else held if isinstance(held, Tensor) else empty
+            for held in (self.data, self.samples)
+        )
+        return data, samples

@@ -1,0 +1,221 @@
+r"""The Frechet distance between Gaussians fitted to features of data and of samples.
+
+    FD = |m_1 - m_2|^2 + tr S_1 + tr S_2 - 2 tr (S_1 S_2)^{1/2}
+
+is the squared 2-Wasserstein distance of N(m_1, S_1) and N(m_2, S_2) (Dowson and Landau 1982; Heusel et al. 2017).
+
+*Trace of the root.* With any factors S_i = L_i L_i^T it is the nuclear norm of L_1^T L_2: no root of a non-symmetric
+matrix, no complex numbers, and a covariance without full rank (fewer examples than features) needs no special case.
+
+*Moments* are float64 and centred block by block (Chan, Golub, LeVeque 1979): E[x x^T] - m m^T in single precision
+loses all digits of features whose mean is large beside their spread.
+
+*Bias.* The distance between two samples of one Gaussian with eigenvalues l_i is not 0 but, to first order in 1/N,
+
+    1/2 (1/N_1 + 1/N_2) (2 sum_i l_i + sum_ij l_i l_j (1 + [i = j]) / (l_i + l_j)),
+
+which ``null_bias`` gives. ``extrapolated`` removes it: the distance of random shares 1/k of both sets grows linearly in
+k, and the line's value at k = 0 is an estimate for unlimited examples (Chong and Forsyth 2020, on both sides).
+
+*Standard error* by the delta method: the influence of one sample x is 2 (m_2 - m_1)^T (x - m_2) + (x - m_2)^T (I - T)
+(x - m_2) but for its mean, with T the matrix of the optimal transport from N(m_2, S_2) to N(m_1, S_1); the same for one
+data example. It covers the draw of both sets, not the bias; at equal distributions it tends to 0 faster than the bias.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+from torchmetrics import Metric
+
+from dgmbench.errors import UserError
+from dgmbench.evaluation.quality.feature_set import checked, checked_pair, shuffled
+
+BLOCK = 4096  # rows that are turned to float64 at a time
+
+
+class Moments(NamedTuple):
+    """Count, mean (d,) and centred sum of products (d, d) of features, float64."""
+
+    n: int
+    mean: Tensor
+    scatter: Tensor
+
+    @classmethod
+    def of(cls, features: Tensor) -> "Moments":
+        """The moments of features (n, d)."""
+        total: Moments | None = None
+        for part in features.split(BLOCK):
+            values = part.double()
+            mean = values.mean(0)
+            centred = values - mean
+            block = cls(len(part), mean, centred.T @ centred)
+            total = block if total is None else total.merged(block)
+        if total is None:
+            raise UserError("There are no features to take moments of.")
+        return total
+
+    def merged(self, other: "Moments") -> "Moments":
+        """The moments of both sets together."""
+        if not self.n or not other.n:
+            return self if self.n else other
+        n, step = self.n + other.n, other.mean - self.mean
+        scatter = self.scatter + other.scatter + torch.outer(step, step) * (self.n * other.n / n)
+        return Moments(n, self.mean + step * (other.n / n), scatter)
+
+    @property
+    def covariance(self) -> Tensor:
+        """The unbiased covariance (d, d)."""
+        if self.n < 2:
+            raise UserError(f"A covariance needs at least 2 examples, and there are {self.n}.")
+        return self.scatter / (self.n - 1)
+
+
+class FrechetEstimate(NamedTuple):
+    """A distance, its standard error over the draw of both sets, and the bias to expect at equal distributions."""
+
+    value: float
+    se: float
+    bias: float
+
+
+class Extrapolated(NamedTuple):
+    """The distance for unlimited examples, its standard error, and the k of the shares 1/k that it comes from."""
+
+    value: float
+    se: float
+    parts: tuple[int, ...]
+
+
+def _factor(covariance: Tensor) -> Tensor:
+    """L with covariance = L L^T, of full rank or not."""
+    triangular, failed = torch.linalg.cholesky_ex(covariance)
+    if not failed:
+        return triangular
+    values, vectors = torch.linalg.eigh(covariance)
+    return vectors * values.clamp_min(0).sqrt()
+
+
+def frechet_distance(a: Moments, b: Moments) -> float:
+    """FD of two sets of features from their moments."""
+    s, t = a.covariance, b.covariance
+    root = torch.linalg.svdvals(_factor(s).T @ _factor(t)).sum()
+    return float((a.mean - b.mean).square().sum() + s.trace() + t.trace() - 2 * root)
+
+
+def null_bias(covariance: Tensor, n: int, m: int) -> float:
+    """FD to expect between n and m examples of one Gaussian with this covariance, to first order in 1/n and 1/m."""
+    values = torch.linalg.eigvalsh(covariance.double()).clamp_min(0)
+    sums = values[:, None] + values
+    pairs = (values[:, None] * values / sums.masked_fill(sums == 0, 1)).sum() + values.sum() / 2
+    return float((2 * values.sum() + pairs) * 0.5 * (1 / n + 1 / m))
+
+
+def _influence(x: Tensor, own: Moments, other: Moments) -> float:
+    """Variance of one example's influence on the distance, its set having the moments ``own``."""
+    values, vectors = torch.linalg.eigh(own.covariance)
+    kept = values > values.max() * own.mean.numel() * torch.finfo(torch.float64).eps
+    values, vectors = values[kept], vectors[:, kept]
+    factor = vectors * values.sqrt()  # (d, r)
+    squares, rotation = torch.linalg.eigh(factor.T @ other.covariance @ factor)
+    # T = F^-T (F^T S F)^{1/2} F^-1, so that x^T T x = |w x|^2
+    w = (vectors / values.sqrt()) @ rotation * squares.clamp_min(0).sqrt().sqrt()
+    influences = []
+    for part in x.split(BLOCK):
+        centred = part.double() - own.mean
+        quadratic = centred.square().sum(1) - (centred @ w).square().sum(1)
+        influences.append(quadratic + 2 * centred @ (own.mean - other.mean))
+    return float(torch.cat(influences).var())
+
+
+def frechet(data: Tensor, samples: Tensor) -> FrechetEstimate:
+    """FD between features of data (n, d) and of samples (m, d)."""
+    checked_pair(data, samples)
+    a, b = Moments.of(data), Moments.of(samples)
+    variance = _influence(data, a, b) / a.n + _influence(samples, b, a) / b.n
+    return FrechetEstimate(frechet_distance(a, b), math.sqrt(variance), null_bias(a.covariance, a.n, b.n))
+
+
+def usable_parts(n: int, m: int, dim: int, parts: Sequence[int] = (1, 2, 4)) -> tuple[int, ...]:
+    """The k for which a share 1/k of both sets still has two examples a feature, as a bias linear in k needs."""
+    return tuple(k for k in parts if min(n, m) // k >= 2 * dim)
+
+
+def extrapolated(
+    data: Tensor, samples: Tensor, *, parts: Sequence[int] = (1, 2, 4), generator: Generator | None = None
+) -> Extrapolated:
+    """FD for unlimited examples: the intercept of the mean distance between k disjoint shares of both sets against k.
+
+    Raises:
+        UserError: with fewer than two k that leave two examples a feature (``usable_parts``).
+    """
+    checked_pair(data, samples)
+    usable = usable_parts(len(data), len(samples), data.shape[1], parts)
+    if len(usable) < 2:
+        raise UserError(
+            f"Extrapolating the Frechet distance needs at least {4 * data.shape[1]} examples on both sides for "
+            f"{data.shape[1]} features; there are {len(data)} and {len(samples)}."
+        )
+    x, y = shuffled(data, generator), shuffled(samples, generator)
+    whole = frechet(x, y)
+    levels = [[whole.value]]
+    for k in usable[1:]:
+        shares = zip(x.tensor_split(k), y.tensor_split(k), strict=True)
+        levels.append([frechet_distance(Moments.of(a), Moments.of(b)) for a, b in shares])
+    at = torch.tensor(usable, dtype=torch.float64)
+    mean = torch.tensor([sum(values) / len(values) for values in levels], dtype=torch.float64)
+    centred = at - at.mean()
+    weights = 1 / len(at) - at.mean() * centred / centred.square().sum()
+    # A share's distance varies by its linear part, k whole.se^2, whose mean over the shares is that of the whole set,
+    # and by a part of second order with variance proportional to k^2: what their spread has beyond the first.
+    last = usable[-1]
+    spread = float(torch.tensor(levels[-1], dtype=torch.float64).var())
+    second = max(spread - last * whole.se**2, 0.0) / last**2
+    noise = float((weights.square() * at).sum()) * second
+    return Extrapolated(float(weights @ mean), math.sqrt(whole.se**2 + noise), usable)
+
+
+class FrechetDistance(Metric):
+    """FD of features that come in batches; processes merge their moments."""
+
+    full_state_update = False
+    is_differentiable = False
+    higher_is_better = False
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        for side in ("data", "samples"):
+            self.add_state(f"{side}_n", torch.zeros(1, dtype=torch.float64), dist_reduce_fx=None)
+            self.add_state(f"{side}_mean", torch.zeros((1, features), dtype=torch.float64), dist_reduce_fx=None)
+            scatter = torch.zeros((1, features, features), dtype=torch.float64)
+            self.add_state(f"{side}_scatter", scatter, dist_reduce_fx=None)
+        self.set_dtype(torch.float64)
+
+    def update(self, features: Tensor, *, real: bool) -> None:
+        """Add features (b, d) of data (``real``) or of samples."""
+        side = "data" if real else "samples"
+        checked(features, f"features of the {side}", least=1)
+        merged = self.moments(real=real).merged(Moments.of(features))
+        setattr(self, f"{side}_n", torch.full((1,), merged.n, dtype=torch.float64, device=features.device))
+        setattr(self, f"{side}_mean", merged.mean[None])
+        setattr(self, f"{side}_scatter", merged.scatter[None])
+
+    def moments(self, *, real: bool) -> Moments:
+        """What has been added so far, on all processes once they are in step."""
+        side = "data" if real else "samples"
+        mean = getattr(self, f"{side}_mean").flatten(0, -2)
+        scatter = getattr(self, f"{side}_scatter").flatten(0, -3)
+        held = [
+            Moments(int(n), m, s) for n, m, s in zip(getattr(self, f"{side}_n").flatten(), mean, scatter, strict=True)
+        ]
+        total = held[0]
+        for each in held[1:]:
+            total = total.merged(each)
+        return total
+
+    def compute(self) -> Tensor:
+        """The distance."""
+        value = frechet_distance(self.moments(real=True), self.moments(real=False))
+        return torch.tensor(value, dtype=torch.float64)

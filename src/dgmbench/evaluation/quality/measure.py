@@ -1,0 +1,268 @@
+"""The parts of the evaluation that look at what a model makes: reconstructions, samples, labelled samples and codes."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from dgmbench.data.random import keyed_generator
+from dgmbench.errors import UserError
+from dgmbench.evaluation.chunks import Chunks
+from dgmbench.evaluation.features.build import build_net, default_features
+from dgmbench.evaluation.features.net import FeatureNet
+from dgmbench.evaluation.features.reference import data_features
+from dgmbench.evaluation.likelihood.bounds import reconstruction_log_prob
+from dgmbench.evaluation.likelihood.units import nats_per_token
+from dgmbench.evaluation.metrics import Direction, Metric
+from dgmbench.evaluation.parts import Context, Found, Note
+from dgmbench.evaluation.quality import frechet, kid, mmd, prdc, sliced_wasserstein
+from dgmbench.evaluation.quality.feature_set import shuffled
+from dgmbench.evaluation.quality.inception_score import inception_score
+from dgmbench.evaluation.quality.memorisation import memorisation
+from dgmbench.evaluation.quality.probe import linear_probe_errors, nearest_neighbour_errors
+from dgmbench.evaluation.quality.similarity import psnr, ssim
+from dgmbench.evaluation.sample_distance import pixel_energy_distance
+from dgmbench.models.contract import (
+    CanEncode,
+    CanReconstruct,
+    CanSample,
+    HasReconstructionLogProb,
+    IsClassConditional,
+    Model,
+    SamplesByLabel,
+)
+from dgmbench.nn.scaling import Scaling
+from dgmbench.nn.sequences import counted
+
+# The energy distance compares this many samples with as many examples: its cost grows with the square.
+DISTANCE_SAMPLES = 1000
+# Samples are drawn in chunks of this many, each with a stream of noise of its own.
+SAMPLE_CHUNK = 250
+# At most this many examples of a split are what samples are compared with.
+REFERENCE = 50_000
+# The distance for unlimited examples is a line through shares of 1/k of both sets: of all these k, or of two where a
+# single distance takes seconds.
+PARTS, FEWER_PARTS, MANY_FEATURES = (1, 2, 4), (1, 2), 512
+# Codes of this many training examples train the probes.
+PROBE_EXAMPLES = 10_000
+
+
+def reconstruction(model: Model, context: Context, note: Note) -> Iterator[Found]:
+    """How like their originals reconstructions are: of values scaled to [0, 1], or of tokens."""
+    spec = context.data.spec
+    if isinstance(model, HasReconstructionLogProb):
+        note("log-probability of reconstructions")
+        nats = reconstruction_log_prob(model, context.chunks)
+        mean = Metric.mean_of(nats, unit="nats", kind="estimate", direction="higher")
+        yield "reconstruction_log_prob", mean, {"given": "code"}
+        if spec.kind == "tokens":
+            per_token = nats_per_token(nats, context.chunks.tokens(), "estimate")
+            yield "reconstruction_nll_per_token", per_token, {"given": "code"}
+    if not isinstance(model, CanReconstruct):
+        return
+    note("reconstruction")
+    if spec.kind == "tokens":
+        yield "reconstruction_token_error", _token_error(model, context), {}
+        return
+    scale = Scaling(spec, low=0.0, high=1.0)
+    bounded = scale.bounded
+
+    def compare(x: Tensor, generator: Generator) -> Tensor:
+        a, b = scale(model.reconstruct(x, generator=generator)), scale(x)
+        columns = [(a - b).flatten(1).square().mean(1).double()]
+        if bounded:
+            columns.append(psnr(a, b))
+        if bounded and spec.is_image:
+            columns.append(ssim(a, b))
+        return torch.stack(columns, 1)
+
+    values = context.chunks.each("reconstruct", compare)
+    unit = f"{scale.unit}^2"
+    yield "reconstruction_mse", Metric.mean_of(values[:, 0], unit=unit, kind="estimate", direction="lower"), {}
+    for column, (name, unit) in enumerate([("psnr", "dB"), ("ssim", "1")][: values.shape[1] - 1], start=1):
+        mean = Metric.mean_of(values[:, column], unit=unit, kind="estimate", direction="higher")
+        yield f"reconstruction_{name}", mean, {}
+
+
+def _token_error(model: CanReconstruct, context: Context) -> Metric:
+    """The share of an example's tokens, its end included, that the reconstruction gets wrong."""
+
+    def error(x: Tensor, generator: Generator) -> Tensor:
+        wrong = model.reconstruct(x, generator=generator) != x
+        own = counted(x.flatten(1), context.data.spec.end)
+        return (wrong.flatten(1) & own).sum(1) / own.sum(1)
+
+    errors = context.chunks.each("reconstruct", error)
+    return Metric.mean_of(errors, unit="share of tokens", kind="estimate", direction="lower")
+
+
+def samples(model: Model, context: Context, note: Note) -> Iterator[Found]:
+    """Distances of samples to data: of pixels, and on the features of every net that the protocol names."""
+    if not isinstance(model, CanSample):
+        return
+    settings = context.protocol.get("quality") or {"samples": DISTANCE_SAMPLES, "features": []}
+    largest = max(context.data.size(context.split), context.data.size("train"))
+    n = min(settings["samples"], largest, REFERENCE, context.protocol["max_examples"] or REFERENCE)
+    drawn = draw(model, n, context, note)
+    yield _energy_distance(drawn, context)
+    if context.data.spec.kind == "tokens":  # no feature net reads text
+        return
+    for net in _nets(settings["features"], context, note):
+        note(f"distances of samples on {net.name}")
+        details = {**net.record(), "samples": n, "sample_chunk": SAMPLE_CHUNK, "most_reference": REFERENCE}
+        try:
+            features = torch.cat([net(x.to(context.device)).float() for x in drawn.split(SAMPLE_CHUNK)])
+            found = list(_on_features(net, features, context, details))
+        except UserError as error:
+            nothing = Metric(math.nan, "features^2", "estimate", "lower", None, n, note=str(error))
+            found = [(net.label("fd"), nothing, details)]
+        yield from found
+
+
+def draw(model: CanSample, n: int, context: Context, note: Note) -> Tensor:
+    """n samples (n, *shape) on the CPU, in chunks whose noise depends on the protocol's seed and their number."""
+    parts = []
+    for number, start in enumerate(range(0, n, SAMPLE_CHUNK)):
+        note(f"sample {start} of {n}")
+        size = min(SAMPLE_CHUNK, n - start)
+        parts.append(model.sample(size, generator=context.generator("samples", number)).cpu())
+    return torch.cat(parts)
+
+
+def _energy_distance(drawn: Tensor, context: Context) -> Found:
+    data = torch.cat(list(context.few(min(DISTANCE_SAMPLES, len(drawn))))).cpu()
+    if len(data) < 2:
+        raise UserError("The energy distance needs at least two examples; raise protocol.max_examples.")
+    distance = pixel_energy_distance(drawn[: len(data)], data, context.data.spec)
+    details = {"features": distance.unit, "samples": distance.n, "sample_chunk": SAMPLE_CHUNK}
+    return "energy_distance", distance, details
+
+
+def _nets(chosen: list[Any] | None, context: Context, note: Note) -> Iterator[FeatureNet]:
+    for entry in default_features(context.data) if chosen is None else chosen:
+        yield build_net(entry, context.data, folder=context.folder, device=context.device, note=note)
+
+
+def _on_features(net: FeatureNet, x: Tensor, context: Context, details: dict[str, Any]) -> Iterator[Found]:
+    """Every measure of samples with features x (n, d)."""
+
+    def found(measure: str, value: float, direction: Direction, **other: Any) -> Found:
+        unit, se, variant = other.pop("unit", "1"), other.pop("se", None), other.pop("variant", "")
+        n, remark = other.pop("n", len(x)), other.pop("note", None)
+        metric = Metric(value, unit, "estimate", direction, se, n, note=remark)
+        return net.label(measure, variant), metric, {**details, **other}
+
+    data = data_features(net, context.few(REFERENCE), context.folder)
+    on = {"reference": {"split": context.split, "n": len(data)}}
+    yield from _frechet(found, data, x, context, on)
+
+    estimate = kid.kid(data, x, generator=context.generator("kid"))
+    blocks = {"block": estimate.block, "blocks": estimate.blocks}
+    yield found("kid", estimate.value, "lower", se=estimate.se, n=estimate.block * estimate.blocks, **on, **blocks)
+    gaussian = mmd.mmd(data, x, generator=context.generator("mmd"))
+    blocks = {"block": gaussian.block, "blocks": gaussian.blocks}
+    yield found("mmd", gaussian.value, "lower", se=gaussian.se, n=gaussian.block * gaussian.blocks, **on, **blocks)
+    sliced = sliced_wasserstein.sliced_wasserstein(data, x, generator=context.generator("sliced"))
+    directions = {"directions": sliced_wasserstein.DIRECTIONS}
+    yield found("swd", sliced.value, "lower", se=sliced.se, unit="features", **on, **directions)
+
+    fewer = min(len(data), len(x))
+    equal = {"k": prdc.NEIGHBOURS, "equal_sets": fewer}
+    around = prdc.neighbourhoods(shuffled(data, context.generator("prdc"))[:fewer], x[:fewer])
+    for name, values in around._asdict().items():
+        mean = Metric.mean_of(values, unit="1", kind="estimate", direction="none" if name == "two_sample" else "higher")
+        yield net.label(name), mean, {**details, **on, **equal}
+
+    logits = net.logits(x)
+    if logits is not None:
+        splits = max(1, min(10, len(x) // 100))
+        score = inception_score(logits, splits=splits)
+        yield found("score", score.value, "higher", se=score.se, splits=splits)
+    if context.split != "train":
+        train = data_features(net, context.few(REFERENCE, "train"), context.folder)
+        on_train = {"reference": {"split": "train", "n": len(train)}}
+        yield from _frechet(found, train, x, context, on_train, variant="train")
+        copies = memorisation(train, data, x)
+        both = {"reference": {"splits": ["train", context.split], "n": [len(train), len(data)]}}
+        yield found("memorisation", copies.excess, "lower", se=copies.se, **both)
+        if copies.distance_ratio is not None:
+            yield found("nn_distance_ratio", copies.distance_ratio, "none", **both)
+
+
+def _frechet(
+    found: Any, data: Tensor, x: Tensor, context: Context, on: Mapping[str, Any], *, variant: str = ""
+) -> Iterator[Found]:
+    estimate = frechet.frechet(data, x)
+    few = min(len(data), len(x)) < x.shape[1]
+    remark = f"{min(len(data), len(x))} examples for {x.shape[1]} features: biased upwards" if few else None
+    yield found("fd", estimate.value, "lower", se=estimate.se, unit="features^2", variant=variant, note=remark, **on)
+    if variant:
+        return
+    yield found("fd", estimate.bias, "none", unit="features^2", variant="bias", note=remark, **on)
+    wanted = PARTS if x.shape[1] <= MANY_FEATURES else FEWER_PARTS
+    parts = frechet.usable_parts(len(data), len(x), x.shape[1], wanted)
+    if len(parts) > 1:
+        free = frechet.extrapolated(data, x, parts=parts, generator=context.generator("fd_inf"))
+        yield found("fd", free.value, "lower", se=free.se, unit="features^2", variant="inf", parts=list(parts), **on)
+
+
+def labelled_samples(model: Model, context: Context, note: Note) -> Iterator[Found]:
+    """Conditional consistency: how often a classifier of the data gives samples the label they were drawn for."""
+    classes = context.data.spec.num_classes
+    conditional = isinstance(model, IsClassConditional) or (
+        isinstance(model, SamplesByLabel) and model.label_frequency is not None
+    )
+    settings = context.protocol.get("quality")
+    if not (conditional and classes and settings and isinstance(model, CanSample)):
+        return
+    n = min(settings["samples"], context.protocol["max_examples"] or REFERENCE, context.data.size("train"))
+    for net in _nets(settings["features"], context, note):
+        right = []
+        for number, start in enumerate(range(0, n, SAMPLE_CHUNK)):
+            note(f"labelled sample {start} of {n}")
+            y = torch.arange(start, min(start + SAMPLE_CHUNK, n), device=context.device) % classes
+            x = model.sample(len(y), y, generator=context.generator("labelled samples", number))
+            logits = net.logits(net(x))
+            if logits is None or logits.shape[1] != classes:
+                break
+            right.append((logits.argmax(1) == y).double().cpu())
+        if right:
+            accuracy = Metric.mean_of(torch.cat(right), unit="share", kind="estimate", direction="higher")
+            details = {**net.record(), "samples": n, "sample_chunk": SAMPLE_CHUNK, "labels": "each as often"}
+            yield net.label("label_accuracy"), accuracy, details
+
+
+def codes(model: Model, context: Context, note: Note) -> Iterator[Found]:
+    """What codes know about the labels: the errors of a linear probe and of the nearest neighbour."""
+    labelled = all(context.data.splits[split].y is not None for split in ("train", context.split))
+    if not (isinstance(model, CanEncode) and labelled and context.data.spec.num_classes):
+        return
+    note("probes of codes")
+    train, train_y = _codes(model, context.few(PROBE_EXAMPLES, "train"))
+    test, test_y = _codes(model, context.chunks)
+    details = {"probe_examples": len(train)}
+    if len(train_y.unique()) < 2:
+        return
+    for name, errors in (("linear_probe", linear_probe_errors), ("nearest_neighbour", nearest_neighbour_errors)):
+        if torch.isfinite(train).all() and torch.isfinite(test).all():
+            values = errors(train, train_y, test, test_y)
+            metric = Metric.mean_of(values, unit="share", kind="estimate", direction="lower")
+        else:
+            metric = Metric(math.nan, "share", "estimate", "lower", note="codes are not finite")
+        yield f"{name}_error", metric, details
+
+
+def _codes(model: CanEncode, chunks: Chunks) -> tuple[Tensor, Tensor]:
+    pairs = [(model.encode(batch.x).flatten(1).cpu(), batch.y) for batch in chunks.batches()]
+    return torch.cat([code for code, _ in pairs]), torch.cat([y.cpu() for _, y in pairs if y is not None])
+
+
+def sample_distance(model: CanSample, chunks: Chunks) -> Metric:
+    """Energy distance of as many samples as there are examples in ``chunks`` to these examples."""
+    data = torch.cat(list(chunks))
+    if len(data) < 2:
+        raise UserError("The energy distance needs at least two examples; raise protocol.max_examples.")
+    generator = keyed_generator("samples", chunks.seed, device=chunks.device)
+    return pixel_energy_distance(model.sample(len(data), generator=generator), data, chunks.data.spec)

@@ -1,0 +1,79 @@
+r"""ConvNADE: deep NADE with a convolutional network, which sees what is known of an image and where it is known.
+
+The image with unknown pixels at 0 and its mask are the channels of the input; a convolutional and a fully connected
+network add up their outputs, as in the paper, so that both local structure and the whole count:
+
+    (parameters of every p(x_i | x_known)) = conv(m x, m) + full(m x, m) + b,
+    loss = -E[ D / (D - d) sum_{i unknown} log p(x_i | x_known) ],   log p(x) = logsumexp_o log p_o(x) - log M.
+
+m is 1 where known; the loss is unbiased for all orders at once and the mixture of M orders is exact (``orderless.py``).
+
+Shapes and units: x is a raw image (b, c, h, w); ``log_prob`` is in nats per example, (b,), M c h w passes. Binary
+pixels have Bernoulli conditionals, discrete ones categorical.
+
+Paper: Uria, Cote, Gregor, Murray, Larochelle, "Neural Autoregressive Distribution Estimation", JMLR 2016, section 5,
+https://arxiv.org/abs/1605.02226.
+
+Different from the paper: convolutions are padded to the size of the image where the paper's shrink it and then enlarge
+it again; the output bias has one value for each pixel and starts at the marginals; each example has its own number of
+known pixels.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dgmbench.data.spec import DataSpec
+from dgmbench.errors import UserError, require
+from dgmbench.models.autoregressive.orderless import Orderless
+
+ELEMENTS = 2**24  # of one layer's activations in an evaluation
+
+
+class ConvNade(Orderless):
+    """Order-agnostic convolutional network for binary and discrete images, and its mixture over orders.
+
+    Args:
+        spec: The data space, images.
+        channels: Of each hidden convolution.
+        depth: Number of hidden convolutions.
+        kernel: Their size, odd.
+        hidden_sizes: Of the fully connected network beside them; none leaves it out.
+        orders: M, the number of orders in the mixture.
+    """
+
+    def __init__(
+        self, spec: DataSpec, *, channels: int = 32, depth: int = 4, kernel: int = 3,
+        hidden_sizes: Sequence[int] = (500,), orders: int = 1,
+    ) -> None:  # fmt: skip
+        if spec.kind not in ("binary", "discrete") or not spec.is_image:
+            raise UserError(f"ConvNADE takes binary or discrete images, not {spec}.")
+        super().__init__(spec, orders=orders)
+        require(least=1, channels=channels, depth=depth, kernel=kernel, hidden_sizes=hidden_sizes)
+        if kernel % 2 == 0:
+            raise UserError(f"model.kernel={kernel} must be odd, so that the image keeps its size.")
+        parameters, planes = self.conditionals.parameters_per_dim, spec.shape[0]
+        widths = [2 * planes, *[channels] * depth]
+        layers: list[nn.Module] = []
+        for a, b in pairwise(widths):
+            layers += [nn.Conv2d(a, b, kernel, padding="same"), nn.ReLU()]
+        self.conv = nn.Sequential(*layers, nn.Conv2d(channels, planes * parameters, kernel, padding="same", bias=False))
+        full: list[nn.Module] = []
+        for a, b in pairwise([2 * spec.dim, *hidden_sizes]):
+            full += [nn.Linear(a, b), nn.ReLU()]
+        last = nn.Linear(hidden_sizes[-1], spec.dim * parameters, bias=False) if hidden_sizes else None
+        self.full = None if last is None else nn.Sequential(*full, last)
+        self.out_bias = nn.Parameter(torch.zeros(spec.dim, parameters))
+        self.rows = max(1, min(self.rows, ELEMENTS // (channels * spec.dim)))
+
+    def parameters_given(self, values: Float[Tensor, "b d"], known: Float[Tensor, "b d"]) -> Float[Tensor, "b d p"]:
+        """Parameters of every conditional p(x_i | x_known), one pass."""
+        b, (c, h, w) = len(values), self.spec.shape
+        maps = self.conv(torch.cat((values.view(b, c, h, w), known.view(b, c, h, w)), 1))
+        out = maps.view(b, c, -1, h, w).movedim(2, -1).flatten(1, 3)
+        if self.full is not None:
+            out = out + self.full(torch.cat((values, known), 1)).view_as(out)
+        return out + self.out_bias

@@ -1,0 +1,83 @@
+r"""FVBN: a fully visible Bayes net, one logistic regression of each dimension on the dimensions before it.
+
+No hidden units: the parameters of p(x_i | x before i) are linear in the dimensions before i, so that all of them are
+one product with a strictly triangular matrix, and the maximum of the likelihood is unique:
+
+    log p(x) = sum_i log p(x_i | b_i + sum_{j before i} W_ij x_j),     loss = -E[log p(x)] + l2 / 2 ||W||^2.
+
+Shapes and units: x is raw (b, *shape), flattened in C order and scaled to [0, 1]; W is (D, D) for binary data and
+(D levels, D) for discrete data, whose conditionals are softmaxes; ``log_prob`` is in nats per example, (b,).
+
+Paper: Frey, "Graphical Models for Machine Learning and Digital Communication", MIT Press 1998; first as the logistic
+belief net without hidden units of Neal, "Connectionist learning of belief networks", Artificial Intelligence 56, 1992,
+https://doi.org/10.1016/0004-3702(92)90065-6.
+
+Different from the paper: the penalty is an argument of the model, because a weight decay of the optimiser would shrink
+the biases as well, and under Adam would be no penalty of the likelihood at all. With N examples it is scikit-learn's
+``C = 1 / (N l2)``. The objective is convex, so training starts at W = 0 with the biases at the marginals.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Generator, Tensor, nn
+
+from dgmbench.data.spec import Batch, DataSpec
+from dgmbench.errors import UserError, require
+from dgmbench.models.contract import Logs, Model
+from dgmbench.nn.conditionals import Conditionals
+from dgmbench.nn.masked import MaskedMlp, Order
+
+
+class Fvbn(Model):
+    """Logistic autoregressive network for binary and discrete data.
+
+    Args:
+        spec: The data space.
+        order: ``natural`` (C order of the array) or ``random``.
+        l2: Penalty of the weights, not of the biases.
+    """
+
+    def __init__(self, spec: DataSpec, *, order: Order = "natural", l2: float = 0.0) -> None:
+        super().__init__(spec)
+        if spec.kind not in ("binary", "discrete"):
+            raise UserError(f"FVBN takes binary or discrete data, not {spec.kind}.")
+        if order not in ("natural", "random"):
+            raise UserError(f"FVBN's order is natural or random, not {order!r}.")
+        require(least=0, l2=l2)
+        self.l2 = l2
+        self.conditionals = Conditionals(spec)
+        self.net = MaskedMlp(spec.dim, (), self.conditionals.parameters_per_dim, order=order)
+        nn.init.zeros_(self.net.linear(0).weight)
+
+    def initialise(self, batch: Batch, generator: Generator) -> None:
+        """Set the biases to the marginals."""
+        bias = self.net.linear(0).bias.detach()
+        self.conditionals.initialise(bias.view(self.spec.dim, -1), batch.x, generator)
+
+    def loss(self, player: str, batch: Batch, generator: Generator) -> tuple[Tensor, Logs]:
+        """Mean negative log-likelihood and the penalty."""
+        log_prob = self.log_prob(batch.x).mean()
+        loss = -log_prob
+        if self.l2 > 0:
+            (seen,) = self.net.layer_masks(0)
+            loss = loss + 0.5 * self.l2 * self.net.linear(0).weight[seen].square().sum()
+        return loss, {"log_prob": log_prob.detach()}
+
+    def log_prob(self, x: Tensor) -> Float[Tensor, " b"]:
+        """Exact log-likelihood of raw x (b, *shape), nats per example."""
+        return self.conditionals.log_prob(self.conditional_logits(x), x).sum(1)
+
+    def conditional_logits(self, x: Tensor) -> Float[Tensor, "b d p"]:
+        """Logits of the conditionals given raw x (b, *shape), dimensions in C order."""
+        return self.net(self.conditionals.inputs(x, self.net.linear(0).bias))
+
+    def ordering(self) -> Int[Tensor, " d"]:
+        """Position of each dimension in the order."""
+        return self.net.positions[0]
+
+    @torch.no_grad()
+    def sample(self, n: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        """Draw n exact samples, raw (n, *shape)."""
+        noise = self.conditionals.noise(n, self.net.linear(0).bias, generator=generator)
+        draw = self.conditionals.draw
+        return self.conditionals.raw(self.net.ancestral(n, lambda t, parameters: draw(parameters, noise[:, t])))

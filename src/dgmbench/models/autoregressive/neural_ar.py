@@ -1,0 +1,85 @@
+r"""Neural autoregressive network: a hidden group for each dimension, which sees what comes before that dimension.
+
+The group of position t of the order is h_t = tanh(c_t + sum_{s<t} W_ts x_s), and the conditional at position t sees the
+groups of all positions up to its own, so that the conditionals share what they have in common:
+
+    log p(x) = sum_t log p(x_t | b_t + sum_{s<=t} V_ts h_s),      loss = -E[log p(x)].
+
+All groups are one masked layer and all conditionals another (``nn/masked.py`` with given degrees), so a density costs
+two matrix products and sampling no more; parameters grow as D^2 ``group``.
+
+Shapes and units: x is raw (b, *shape), flattened in C order; ``log_prob`` is in nats per example, (b,). Binary
+dimensions have Bernoulli conditionals, discrete ones categorical, real ones mixtures of Gaussians.
+
+Paper: Bengio, Bengio, "Modeling High-Dimensional Discrete Data with Multi-Layer Neural Networks", NIPS 1999 (printed
+2000), https://papers.nips.cc/paper/1679-modeling-high-dimensional-discrete-data-with-multi-layer-neural-networks.
+
+Different from the paper: discrete values enter as one number scaled to [0, 1], not one-hot; connections are not pruned
+by tests of independence; conditionals of real data are added; training is by any of torch's optimisers, and starts with
+the output biases at the data's marginals.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Generator, Tensor
+
+from dgmbench.data.spec import Batch, DataSpec
+from dgmbench.errors import UserError, require
+from dgmbench.models.contract import Logs, Model
+from dgmbench.nn.conditionals import Conditionals
+from dgmbench.nn.masked import MaskedMlp, Order
+
+
+class NeuralAr(Model):
+    """Autoregressive network with one hidden group for each dimension, for binary, discrete and real data.
+
+    Args:
+        spec: The data space.
+        group: Hidden units of each dimension's group. The paper chose it by cross-validation.
+        order: ``natural`` (C order of the array) or ``random``.
+        components: Gaussians in the mixture of a real dimension.
+    """
+
+    def __init__(self, spec: DataSpec, *, group: int = 8, order: Order = "natural", components: int = 10) -> None:
+        super().__init__(spec)
+        if spec.kind not in ("binary", "discrete", "real"):
+            raise UserError(f"neural_ar takes binary, discrete or real data, not {spec.kind}.")
+        if order not in ("natural", "random"):
+            raise UserError(f"neural_ar's order is natural or random, not {order!r}.")
+        require(least=1, group=group)
+        self.conditionals = Conditionals(spec, components=components)
+        # the group of position t has degree t; the first position's group would see nothing, and its bias is enough
+        degrees = torch.arange(1, max(spec.dim, 2)).repeat_interleave(group)
+        self.net = MaskedMlp(
+            spec.dim, (len(degrees),), self.conditionals.parameters_per_dim, order=order, nonlinearity="tanh",
+            degrees=[degrees],
+        )  # fmt: skip
+
+    def initialise(self, batch: Batch, generator: Generator) -> None:
+        """Set the output biases to the marginals."""
+        bias = self.net.linear(1).bias.detach()
+        self.conditionals.initialise(bias.view(self.spec.dim, -1), batch.x, generator)
+
+    def loss(self, player: str, batch: Batch, generator: Generator) -> tuple[Tensor, Logs]:
+        """Mean negative log-likelihood."""
+        log_prob = self.log_prob(batch.x).mean()
+        return -log_prob, {"log_prob": log_prob.detach()}
+
+    def log_prob(self, x: Tensor) -> Float[Tensor, " b"]:
+        """Exact log-likelihood of raw x (b, *shape), nats per example."""
+        return self.conditionals.log_prob(self.conditional_logits(x), x).sum(1)
+
+    def conditional_logits(self, x: Tensor) -> Float[Tensor, "b d p"]:
+        """Parameters of the conditionals given raw x (b, *shape), dimensions in C order."""
+        return self.net(self.conditionals.inputs(x, self.net.linear(0).bias))
+
+    def ordering(self) -> Int[Tensor, " d"]:
+        """Position of each dimension in the order."""
+        return self.net.positions[0]
+
+    @torch.no_grad()
+    def sample(self, n: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        """Draw n exact samples, raw (n, *shape), for about the work of one density."""
+        noise = self.conditionals.noise(n, self.net.linear(0).bias, generator=generator)
+        draw = self.conditionals.draw
+        return self.conditionals.raw(self.net.ancestral(n, lambda t, parameters: draw(parameters, noise[:, t])))

@@ -1,0 +1,127 @@
+r"""One-dimensional conditionals p(x_i | ...): what the P parameters of a dimension mean, for autoregressive models.
+
+=========== =============================================== =================================================
+data        parameters of a dimension                       conditional
+=========== =============================================== =================================================
+binary      1 logit                                         Bernoulli
+discrete    ``levels`` logits                               categorical
+real        3 x ``components``: logits, means, log scales   mixture of Gaussians or Laplaces, a density
+=========== =============================================== =================================================
+
+Networks see binary and discrete values scaled to [0, 1] and real values as they are; the scaling enters networks only,
+never the likelihood. Log-probabilities are of raw values, in nats, one for each dimension.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from dgmbench.data.spec import DataSpec
+from dgmbench.errors import UserError, require
+from dgmbench.nn.observation import gaussian_log_density
+from dgmbench.nn.scaling import Scaling
+
+Density = Literal["gaussian", "laplace"]
+LARGEST_LOG_SCALE = 7.0  # of either sign: a log scale linear in x explodes when samples are fed back
+
+
+class Conditionals(nn.Module):
+    """The conditionals of binary, discrete or real dimensions: log-probability, draws by inverse CDF, marginals.
+
+    Args:
+        spec: The data space.
+        components: Number of components in the mixture of a real dimension.
+        density: The components' density.
+    """
+
+    def __init__(self, spec: DataSpec, *, components: int = 10, density: Density = "gaussian") -> None:
+        super().__init__()
+        require(least=1, components=components)
+        if density not in ("gaussian", "laplace"):
+            raise UserError(f"density={density} is unknown; choose gaussian or laplace.")
+        if spec.kind not in ("binary", "discrete", "real"):
+            raise UserError(f"Autoregressive conditionals are of binary, discrete or real data, not {spec.kind}.")
+        self.spec, self.components, self.density = spec, components, density
+        self.parameters_per_dim = {"binary": 1, "discrete": spec.levels or 0, "real": 3 * components}[spec.kind]
+        self.scaling = Scaling(spec, low=0.0)
+
+    def inputs(self, x: Tensor, like: Tensor) -> Float[Tensor, "b d"]:
+        """Raw x (b, *shape) as a network sees it, in C order, of the dtype of ``like``."""
+        return self.scaling(x).to(like.dtype).flatten(1)
+
+    def raw(self, values: Float[Tensor, "n d"]) -> Tensor:
+        """A network's view of the values back to raw (n, *shape)."""
+        return self.scaling.inverse(values.reshape(-1, *self.spec.shape))
+
+    def log_prob(self, parameters: Float[Tensor, "*b d p"], x: Tensor) -> Float[Tensor, "*b d"]:
+        """log p(x_i | parameters) of every dimension of raw x (b, *shape), nats."""
+        if self.spec.kind == "binary":
+            return -F.binary_cross_entropy_with_logits(
+                parameters[..., 0], x.flatten(1).to(parameters).expand(parameters.shape[:-1]), reduction="none"
+            )
+        if self.spec.kind == "discrete":
+            index = x.flatten(1).long()[..., None].expand(*parameters.shape[:-1], 1)
+            return parameters.log_softmax(-1).gather(-1, index)[..., 0]
+        logits, mean, log_scale = self.mixture(parameters.movedim(-1, 0))
+        x = x.flatten(1).to(parameters)
+        if self.density == "gaussian":
+            each = gaussian_log_density(x, mean, log_scale)
+        else:
+            each = -(x - mean).abs() * torch.exp(-log_scale) - log_scale - math.log(2)
+        return (logits.log_softmax(0) + each).logsumexp(0)
+
+    def mixture(self, parameters: Float[Tensor, "p *n"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, means and log scales of a real dimension's mixture, each (components, *n)."""
+        logits, mean, log_scale = parameters.unflatten(0, (3, self.components)).unbind(0)
+        return logits, mean, log_scale / (1 + log_scale.abs() / LARGEST_LOG_SCALE)
+
+    def noise(self, n: int, like: Tensor, *, generator: Generator | None = None) -> Float[Tensor, "two d n"]:
+        """The randomness of n examples: a uniform and, for real data, a standard variate for each dimension."""
+        uniform = torch.rand(self.spec.dim, n, generator=generator, device=like.device, dtype=like.dtype)
+        if self.spec.kind != "real":
+            return uniform[None]
+        standard = torch.empty_like(uniform)
+        if self.density == "gaussian":
+            return torch.stack((uniform, standard.normal_(generator=generator)))
+        sided = standard.uniform_(-1, 1, generator=generator)
+        return torch.stack((uniform, -sided.sign() * torch.log1p(-sided.abs().clamp(max=1 - 1e-7))))
+
+    def draw(self, parameters: Float[Tensor, "p *n"], noise: Float[Tensor, "two *n"]) -> Float[Tensor, "*n"]:
+        """Values as a network sees them, from their parameters and their noise (inverse CDFs)."""
+        if self.spec.kind == "binary":
+            return (noise[0] < parameters[0].sigmoid()).to(noise.dtype)
+        if self.spec.kind == "discrete":
+            return _categorical(parameters, noise[0]) * self.scaling.step
+        logits, mean, log_scale = self.mixture(parameters)
+        chosen = _categorical(logits, noise[0])[None]
+        return (mean.gather(0, chosen) + log_scale.gather(0, chosen).exp() * noise[1])[0]
+
+    @torch.no_grad()
+    def initialise(self, bias: Float[Tensor, "d p"], x: Tensor, generator: Generator) -> None:
+        """Set the output biases to the marginals of raw x (n, *shape), where a network starts well.
+
+        The first dimensions of an order see little else, and a bias alone learns slowly.
+        """
+        if self.spec.kind == "real":
+            sigma, mean = torch.std_mean(self.inputs(x, bias), dim=0, correction=0)
+            largest = 0.9 * LARGEST_LOG_SCALE
+            scale = sigma if self.density == "gaussian" else sigma / math.sqrt(2)
+            log_scale = scale.log().clamp(min=-largest, max=largest)
+            _, means, log_scales = bias.unflatten(1, (3, self.components)).unbind(1)
+            spread = torch.randn(means.shape, generator=generator, device=bias.device, dtype=bias.dtype)
+            means.copy_(mean[:, None] + sigma[:, None] * spread)
+            log_scales.copy_((log_scale / (1 - log_scale.abs() / LARGEST_LOG_SCALE))[:, None])
+            return
+        x = x.flatten(1)
+        counts = torch.stack([(x == level).sum(0) for level in range(self.spec.levels or 2)], dim=1) + 0.5
+        log_counts = counts.to(bias.dtype).log()
+        bias.copy_(log_counts[:, 1:] - log_counts[:, :1] if self.spec.kind == "binary" else log_counts.log_softmax(1))
+
+
+def _categorical(logits: Float[Tensor, "k *n"], uniform: Float[Tensor, "*n"]) -> Int[Tensor, "*n"]:
+    cdf = logits.softmax(0).cumsum(0)
+    return (uniform >= cdf[:-1]).sum(0)

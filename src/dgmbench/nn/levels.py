@@ -1,0 +1,46 @@
+"""Conditionals of values with levels: one logit for a binary value, else one for each level.
+
+``parameters`` have the P numbers of a value on their last axis; values are raw, 0 ... K - 1.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from dgmbench.data.spec import DataSpec
+
+
+def parameters_per_value(spec: DataSpec) -> int:
+    """P: 1 for binary data (the logit of x = 1), K for data with K levels."""
+    return 1 if spec.kind == "binary" else spec.levels or 0
+
+
+def level_log_prob(parameters: Float[Tensor, "*b p"], x: Tensor) -> Float[Tensor, "*b"]:
+    """Elementwise log p(x) of raw values, in nats."""
+    if parameters.shape[-1] == 1:
+        return -F.binary_cross_entropy_with_logits(parameters[..., 0], x.to(parameters), reduction="none")
+    return parameters.log_softmax(-1).gather(-1, x.long()[..., None])[..., 0]
+
+
+def every_log_prob(parameters: Float[Tensor, "*b p"]) -> Float[Tensor, "*b k"]:
+    """The log-probability of every level."""
+    if parameters.shape[-1] == 1:
+        return F.logsigmoid(torch.cat((-parameters, parameters), -1))
+    return parameters.log_softmax(-1)
+
+
+def draw_levels(parameters: Float[Tensor, "*b p"], uniform: Float[Tensor, "*b"]) -> Int[Tensor, "*b"]:
+    """The raw values at which the cumulative probability passes ``uniform``, int64."""
+    if parameters.shape[-1] == 1:
+        return (uniform < parameters[..., 0].sigmoid()).long()
+    cdf = parameters.softmax(-1).cumsum(-1)
+    return (uniform[..., None] >= cdf[..., :-1]).sum(-1)
+
+
+def marginal_parameters(x: Tensor, levels: int, parameters: int) -> Float[Tensor, "d p"]:
+    """The parameters whose conditionals are the frequencies of raw values x (n, d), half an example added to each."""
+    index = x.long() + levels * torch.arange(x.shape[1], device=x.device)
+    counts = torch.bincount(index.flatten(), minlength=levels * x.shape[1]).view(-1, levels)
+    log_counts = (counts + 0.5).log()
+    return log_counts[:, 1:] - log_counts[:, :1] if parameters == 1 else log_counts.log_softmax(1)

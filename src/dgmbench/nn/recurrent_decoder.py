@@ -1,0 +1,117 @@
+"""A recurrent network over tokens: the distribution of every next one, also given a code; greedy and beam search.
+
+Sentences of length t are arrays of tokens that end as :mod:`dgmbench.nn.sequences` says. A sentence that has not ended
+after t tokens stands for all that begin with them, so that the probabilities of all arrays sum to 1.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from dgmbench.nn.sequences import counted, draw_categorical, sentence_log_prob
+
+
+class RecurrentDecoder(nn.Module):
+    """p(x | code) = prod_t p(x_t | x_0, ..., x_{t-1}, code), by a GRU that starts from the code and sees it every time.
+
+    Args:
+        tokens: Size of the vocabulary.
+        length: Places of a sentence.
+        end: The token that ends a sentence, or None where all have the full length.
+        width: Of the embeddings of tokens.
+        hidden: Of the recurrent state.
+        latent: Of the code; 0 for p(x) without one.
+    """
+
+    def __init__(self, tokens: int, length: int, end: int | None, *, width: int, hidden: int, latent: int) -> None:
+        super().__init__()
+        self.tokens, self.length, self.end = tokens, length, end
+        self.embedding = nn.Embedding(tokens + 1, width)  # the last entry is the beginning
+        self.state = nn.Linear(latent, hidden) if latent else None
+        self.gru = nn.GRU(width + latent, hidden, batch_first=True)
+        self.top = nn.Linear(hidden, tokens)
+
+    def log_prob(self, x: Int[Tensor, "b t"], code: Float[Tensor, "b z"] | None = None) -> Float[Tensor, " b"]:
+        """log p(x | code), nats; places after the end cost nothing, neither nats nor time."""
+        x = x.long()
+        kept = counted(x, self.end)
+        longest = int(kept.sum(1).max())
+        before = F.pad(x[:, : longest - 1], (1, 0), value=self.tokens)
+        states, _ = self.gru(self._inputs(before, code), self._start(len(x), code))
+        # of the places that count only: the vocabulary may be large
+        kept = kept[:, :longest]
+        log_p = torch.zeros(kept.shape, dtype=states.dtype, device=x.device)
+        log_p[kept] = -F.cross_entropy(self.top(states[kept]), x[:, :longest][kept], reduction="none")
+        return sentence_log_prob(F.pad(log_p, (0, x.shape[1] - longest)), x, self.end)
+
+    def logits(self, x: Int[Tensor, "b t"], code: Float[Tensor, "b z"] | None = None) -> Float[Tensor, "b t v"]:
+        """The logits of every token given those before it and the code."""
+        before = F.pad(x.long()[:, :-1], (1, 0), value=self.tokens)
+        states, _ = self.gru(self._inputs(before, code), self._start(len(x), code))
+        return self.top(states)
+
+    @torch.no_grad()
+    def sample(
+        self, n: int, code: Float[Tensor, "n z"] | None = None, *, generator: Generator | None = None
+    ) -> Int[Tensor, "n t"]:
+        """n exact draws, one for each code; by inverse CDF from uniforms that are drawn at the start."""
+        like = self.top.weight
+        uniform = torch.rand(self.length, n, generator=generator, device=like.device, dtype=like.dtype)
+        x = torch.full((n, self.length), 0 if self.end is None else self.end, device=like.device)
+        token = torch.full((n,), self.tokens, device=like.device)
+        state, ended = self._start(n, code), torch.zeros(n, dtype=torch.bool, device=like.device)
+        for t in range(self.length):
+            output, state = self.gru(self._inputs(token[:, None], code), state)
+            token = draw_categorical(self.top(output[:, 0]), uniform[t])
+            if self.end is not None:
+                token = torch.where(ended, self.end, token)
+                ended = token == self.end
+            x[:, t] = token
+            if bool(ended.all()):
+                break
+        return x
+
+    @torch.no_grad()
+    def search(
+        self, n: int, code: Float[Tensor, "n z"] | None = None, *, beam: int = 1
+    ) -> tuple[Int[Tensor, "n t"], Float[Tensor, " n"]]:
+        """Likely sentences (n, t) and their log-probabilities (n,), by beam search for the most probable one.
+
+        Every step keeps the ``beam`` best beginnings of each sentence, ended ones among them, by log-probability with
+        no correction for length. ``beam=1`` is greedy; with as many as there are sentences the best is found for sure.
+        """
+        like = self.top.weight
+        x = torch.zeros(n, 1, 0, dtype=torch.int64, device=like.device)
+        score = torch.zeros(n, 1, dtype=like.dtype, device=like.device)
+        token = torch.full((n, 1), self.tokens, device=like.device)
+        ended = torch.zeros(n, 1, dtype=torch.bool, device=like.device)
+        start = self._start(n, code)
+        state = like.new_zeros(n, 1, self.gru.hidden_size) if start is None else start[0][:, None]
+        stay = torch.full((self.tokens,), -torch.inf, dtype=like.dtype, device=like.device)
+        if self.end is not None:
+            stay[self.end] = 0.0
+        for _ in range(self.length):
+            width = token.shape[1]
+            codes = None if code is None else code.repeat_interleave(width, 0)
+            output, after = self.gru(self._inputs(token.reshape(-1, 1), codes), state.reshape(1, n * width, -1))
+            log_p = self.top(output[:, 0]).log_softmax(-1).view(n, width, -1)
+            log_p = torch.where(ended[..., None], stay, log_p)
+            every = (score[..., None] + log_p).flatten(1)
+            score, chosen = every.topk(min(beam, every.shape[1]), dim=1)
+            parent, token = chosen // self.tokens, chosen % self.tokens
+            x = torch.cat([x.gather(1, parent[..., None].expand(-1, -1, x.shape[2])), token[..., None]], dim=2)
+            state = after.view(n, width, -1).gather(1, parent[..., None].expand(-1, -1, after.shape[2]))
+            ended = token == self.end if self.end is not None else ended.gather(1, parent)
+        best = score.argmax(1)
+        rows = torch.arange(n, device=like.device)
+        return x[rows, best], score[rows, best]
+
+    def _inputs(self, tokens: Int[Tensor, "b t"], code: Float[Tensor, "b z"] | None) -> Float[Tensor, "b t i"]:
+        embedded = self.embedding(tokens)
+        if code is None:
+            return embedded
+        return torch.cat([embedded, code[:, None].expand(-1, tokens.shape[1], -1)], dim=2)
+
+    def _start(self, n: int, code: Float[Tensor, "n z"] | None) -> Float[Tensor, "one n h"] | None:
+        return None if self.state is None or code is None else torch.tanh(self.state(code))[None]

@@ -1,0 +1,81 @@
+"""The source code that a model's numbers depend on: the file of its class and what that imports of the mathematics.
+
+Files alone are read, so that a benchmark knows in no time which of its results are stale.
+"""
+
+import ast
+import hashlib
+import importlib.util
+import inspect
+from functools import cache
+from pathlib import Path
+
+import dgmbench
+
+MATHEMATICS = ("dgmbench.models", "dgmbench.nn")
+"""Packages whose files are followed; a model of the user's own is followed to the files beside it as well."""
+
+
+def source_hash(model: type) -> str:
+    """16 hex digits for the source of a model's class."""
+    return hash_of_files(source_files(Path(inspect.getfile(model))))
+
+
+def hash_of_target(target: str) -> str | None:
+    """The same for the class that ``_target_`` names, without importing it; None if its module cannot be found."""
+    file = _file_of(target.rpartition(".")[0])
+    return None if file is None else hash_of_files(source_files(file))
+
+
+def hash_of_files(files: tuple[Path, ...]) -> str:
+    """16 hex digits of the SHA-256 of the contents of files in this order."""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def source_files(file: Path) -> tuple[Path, ...]:
+    """A file and all that it imports, directly or not, of the mathematics and of its own folder; sorted by path.
+
+    The file itself comes first, whatever its place, so that two models of one folder never share a hash.
+    """
+    found, waiting = {file}, [file]
+    while waiting:
+        for imported in _imports(waiting.pop()):
+            if imported not in found:
+                found.add(imported)
+                waiting.append(imported)
+    return (file, *sorted(found - {file}))
+
+
+@cache
+def _imports(file: Path) -> tuple[Path, ...]:
+    """The files of the modules that one file imports, as far as they are followed."""
+    inside = Path(dgmbench.__path__[0]) in file.parents
+    names: list[str] = []
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    files = []
+    for name in dict.fromkeys(names):
+        if name.startswith(MATHEMATICS):
+            files.append(_file_of(name))
+        elif not inside and "." not in name:
+            files.append(file.parent / f"{name}.py")
+    return tuple(path for path in files if path is not None and path.is_file())
+
+
+def _file_of(module: str) -> Path | None:
+    """Where a module lies; ours are found without importing their packages."""
+    first, *rest = module.split(".")
+    if first == "dgmbench":
+        file = Path(dgmbench.__path__[0], *rest).with_suffix(".py")
+        return file if file.is_file() else None
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return None
+    return Path(spec.origin) if spec is not None and spec.origin and spec.origin.endswith(".py") else None

@@ -1,0 +1,201 @@
+"""The Frechet distance against closed forms, scipy, simulation of its bias and of its standard error."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from torch import Tensor
+
+from dgmbench.errors import UserError
+from dgmbench.evaluation.quality.frechet import (
+    FrechetDistance,
+    Moments,
+    extrapolated,
+    frechet,
+    frechet_distance,
+    null_bias,
+    usable_parts,
+)
+
+DOUBLE = torch.float64
+
+
+def normal(*shape: int, seed: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=DOUBLE)
+
+
+def gaussian(mean: Tensor, covariance: Tensor) -> Moments:
+    return Moments(2, mean.to(DOUBLE), covariance.to(DOUBLE))  # n - 1 = 1: the scatter is the covariance
+
+
+def spd(d: int, seed: int) -> Tensor:
+    a = normal(d, 2 * d, seed=seed)
+    return a @ a.T / d
+
+
+# ---------------------------------------------------------------------- closed forms
+
+
+def test_equal_covariances_leave_the_means() -> None:
+    s, m = spd(6, 0), normal(6, seed=1)
+    assert frechet_distance(gaussian(torch.zeros(6), s), gaussian(m, s)) == pytest.approx(float(m @ m), rel=1e-10)
+
+
+def test_diagonal_covariances() -> None:
+    a, b = torch.tensor([1.0, 4.0, 0.25]), torch.tensor([9.0, 4.0, 0.0])
+    expected = (3 - 1) ** 2 + 0 + 0.5**2
+    zero = torch.zeros(3)
+    assert frechet_distance(gaussian(zero, a.diag()), gaussian(zero, b.diag())) == pytest.approx(expected)
+
+
+def test_commuting_covariances() -> None:
+    q, _ = torch.linalg.qr(normal(5, 5, seed=0))
+    a, b = torch.tensor([1.0, 2, 3, 4, 5], dtype=DOUBLE), torch.tensor([0.5, 2, 8, 1, 3], dtype=DOUBLE)
+    found = frechet_distance(gaussian(torch.zeros(5), q @ a.diag() @ q.T), gaussian(torch.zeros(5), q @ b.diag() @ q.T))
+    assert found == pytest.approx(float((a.sqrt() - b.sqrt()).square().sum()), rel=1e-10)
+
+
+def test_one_dimensional_covariances_of_rank_one() -> None:
+    # S_1 = a a^T, S_2 = b b^T: tr (S_1 S_2)^(1/2) = |a . b|
+    a, b = normal(7, seed=2), normal(7, seed=3)
+    found = frechet_distance(gaussian(torch.zeros(7), torch.outer(a, a)), gaussian(torch.zeros(7), torch.outer(b, b)))
+    assert found == pytest.approx(float(a @ a + b @ b - 2 * (a @ b).abs()), rel=1e-7)
+
+
+@pytest.mark.parametrize("d", [3, 40])
+def test_agrees_with_scipys_matrix_root(d: int) -> None:
+    s, t = spd(d, 4), spd(d, 5)
+    root = np.trace(scipy.linalg.sqrtm(s.numpy() @ t.numpy()).real)
+    expected = float(s.trace() + t.trace()) - 2 * root
+    assert frechet_distance(gaussian(torch.zeros(d), s), gaussian(torch.zeros(d), t)) == pytest.approx(
+        expected, rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("n", [4, 200])
+def test_identical_sets_are_at_zero_also_with_fewer_examples_than_features(n: int) -> None:
+    x = normal(n, 20, seed=0)
+    assert abs(frechet(x, x).value) < 1e-6
+    assert abs(frechet(x, x.flip(0)).value) < 1e-6
+
+
+def test_fewer_examples_than_features_agree_with_the_nuclear_norm_of_the_examples() -> None:
+    x, y = normal(12, 50, seed=0), 2 * normal(9, 50, seed=1) + 0.3
+    a, b = x - x.mean(0), y - y.mean(0)
+    root = torch.linalg.svdvals(a @ b.T).sum() / math.sqrt(11 * 8)
+    expected = (x.mean(0) - y.mean(0)).square().sum() + a.square().sum() / 11 + b.square().sum() / 8 - 2 * root
+    assert frechet(x, y).value == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_rotation_and_shift_change_nothing_and_scale_enters_squared() -> None:
+    x, y = normal(300, 8, seed=0) @ spd(8, 1), normal(200, 8, seed=2) + 1
+    q, _ = torch.linalg.qr(normal(8, 8, seed=3))
+    found = frechet(x, y)
+    moved, scaled = frechet(x @ q + 5, y @ q + 5), frechet(3 * x, 3 * y)
+    for name in ("value", "se", "bias"):
+        assert getattr(moved, name) == pytest.approx(getattr(found, name), rel=1e-8)
+        assert getattr(scaled, name) == pytest.approx(9 * getattr(found, name), rel=1e-8)
+    assert frechet(y, x).value == pytest.approx(found.value, rel=1e-9)
+
+
+# ---------------------------------------------------------------------- what chance does
+
+
+def test_bias_formula_at_unit_covariance_and_against_simulation() -> None:
+    d, n = 16, 2000
+    assert null_bias(torch.eye(d), n, n) == pytest.approx((2 * d + d * (d + 1) / 2) / n)
+    scale = torch.linspace(0.1, 2, 8, dtype=DOUBLE)
+    values = [
+        frechet(normal(300, 8, seed=2 * i) * scale, normal(600, 8, seed=2 * i + 1) * scale).value for i in range(60)
+    ]
+    expected = null_bias(scale.square().diag(), 300, 600)
+    error = np.std(values, ddof=1) / math.sqrt(60)
+    # the next order in 1/N is some d/N of the first
+    assert abs(np.mean(values) - expected) < 4 * error + 0.05 * expected
+
+
+def test_standard_error_is_the_spread_over_repetitions() -> None:
+    values, errors = [], []
+    for i in range(150):
+        x = normal(400, 5, seed=2 * i)
+        y = normal(300, 5, seed=2 * i + 1) * torch.tensor([0.5, 1, 1, 2, 1], dtype=DOUBLE) + 0.5
+        found = frechet(x, y)
+        values.append(found.value)
+        errors.append(found.se)
+    # the relative error of a standard deviation from 150 values is 1 / sqrt(2 * 149) = 6%
+    assert np.std(values, ddof=1) / np.mean(errors) == pytest.approx(1, abs=0.25)
+
+
+def test_extrapolation_takes_the_bias_away() -> None:
+    exact, plain, free, errors = 6 * 0.5**2, [], [], []
+    for i in range(80):
+        x, y = normal(400, 6, seed=2 * i), normal(400, 6, seed=2 * i + 1) + 0.5
+        found = extrapolated(x, y, generator=torch.Generator().manual_seed(i))
+        plain.append(frechet(x, y).value)
+        free.append(found.value)
+        errors.append(found.se)
+    error = np.std(free, ddof=1) / math.sqrt(80)
+    assert np.mean(plain) - exact > 0.7 * null_bias(torch.eye(6), 400, 400) - 4 * error
+    assert abs(np.mean(free) - exact) < 4 * error
+    assert np.std(free, ddof=1) / np.mean(errors) == pytest.approx(1, abs=0.35)
+
+
+def test_extrapolation_of_equal_distributions_is_zero_within_its_error() -> None:
+    values, errors = [], []
+    for i in range(60):
+        found = extrapolated(normal(300, 10, seed=2 * i), normal(300, 10, seed=2 * i + 1))
+        values.append(found.value)
+        errors.append(found.se)
+    spread = np.std(values, ddof=1)
+    assert abs(np.mean(values)) < 4 * spread / math.sqrt(60) + 0.03 * null_bias(torch.eye(10), 300, 300)
+    assert spread < 1.5 * np.mean(errors)
+
+
+def test_extrapolation_refuses_what_it_cannot_do() -> None:
+    assert usable_parts(100, 300, 10) == (1, 2, 4)
+    assert usable_parts(79, 300, 10) == (1, 2)
+    with pytest.raises(UserError, match="at least 40 examples on both sides for 10 features; there are 39 and 300"):
+        extrapolated(normal(39, 10, seed=0), normal(300, 10, seed=1))
+
+
+# ---------------------------------------------------------------------- streams
+
+
+def test_moments_keep_the_digits_that_a_sum_of_squares_loses() -> None:
+    x = (1000 + 0.01 * normal(20_000, 3, seed=0)).float()
+    exact = np.cov(x.double().numpy().T)
+    np.testing.assert_allclose(Moments.of(x).covariance.numpy(), exact, rtol=1e-9)
+    sums = (x.T @ x / len(x) - torch.outer(x.mean(0), x.mean(0))).numpy()
+    assert abs(np.trace(sums) - np.trace(exact)) > 0.1 * np.trace(exact)
+
+
+def test_streaming_equals_one_batch_in_any_order() -> None:
+    x, y = normal(500, 7, seed=0), normal(333, 7, seed=1) * 2
+    expected = frechet(x, y).value
+    for size, flip in ((500, False), (7, False), (64, True)):
+        metric = FrechetDistance(7)
+        for part in (x.flip(0) if flip else x).split(size):
+            metric.update(part, real=True)
+        for part in y.split(size):
+            metric.update(part, real=False)
+        assert float(metric.compute()) == pytest.approx(expected, rel=1e-10)
+    metric.reset()
+    metric.update(x, real=True)
+    with pytest.raises(UserError, match="at least 2 examples, and there are 0"):
+        metric.compute()
+
+
+def test_bad_features_are_refused() -> None:
+    x = normal(10, 3, seed=0)
+    broken = x.clone()
+    broken[3, 1] = torch.nan
+    with pytest.raises(UserError, match="features of 1 of 10 samples are not finite"):
+        frechet(x, broken)
+    with pytest.raises(UserError, match="1 samples, but this measure needs at least 2"):
+        frechet(x, x[:1])
+    with pytest.raises(UserError, match="3 features and samples 2"):
+        frechet(x, x[:, :2])
+    with pytest.raises(UserError, match=r"shape \(10,\); they must be \(n, d\)"):
+        frechet(x[:, 0], x)

@@ -1,0 +1,235 @@
+"""The evaluation of samples from end to end: names, protocols, seeds, fallbacks, and the failures it must notice."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from dgmbench.config import compose, resolve
+from dgmbench.data import DataSet, DataSpec, Split, load
+from dgmbench.evaluation.evaluator import Evaluator
+from dgmbench.models.contract import Model
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def digits() -> DataSet:
+    return load(resolve(compose("train", ["model=made", "data=digits"]))["data"], Path())
+
+
+def measure(model: Model, data: DataSet, **changes: Any) -> dict[str, Any]:
+    quality = {"samples": 10_000, "features": None} | changes.pop("quality", {})
+    protocol = {"seed": 0, "k": 1, "ais": {}, "max_examples": None, "quality": quality} | changes
+    evaluator = Evaluator(data, protocol, split="test", rule="best", averaged=False, device=CPU)
+    return evaluator.measure(model)
+
+
+class Drawer(Model):
+    """Draws from a fixed set of images."""
+
+    def __init__(self, spec: DataSpec, images: Tensor) -> None:
+        super().__init__(spec)
+        self.register_buffer("images", images)
+
+    def sample(self, n: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        return self.images[torch.randint(len(self.images), (n,), generator=generator)]
+
+
+def broken_sets(data: DataSet) -> dict[str, Tensor]:
+    """Held-out images and what generators do to them."""
+    x, y = (torch.from_numpy(part) for part in (data.splits["valid"].x, data.splits["valid"].y))
+    g = torch.Generator().manual_seed(0)
+    u = x.float() / 16
+
+    def back(values: Tensor) -> Tensor:
+        return (16 * values).round().clamp(0, 16).to(torch.uint8)
+
+    return {
+        "fresh": x,
+        "copies": torch.from_numpy(data.splits["train"].x),
+        "blurred": back(F.avg_pool2d(F.pad(u, (1, 1, 1, 1), mode="replicate"), 3, 1)),
+        "noisy": back(u + 0.3 * torch.randn(u.shape, generator=g)),
+        "half the classes": x[y < 5],
+        "collapsed": x[:3],
+        "noise": torch.randint(0, 17, x.shape, generator=g, dtype=torch.uint8),
+    }
+
+
+@pytest.fixture(scope="module")
+def found(digits: DataSet) -> dict[str, dict[str, Any]]:
+    nets = {"features": ["classifier", "random_conv"]}
+    return {
+        name: {key: metric for key, (metric, _) in measure(Drawer(digits.spec, x), digits, quality=nets).items()}
+        for name, x in broken_sets(digits).items()
+    }
+
+
+def test_distances_notice_what_they_must(found: dict[str, dict[str, Any]]) -> None:
+    for net in ("classifier", "random_conv"):
+        for measure_name in ("fd", "fd_train", "mmd", "swd"):
+            name, _, variant = measure_name.partition("_")
+            label = f"{name}_{net}{variant and '_'}{variant}"
+            values = {kind: found[kind][label].value for kind in found}
+            for kind in ("blurred", "noisy", "half the classes", "collapsed", "noise"):
+                assert values[kind] > 1.2 * max(values["fresh"], 0), (label, kind, values)
+            assert values["noise"] > values["noisy"], label
+            assert values["collapsed"] > values["half the classes"], label
+    for kind in ("blurred", "noise", "collapsed"):
+        kid, fresh = found[kind]["kid_classifier"], found["fresh"]["kid_classifier"]
+        assert kid.value > 4 * fresh.se + fresh.value, kind
+
+
+def test_each_measure_of_neighbourhoods_notices_its_own_failure(found: dict[str, dict[str, Any]]) -> None:
+    def value(kind: str, name: str) -> float:
+        return float(found[kind][f"{name}_classifier"].value)
+
+    assert value("half the classes", "recall") < 0.75 * value("fresh", "recall")
+    assert value("half the classes", "coverage") < 0.75 * value("fresh", "coverage")
+    assert value("half the classes", "precision") > 0.9 * value("fresh", "precision")  # what it draws is good
+    assert value("collapsed", "coverage") < 0.2
+    assert value("noise", "precision") < 0.2 < 0.2 + value("noise", "coverage") < 0.5
+    assert value("noise", "density") < 0.2
+    assert value("noise", "two_sample") > 0.9
+    assert abs(value("copies", "two_sample") - 0.5) < 0.15
+    scores = {kind: float(found[kind]["classifier_score"].value) for kind in found}
+    assert 1 <= scores["collapsed"] < scores["half the classes"] < scores["fresh"] < 10
+
+
+def test_only_the_check_for_copies_notices_copies(found: dict[str, dict[str, Any]]) -> None:
+    for net in ("classifier", "random_conv"):
+        excess = {kind: found[kind][f"memorisation_{net}"] for kind in found}
+        assert excess["copies"].value == pytest.approx(1)
+        for kind in ("fresh", "blurred", "noisy", "half the classes", "collapsed", "noise"):
+            assert abs(excess[kind].value) < 4 * excess[kind].se, (net, kind)
+        assert found["copies"][f"nn_distance_ratio_{net}"].value == 0
+        assert found["noise"][f"nn_distance_ratio_{net}"].value > 2
+    assert found["copies"]["fd_classifier"].value < found["half the classes"]["fd_classifier"].value
+
+
+def test_every_number_says_what_it_depends_on(digits: DataSet) -> None:
+    model = Drawer(digits.spec, torch.from_numpy(digits.splits["valid"].x))
+    measured = measure(model, digits)
+    for name, (metric, protocol) in measured.items():
+        assert math.isfinite(metric.value), name
+        if name != "energy_distance":
+            assert protocol["net"] == "classifier"
+            assert len(protocol["net_hash"]) == 16
+            assert protocol["samples"] == 1258  # no more than the larger reference set has
+    protocols = {name: protocol for name, (_, protocol) in measured.items()}
+    assert protocols["fd_classifier"]["reference"] == {"split": "test", "n": 359}
+    assert protocols["fd_classifier_train"]["reference"] == {"split": "train", "n": 1258}
+    assert protocols["kid_classifier"]["block"] == 71
+    assert protocols["precision_classifier"]["equal_sets"] == 359
+    assert measured["fd_classifier"][0].se > 0
+    ids = {metric.protocol_id for metric, _ in measured.values()}
+    other = measure(model, digits, quality={"features": ["random_conv"]})
+    assert not ids & {metric.protocol_id for name, (metric, _) in other.items() if name != "energy_distance"}
+
+
+def test_numbers_repeat_by_seed_and_leave_the_global_generator_alone(digits: DataSet) -> None:
+    model = Drawer(digits.spec, torch.from_numpy(digits.splits["valid"].x))
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = measure(model, digits, quality={"samples": 300})
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(2)
+    assert measure(model, digits, quality={"samples": 300}) == first
+    other = measure(model, digits, quality={"samples": 300}, seed=1)
+    assert other["fd_classifier"][0].value != first["fd_classifier"][0].value
+
+
+def test_samples_that_are_no_data_get_a_note_and_no_number(digits: DataSet) -> None:
+    spec = DataSpec((3,), "real")
+    x = np.random.RandomState(0).randn(60, 3).astype(np.float32)
+    data = DataSet("toy", spec, dict.fromkeys(("train", "valid", "test"), Split(x, None)), "1" * 64)
+    bad = torch.from_numpy(x).clone()
+    bad[:30] = torch.nan
+    metric, _ = measure(Drawer(spec, bad), data, quality={"samples": 60})["fd_random_conv"]
+    assert metric.as_dict()["value"] is None
+    assert "values that are not finite" in metric.note
+    scaled = Drawer(digits.spec, torch.rand((5, 1, 8, 8)))
+    metric, _ = measure(scaled, digits, quality={"samples": 60})["fd_classifier"]
+    assert "samples must be raw values of the data's space" in metric.note
+    few = measure(Drawer(spec, torch.from_numpy(x)), data, quality={"samples": 4})
+    assert [name for name in few if "random_conv" in name] == ["fd_random_conv"]
+    assert few["fd_random_conv"][0].note == "There are 4 samples, but this measure needs at least 10."
+    found = measure(Drawer(spec, torch.from_numpy(x)), data, quality={"samples": 60})["fd_random_conv"][0]
+    assert math.isfinite(found.value)
+    assert "60 examples for 128 features: biased upwards" in found.note
+
+
+def test_one_class_only_is_a_number_not_a_nan(digits: DataSet) -> None:
+    x, y = digits.splits["valid"].x, digits.splits["valid"].y
+    found = measure(Drawer(digits.spec, torch.from_numpy(x[y == 3])), digits)
+    assert 1 <= found["classifier_score"][0].value < 3
+    same = measure(Drawer(digits.spec, torch.from_numpy(x[:1])), digits)  # one image, again and again
+    assert all(math.isfinite(metric.value) for metric, _ in same.values())
+
+
+# ---------------------------------------------------------------------- labels, codes, reconstructions
+
+
+class Labelled(Drawer):
+    """Draws an image of the label, but for a share of them that have the next one."""
+
+    def __init__(self, data: DataSet, wrong: float) -> None:
+        part = data.splits["valid"]
+        super().__init__(data.spec, torch.from_numpy(part.x))
+        self.register_buffer("labels", torch.from_numpy(part.y))
+        self.label_frequency: Tensor | None = torch.full((10,), 0.1)
+        self.wrong = wrong
+
+    def sample(self, n: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        if y is None:
+            return super().sample(n, generator=generator)
+        y = torch.where(torch.rand((n,), generator=generator) < self.wrong, (y + 1) % 10, y)
+        weights = (self.labels == y[:, None]).float()
+        return self.images[torch.multinomial(weights, 1, generator=generator)[:, 0]]
+
+
+def test_conditional_consistency_is_the_share_of_right_labels(digits: DataSet) -> None:
+    accuracy = {}
+    for wrong in (0.0, 0.4):
+        metric, protocol = measure(Labelled(digits, wrong), digits)["label_accuracy_classifier"]
+        accuracy[wrong] = metric
+        assert protocol["labels"] == "each as often"
+    # the classifier errs on 1.7% of these images
+    assert accuracy[0.0].value > 0.95
+    assert abs(accuracy[0.4].value - 0.6 * accuracy[0.0].value) < 4 * accuracy[0.4].se + 0.4 * 0.05
+    unconditional = Labelled(digits, 0.0)
+    unconditional.label_frequency = None
+    assert "label_accuracy_classifier" not in measure(unconditional, digits)
+
+
+class Autoencoder(Model):
+    """Codes are the first ``kept`` pixels' values; reconstructions are a constant ``off`` too bright."""
+
+    def __init__(self, spec: DataSpec, off: float) -> None:
+        super().__init__(spec)
+        self.off = off
+
+    def encode(self, x: Tensor) -> Tensor:
+        return x.float().flatten(1)
+
+    def reconstruct(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
+        return x.float() + 16 * self.off
+
+
+def test_codes_and_reconstructions(digits: DataSet) -> None:
+    found = {name: metric for name, (metric, _) in measure(Autoencoder(digits.spec, 0.1), digits).items()}
+    assert found["reconstruction_mse"].value == pytest.approx(0.01, rel=1e-4)
+    assert found["reconstruction_psnr"].value == pytest.approx(20, rel=1e-4)
+    assert 0 < found["reconstruction_ssim"].value < 1
+    exact = {name: metric for name, (metric, _) in measure(Autoencoder(digits.spec, 0.0), digits).items()}
+    assert exact["reconstruction_psnr"].value == 100
+    assert exact["reconstruction_ssim"].value == pytest.approx(1)
+    # pixels of the digits: published errors of these classifiers are a few percent
+    assert 0 < found["linear_probe_error"].value < 0.08
+    assert 0 < found["nearest_neighbour_error"].value < 0.05
+    assert found["linear_probe_error"].n == 359

@@ -1,0 +1,103 @@
+"""PSNR, SSIM, probes: against hand computation, torchmetrics and scikit-learn; and two real processes against one."""
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from sklearn.neighbors import KNeighborsClassifier
+from torch import Tensor
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+from dgmbench.errors import UserError
+from dgmbench.evaluation.quality.frechet import FrechetDistance
+from dgmbench.evaluation.quality.inception_score import InceptionScore
+from dgmbench.evaluation.quality.kid import KernelDistance
+from dgmbench.evaluation.quality.prdc import PrecisionRecall
+from dgmbench.evaluation.quality.probe import linear_probe_errors, nearest_neighbour_errors
+from dgmbench.evaluation.quality.similarity import CAP, psnr, ssim
+
+TWO = Path(__file__).with_name("two.py")
+
+
+def uniform(*shape: int, seed: int) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_psnr_of_a_constant_offset() -> None:
+    a = uniform(3, 1, 8, 8, seed=0)
+    offset = torch.tensor([1 / 255, 10 / 255, 0.0], dtype=torch.float64)[:, None, None, None]
+    expected = [20 * math.log10(255), 20 * math.log10(25.5), CAP]
+    assert psnr(a, a + offset).tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 16, 12)])
+def test_ssim_agrees_with_torchmetrics(shape: tuple[int, ...]) -> None:
+    a = uniform(4, *shape, seed=0)
+    b = (0.7 * a + 0.3 * uniform(4, *shape, seed=1)).clamp(0, 1)
+    _, everywhere = structural_similarity_index_measure(b, a, data_range=1.0, reduction="none", return_full_image=True)
+    inside = everywhere[..., 5:-5, 5:-5]  # theirs goes on over the edge, into a reflection
+    torch.testing.assert_close(ssim(a, b), inside.flatten(1).mean(1).double(), rtol=1e-4, atol=1e-5)
+
+
+def test_ssim_of_equal_and_of_small_images() -> None:
+    a = uniform(2, 1, 8, 8, seed=0)
+    torch.testing.assert_close(ssim(a, a), torch.ones(2, dtype=torch.float64))
+    blurred = torch.nn.functional.avg_pool2d(a, 3, 1, 1)
+    noisy = (a + 0.1 * (uniform(2, 1, 8, 8, seed=1) - 0.5)).clamp(0, 1)
+    assert (ssim(a, noisy) > ssim(a, blurred)).all()
+    # constant images c and d: only the luminance term is left
+    c, d = torch.full((1, 1, 8, 8), 0.2), torch.full((1, 1, 8, 8), 0.6)
+    assert float(ssim(c, d)) == pytest.approx((2 * 0.12 + 1e-4) / (0.04 + 0.36 + 1e-4), rel=1e-5)
+    with pytest.raises(UserError, match="SSIM compares images"):
+        ssim(a, a[:, 0])
+
+
+def test_probes_on_codes_that_know_the_label_and_on_noise() -> None:
+    y = torch.arange(400) % 4
+    knows = torch.nn.functional.one_hot(y, 4).double() + 0.1 * uniform(400, 4, seed=0)
+    noise = uniform(400, 4, seed=1)
+    constant = torch.cat([knows, torch.ones(400, 1)], 1)
+    for probe in (linear_probe_errors, nearest_neighbour_errors):
+        assert float(probe(knows[:200], y[:200], knows[200:], y[200:]).mean()) == 0
+        assert float(probe(constant[:200], y[:200], constant[200:], y[200:]).mean()) == 0
+        # chance: an error of 3/4 +- 0.03
+        assert abs(float(probe(noise[:200], y[:200], noise[200:], y[200:]).mean()) - 0.75) < 5 * math.sqrt(3 / 16 / 200)
+        with pytest.raises(UserError, match="All training labels are equal"):
+            probe(knows[:200], torch.zeros(200), knows[200:], y[200:])
+    with pytest.raises(UserError, match="training codes are not finite"):
+        linear_probe_errors(knows[:200] * torch.inf, y[:200], knows[200:], y[200:])
+
+
+def test_one_nearest_neighbour_agrees_with_scikit_learn() -> None:
+    x, y = load_digits(return_X_y=True)
+    expected = KNeighborsClassifier(1).fit(x[:500], y[:500]).predict(x[500:900]) != y[500:900]
+    found = nearest_neighbour_errors(*(torch.from_numpy(part) for part in (x[:500], y[:500], x[500:900], y[500:900])))
+    assert float(found.mean()) == expected.mean()
+
+
+def test_two_processes_measure_what_one_does(tmp_path: Path) -> None:
+    x, y = uniform(130, 5, seed=0), uniform(111, 5, seed=1) * 1.2
+    expected = {}
+    for metric in (FrechetDistance(5), KernelDistance(block=20), PrecisionRecall(), InceptionScore(classes=5)):
+        if isinstance(metric, InceptionScore):
+            metric.update(y)
+        else:
+            metric.update(x, real=True)
+            metric.update(y, real=False)
+        found = metric.compute()
+        each = found if isinstance(found, dict) else {"value": found}
+        expected |= {f"{type(metric).__name__}.{key}": float(value) for key, value in each.items()}
+    torch.save((x, y), tmp_path / "sets.pt")
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29631", str(TWO),
+         str(tmp_path)],
+        capture_output=True, text=True, check=False, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for rank in range(2):
+        assert torch.load(tmp_path / f"found{rank}.pt") == pytest.approx(expected, rel=1e-9)

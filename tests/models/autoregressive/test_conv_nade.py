@@ -1,0 +1,57 @@
+"""ConvNADE: what is its own; what all orderless models share is in test_orderless.py."""
+
+import pytest
+import torch
+
+from dgmbench.data.spec import DataSpec
+from dgmbench.errors import UserError
+from dgmbench.models.autoregressive.conv_nade import ConvNade
+
+
+def test_channels_and_pixels_keep_their_places():
+    """A network of one 1x1 convolution gives pixel (c, i, j) what depends on that pixel's own channels only."""
+    torch.manual_seed(0)
+    spec = DataSpec((2, 3, 4), "discrete", 5)
+    model = ConvNade(spec, channels=4, depth=1, kernel=1, hidden_sizes=()).double()
+    values = torch.rand(1, 24, dtype=torch.float64)
+    known = torch.ones(1, 24, dtype=torch.float64)
+    jacobian = torch.autograd.functional.jacobian(lambda v: model.parameters_given(v, known)[0].sum(-1), values.float())
+    depends = (jacobian[:, 0] != 0).view(2, 12, 2, 12)
+    assert torch.equal(depends.any(0).any(1), torch.eye(12, dtype=torch.bool))
+    own = model.conv[2].weight[:, :, 0, 0].view(2, 5, 4)
+    hidden = model.conv[1](model.conv[0](torch.cat((values, known), 1).view(1, 4, 3, 4)))
+    expected = torch.einsum("cpk,kij->cijp", own, hidden[0]).reshape(24, 5)
+    assert torch.allclose(model.parameters_given(values, known)[0], expected, rtol=1e-10)
+
+
+def test_the_mask_is_a_channel():
+    torch.manual_seed(0)
+    model = ConvNade(DataSpec((1, 4, 4), "binary"), channels=4, depth=1, hidden_sizes=())
+    known = torch.zeros(1, 16)
+    known[0, 5] = 1
+    difference = model.parameters_given(torch.zeros(1, 16), known) - model.parameters_given(
+        torch.zeros(1, 16), torch.zeros(1, 16)
+    )
+    seen = difference[0, :, 0].view(4, 4) != 0
+    assert seen[1, 1]
+    assert seen.all(), "two 3x3 convolutions reach from (1, 1) all over 4x4"
+
+
+def test_evaluation_is_bounded_by_the_size_of_its_layers():
+    small, large = (ConvNade(DataSpec((1, s, s), "binary"), channels=64, depth=1, hidden_sizes=()) for s in (4, 64))
+    assert small.rows == 8192
+    assert large.rows * 64 * 64 * 64 <= 2**24
+
+
+@pytest.mark.parametrize(
+    ("spec", "kwargs", "sentence"),
+    [
+        (DataSpec((4,), "binary"), {}, "images"),
+        (DataSpec((1, 4, 4), "real"), {}, "images"),
+        (DataSpec((1, 4, 4), "binary"), {"kernel": 2}, "odd"),
+        (DataSpec((1, 4, 4), "binary"), {"channels": 0}, "channels=0"),
+    ],
+)
+def test_wrong_arguments_are_explained(spec, kwargs, sentence):
+    with pytest.raises(UserError, match=sentence):
+        ConvNade(spec, **kwargs)

@@ -1,0 +1,48 @@
+"""What a model's numbers depend on: its file and the mathematics that it imports, and nothing else."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+import dgmbench
+from dgmbench import source
+from dgmbench.models.flow.realnvp import RealNvp
+
+PACKAGE = Path(dgmbench.__path__[0])
+
+
+def test_imported_mathematics_is_part_of_a_models_source() -> None:
+    files = source.source_files(PACKAGE / "models" / "flow" / "realnvp.py")
+    names = [file.relative_to(PACKAGE).as_posix() for file in files]
+    assert names[0] == "models/flow/realnvp.py"
+    assert {"models/flow/flow.py", "nn/couplings.py", "nn/bijections.py", "nn/batchnorm.py"} <= set(names)
+    assert not any(name.startswith(("training/", "data/", "evaluation/")) for name in names)
+    # nothing that is imported below these packages is missing: what importing the class loads is followed
+    loaded = {name for name in sys.modules if name.startswith("dgmbench.nn.")} & {
+        f"dgmbench.nn.{Path(name).stem}" for name in names if name.startswith("nn/")
+    }
+    assert "dgmbench.nn.bijections" in loaded
+
+
+def test_the_hash_changes_with_what_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text("import part\nimport json\nfrom dgmbench.nn.masked import MaskedMlp\n")
+    (tmp_path / "part.py").write_text("import deeper\n")
+    (tmp_path / "deeper.py").write_text("A = 1\n")
+    (tmp_path / "beside.py").write_text("A = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    files = source.source_files(tmp_path / "mine.py")
+    assert [file.name for file in files if file.parent == tmp_path] == ["mine.py", "deeper.py", "part.py"]
+    assert PACKAGE / "nn" / "masked.py" in files
+    before = source.hash_of_target("mine.Model")
+    (tmp_path / "beside.py").write_text("A = 2\n")
+    assert source.hash_of_target("mine.Model") == before
+    (tmp_path / "deeper.py").write_text("A = 2\n")
+    assert source.hash_of_target("mine.Model") != before
+
+
+def test_a_target_and_its_class_have_one_hash() -> None:
+    assert source.hash_of_target("dgmbench.models.flow.realnvp.RealNvp") == source.source_hash(RealNvp)
+    assert source.hash_of_target("dgmbench.models.flow.flow.Flow") != source.source_hash(RealNvp)
+    assert source.hash_of_target("dgmbench.models.flow.no_such.Flow") is None
+    assert source.hash_of_target("no_such_module.Flow") is None
