@@ -278,7 +278,7 @@ def _sample(rest: list[str]) -> int:
   dgm sample run=DIR n=100 seed=1 checkpoint=final
   dgm sample run=DIR show=completions n=8        the lower halves of eight test images, drawn given the upper ones
 """,
-        "run=DIR [n=64] [seed=0] [checkpoint=best|final] [label=CLASS]\n"
+        "run=DIR [n=64] [seed=0] [checkpoint=best|final] [label=CLASS] [temperature=T]\n"
         "                  [show=samples|reconstructions|interpolations|completions]",
     )
     parser.add_argument("--config-dir", action="append", default=[], metavar="DIR", help=_CONFIG_DIR)

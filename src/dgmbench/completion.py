@@ -63,7 +63,7 @@ KEYS = {
     "train": ("experiment=", "seed=", "paths.outputs=", "paths.data=", "optimizer.schedule.name="),
     "evaluate": ("run=", "paths.data="),
     "bench": ("model=", "seed=", "trainer.budget=", "paths.outputs=", "paths.data="),
-    "sample": ("run=", "n=", "seed=", "checkpoint=", "label=", "paths.data="),
+    "sample": ("run=", "n=", "seed=", "checkpoint=", "label=", "temperature=", "paths.data="),
 }
 VALUES = {
     "checkpoint": ("best", "final"),

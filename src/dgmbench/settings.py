@@ -1,5 +1,6 @@
 """What the keys of the configuration groups without a class may be; their values live in ``configs/``."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -165,17 +166,21 @@ class Sampling:
     seed: int
     checkpoint: Literal["best", "final"]
     label: int | None
+    temperature: float | None
     show: Literal["samples", "reconstructions", "interpolations", "completions"] = "samples"
 
     def __post_init__(self) -> None:
-        if self.label is not None and self.show != "samples":
-            raise UserError(f"label={self.label} goes with show=samples, not with show={self.show}.")
+        for key in ("label", "temperature"):
+            if getattr(self, key) is not None and self.show != "samples":
+                raise UserError(f"{key}={getattr(self, key)} goes with show=samples, not with show={self.show}.")
         if self.n <= 0:
             raise UserError(f"n={self.n} must be more than zero: it is the number of samples.")
         for key in ("seed", "label"):
             value = getattr(self, key)
             if value is not None and value < 0:
                 raise UserError(f"{key}={value} must be zero or more.")
+        if self.temperature is not None and not 0 <= self.temperature < math.inf:
+            raise UserError(f"temperature={self.temperature} must be zero or more; 1 is the model's own distribution.")
 
 
 @dataclass(frozen=True, kw_only=True)

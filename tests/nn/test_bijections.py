@@ -8,24 +8,33 @@ from torch import Tensor, nn
 
 from dgmbench.nn.batchnorm import absorb_statistics
 from dgmbench.nn.bijections import (
+    ActNorm,
     Bijection,
     Chain,
+    Flatten,
     Logit,
     MultiScale,
     Normalisation,
+    Recomputed,
     Squeeze,
     dequantise,
     standard_normal_log_density,
+    start_activations,
 )
 from dgmbench.nn.couplings import (
+    ActNormConv,
     AffineCoupling,
     CouplingResnet,
+    SplitCoupling,
     WeightNormConv,
     alternating,
     channel_halves,
     checkerboard,
     coupling_mlp,
+    gentle,
+    glow_net,
 )
+from dgmbench.nn.invertible_conv import InvertibleConv
 
 
 def shaken(bijection: nn.Module) -> nn.Module:
@@ -47,7 +56,24 @@ def image_coupling(parity: int) -> AffineCoupling:
     return AffineCoupling(checkerboard(4, 4, parity), CouplingResnet(2, 4, 1), 2)
 
 
+def split(log_scale, outputs: int) -> SplitCoupling:
+    return SplitCoupling(glow_net(1, 4, outputs), slice(0, 1), slice(1, None), log_scale=log_scale)
+
+
 BIJECTIONS = {
+    "flatten": (lambda: Flatten((2, 3, 1)), (2, 3, 1)),
+    "actnorm of vectors": (lambda: ActNorm(3), (3,)),
+    "actnorm of images": (lambda: ActNorm(2), (2, 2, 3)),
+    "plain mixing": (lambda: InvertibleConv(3, lu=False), (3, 2, 2)),
+    "lu mixing": (lambda: InvertibleConv(3, lu=True), (3, 2, 2)),
+    "affine split coupling": (lambda: split(gentle, 4), (3, 2, 2)),
+    "split prior": (lambda: split(lambda raw: raw, 4), (3, 2, 2)),
+    "additive split coupling": (lambda: split(None, 2), (3, 2, 2)),
+    "additive coupling of odd and even": (
+        lambda: SplitCoupling(coupling_mlp(3, (4,), 2), slice(0, None, 2), slice(1, None, 2), log_scale=None),
+        (5,),
+    ),
+    "recomputed": (lambda: Recomputed(Chain([ActNorm(3), split(gentle, 4)])), (3, 2, 2)),
     "logit": (lambda: Logit(17.0), (5,)),
     "squeeze": (Squeeze, (2, 4, 4)),
     "normalisation of vectors": (lambda: Normalisation(3), (3,)),
@@ -85,7 +111,9 @@ def test_log_determinants_against_autograd_and_round_trip(name: str) -> None:
         assert torch.linalg.slogdet(inverse.view(size, size)).logabsdet.item() == pytest.approx(
             inverse_log_det[i].item(), abs=1e-8
         )
-    if name not in ("squeeze", "normalisation of vectors", "normalisation of images"):
+    if name.startswith("additive"):
+        assert torch.equal(log_det, torch.zeros(3, dtype=torch.float64)), "shifts keep the volume"
+    elif "coupling" in name or name in ("logit", "chain", "multi-scale", "split prior", "recomputed"):
         assert log_det.std() > 1e-6, "the log-determinant is each example's own"
 
 
@@ -174,3 +202,76 @@ def test_standard_normal_log_density() -> None:
     assert standard_normal_log_density(z).tolist() == pytest.approx(
         [-math.log(2 * math.pi), -math.log(2 * math.pi) - 2.5]
     )
+
+
+def test_split_couplings_keep_the_fixed_part() -> None:
+    x = torch.randn(4, 3, 2, 2, dtype=torch.float64)
+    z = shaken(split(gentle, 4))(x)[0]
+    assert torch.equal(z[:, :1], x[:, :1])
+    assert (z[:, 1:] != x[:, 1:]).all()
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 4, 5)], ids=str)
+def test_actnorm_starts_at_mean_0_and_variance_1_and_constant_channels_stay_finite(shape: tuple[int, ...]) -> None:
+    layer, x = ActNorm(3), 3 * torch.randn(500, *shape, generator=torch.Generator().manual_seed(0)) - 7
+    x[:, 1] = 4.0
+    with start_activations(layer):
+        z, log_det = layer(x)
+    flat = z.transpose(0, 1).flatten(1)
+    assert torch.allclose(flat.mean(1), torch.zeros(3), atol=1e-5)
+    assert torch.allclose(flat.var(1, correction=0), torch.tensor([1.0, 0.0, 1.0]), atol=1e-5)
+    assert log_det.isfinite().all()
+    again = layer(2 * x)[0]
+    assert not torch.allclose(again, z), "outside start_activations nothing starts"
+
+
+def test_every_actnorm_of_a_chain_starts_at_what_reaches_it() -> None:
+    """Also inside the nets of couplings, where the scale is folded into the convolution."""
+    torch.manual_seed(0)
+    chain = Chain([ActNorm(4), InvertibleConv(4, lu=True), split(gentle, 6), ActNorm(4)])
+    x = torch.randn(200, 4, 3, 3) * torch.tensor([1.0, 5.0, 0.1, 2.0])[:, None, None] + 3
+    with torch.no_grad(), start_activations(chain):
+        first = chain(x)[0]
+    seen = {}
+    for layer in chain.modules():
+        if isinstance(layer, ActNorm | ActNormConv):
+            layer.register_forward_hook(
+                lambda layer, _, out: seen.update({layer: out[0] if isinstance(out, tuple) else out.clone()})
+            )
+    assert torch.allclose(chain(x)[0], first, atol=1e-5), "the values of the start are those of the parameters it set"
+    assert len(seen) == 4
+    for values in seen.values():  # copied, because the ReLU works in place
+        flat = values.transpose(0, 1).flatten(1)
+        assert torch.allclose(flat.mean(1), torch.zeros(len(flat)), atol=1e-4)
+        assert torch.allclose(flat.var(1, correction=0), torch.ones(len(flat)), atol=1e-3)
+
+
+def test_recomputed_gradients_are_the_same_and_little_is_saved() -> None:
+    plain = shaken(Chain([Chain([ActNorm(4), InvertibleConv(4, lu=True), split(gentle, 6)]) for _ in range(3)]))
+    saving = Chain([Recomputed(step) for step in plain.steps])
+    found, sizes = [], []
+    for flow in (plain, saving):
+        x, saved = values((4, 3, 3)).requires_grad_(), []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, saved=saved: saved.append(t.numel()) or t, lambda t: t):
+            z, log_det = flow(x)
+        gradients = torch.autograd.grad(z.square().sum() + log_det.sum(), [x, *plain.parameters()])
+        found.append(gradients)
+        sizes.append(sum(saved))
+    assert all(torch.allclose(a, b, rtol=1e-9, atol=1e-12) for a, b in zip(*found, strict=True))
+    assert sizes[1] < sizes[0] / 3
+
+
+def test_composites_are_as_fast_and_as_exact_as_their_parts() -> None:
+    class Loops(Squeeze):
+        orientation = "density"
+        log_det_error = 0.25
+        inverse_error = 1e-3
+
+    class LoopsOtherwise(Squeeze):
+        orientation = "sampling"
+
+    assert Chain([Squeeze(), ActNorm(4)]).orientation == "both"
+    assert Chain([Squeeze(), Recomputed(Loops())]).orientation == "density"
+    assert Chain([LoopsOtherwise(), Loops()]).orientation == "neither"
+    chain = Chain([Loops(), Chain([Loops()])])
+    assert (chain.log_det_error, chain.inverse_error) == (0.5, 2e-3)

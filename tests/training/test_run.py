@@ -296,6 +296,8 @@ def test_labels_are_refused_by_models_that_know_none(tmp_path: Path, capsys: pyt
     folder = Path(capsys.readouterr().out.splitlines()[-1])
     assert cli.main(["sample", f"run={folder}", "label=2"]) == 2
     assert "was not trained on labels" in capsys.readouterr().err
+    assert cli.main(["sample", f"run={folder}", "temperature=0.7"]) == 2
+    assert "does not draw at a temperature" in capsys.readouterr().err
 
 
 def test_the_bar_shows_the_loss_whatever_the_budget(tmp_path: Path) -> None:

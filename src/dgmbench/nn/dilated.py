@@ -10,11 +10,25 @@ from torch.nn import functional as F
 
 
 @dataclass
-class Queues:
-    """What a generation keeps: the past inputs of every layer (places, n, channels), used in turns, and the time."""
+class Column:
+    """One layer of a generation: its past inputs (places, n, channels), used in turns, and its weights as matrices."""
 
-    past: list[Tensor]
-    gates: list[Tensor]
+    past: Tensor
+    dilation: int
+    gates: Tensor
+    gates_bias: Tensor
+    local: Tensor | None
+    residual: Tensor | None
+    residual_bias: Tensor | None
+
+
+@dataclass
+class Queues:
+    """What a generation keeps from one time to the next."""
+
+    columns: list[Column]
+    skip: Tensor
+    skip_bias: Tensor
     time: int = 0
 
 
@@ -98,15 +112,27 @@ class DilatedStack(nn.Module):
 
     @torch.no_grad()
     def start(self, n: int, y: Int[Tensor, " n"] | None = None) -> Queues:
-        """Empty queues for n sequences, their classes taken into account once and for all."""
-        past, gates = [], []
-        for block in self._blocks():
-            bias = block.gates.bias
-            assert bias is not None
-            places = (self.kernel - 1) * block.dilation
-            past.append(bias.new_zeros(places, n, block.gates.in_channels))
-            gates.append(bias if block.of_class is None else bias + block.of_class(y))
-        return Queues(past, gates)
+        """Empty queues for n sequences; what depends on classes and weights alone is computed here."""
+        columns, skips, skip_bias = [], [], torch.zeros((), device=self.top.weight.device, dtype=self.top.weight.dtype)
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            assert block.gates.bias is not None
+            assert block.out.bias is not None
+            r, out, bias = block.residual, block.out.weight[..., 0], block.gates.bias
+            columns.append(
+                Column(
+                    past=bias.new_zeros((self.kernel - 1) * block.dilation, n, block.gates.in_channels),
+                    dilation=block.dilation,
+                    gates=block.gates.weight.transpose(1, 2).flatten(1).T.contiguous(),
+                    gates_bias=bias if block.of_class is None else bias + block.of_class(y),
+                    local=None if block.of_local is None else block.of_local.weight[..., 0].T.contiguous(),
+                    residual=out[:r].T.contiguous() if r else None,
+                    residual_bias=block.out.bias[:r] if r else None,
+                )
+            )
+            skips.append(out[r:].T)
+            skip_bias = skip_bias + block.out.bias[r:]
+        return Queues(columns, torch.cat(skips), skip_bias)
 
     @torch.no_grad()
     def step(
@@ -116,25 +142,21 @@ class DilatedStack(nn.Module):
 
         The queues hold each layer's inputs of the last (kernel - 1) * dilation times, and are changed in place.
         """
-        total: Tensor | None = None
-        for block, past, bias in zip(self._blocks(), queues.past, queues.gates, strict=True):
-            taps = [past[(queues.time - j * block.dilation) % len(past)] for j in range(self.kernel - 1, 0, -1)]
-            gates = F.linear(torch.cat([*taps, h], dim=1), block.gates.weight.transpose(1, 2).flatten(1)) + bias
-            if block.of_local is not None:
+        outputs = []
+        for column in queues.columns:
+            past, places = column.past, len(column.past)
+            taps = [past[(queues.time - j * column.dilation) % places] for j in range(self.kernel - 1, 0, -1)]
+            gates = torch.addmm(column.gates_bias, torch.cat([*taps, h], dim=1), column.gates)
+            if column.local is not None:
                 assert local is not None
-                gates = gates + F.linear(local, block.of_local.weight[..., 0])
-            if len(past):
-                past[queues.time % len(past)] = h
+                gates.addmm_(local, column.local)
+            past[queues.time % places] = h
             a, b = gates.chunk(2, dim=1)
-            out = F.linear(torch.tanh(a) * torch.sigmoid(b), block.out.weight[..., 0], block.out.bias)
-            skip = out[:, block.residual :]
-            total = skip if total is None else total + skip
-            if block.residual:
-                h = h + out[:, : block.residual]
-        assert total is not None
+            z = a.tanh().mul_(b.sigmoid())
+            outputs.append(z)
+            if column.residual is not None and column.residual_bias is not None:
+                h = torch.addmm(h, z, column.residual).add_(column.residual_bias)
         queues.time += 1
+        total = torch.addmm(queues.skip_bias, torch.cat(outputs, dim=1), queues.skip)
         hidden = F.relu(F.linear(F.relu(total), self.hidden.weight[..., 0], self.hidden.bias))
         return F.linear(hidden, self.top.weight[..., 0], self.top.bias)
-
-    def _blocks(self) -> list[Block]:
-        return [block for block in self.blocks if isinstance(block, Block)]

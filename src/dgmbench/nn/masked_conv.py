@@ -66,10 +66,10 @@ class MaskedConv2d(nn.Module):
         self.register_buffer("mask", seen, persistent=False)
         self.register_buffer("in_groups", in_groups, persistent=False)
         self.register_buffer("out_groups", out_groups, persistent=False)
-        # torch's own initialisation, for the number of inputs that are not masked
-        bound = 1 / seen.sum((1, 2, 3)).clamp(min=1).sqrt()
-        self.weight = nn.Parameter((2 * torch.rand(seen.shape) - 1) * bound[:, None, None, None])
-        self.bias = nn.Parameter((2 * torch.rand(len(bound)) - 1) * bound) if bias else None
+        # outputs start with the variance of the inputs, of which only those count that are not masked
+        sigma = 1 / seen.sum((1, 2, 3)).clamp(min=1).sqrt()
+        self.weight = nn.Parameter(torch.randn(seen.shape) * sigma[:, None, None, None])
+        self.bias = nn.Parameter((2 * torch.rand(len(sigma)) - 1) * sigma) if bias else None
 
     def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
         """All pixels at once."""
@@ -186,9 +186,9 @@ class VerticalConv2d(nn.Module):
         super().__init__()
         self.above, self.beside, self.strict = kernel // 2, kernel // 2, strict
         rows = self.above + (not strict)
-        bound = 1 / math.sqrt(in_features * kernel * rows)
-        self.weight = nn.Parameter((2 * torch.rand(out_features, in_features, rows, kernel) - 1) * bound)
-        self.bias = nn.Parameter((2 * torch.rand(out_features) - 1) * bound)
+        sigma = 1 / math.sqrt(in_features * kernel * rows)
+        self.weight = nn.Parameter(torch.randn(out_features, in_features, rows, kernel) * sigma)
+        self.bias = nn.Parameter((2 * torch.rand(out_features) - 1) * sigma)
 
     def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
         """All pixels at once."""

@@ -18,6 +18,7 @@ from dgmbench.models.contract import (
     CanEncode,
     CanReconstruct,
     CanSample,
+    HasTemperature,
     IsClassConditional,
     Model,
     SamplesByLabel,
@@ -34,13 +35,30 @@ STEPS, DRAWS = 10, 6
 
 
 @torch.no_grad()
-def draw(model: Model, n: int, *, seed: int, device: torch.device, label: int | None = None) -> Tensor:
-    """``n`` samples in data space (n, *shape), a function of the seed; ``label`` for class-conditional models."""
+def draw(
+    model: Model,
+    n: int,
+    *,
+    seed: int,
+    device: torch.device,
+    label: int | None = None,
+    temperature: float | None = None,
+) -> Tensor:
+    """``n`` samples in data space (n, *shape), a function of the seed; ``label`` for class-conditional models.
+
+    ``temperature`` is for models that have one; samples at another than 1 are not of the model's own distribution.
+    """
     if not isinstance(model, CanSample):
         raise UserError(f"{type(model).__name__} does not draw samples: it has no sample(n) method.")
     by_label = isinstance(model, SamplesByLabel) and model.label_frequency is not None
     if label is not None and not (by_label or isinstance(model, IsClassConditional)):
         raise UserError(f"label={label}: {type(model).__name__} was not trained on labels; leave label out.")
+    if temperature is not None:
+        if not isinstance(model, HasTemperature):
+            raise UserError(
+                f"temperature={temperature}: {type(model).__name__} does not draw at a temperature; leave it out."
+            )
+        model.temperature = temperature
     parts = []
     for index, start in enumerate(range(0, n, SAMPLE_BATCH)):
         count = min(SAMPLE_BATCH, n - start)
@@ -103,6 +121,7 @@ def sample_run(
     seed: int = 0,
     checkpoint: str = "best",
     label: int | None = None,
+    temperature: float | None = None,
     show: str = "samples",
     accelerator: str = "auto",
     data_root: Path | None = None,
@@ -128,10 +147,10 @@ def sample_run(
     load_weights(model, read_checkpoint(folder.checkpoint(checkpoint)))
     name, columns = f"{checkpoint}-n{n}-s{seed}", None
     if show == "samples":
-        x = draw(model, n, seed=seed, device=device, label=label)
+        x = draw(model, n, seed=seed, device=device, label=label, temperature=temperature)
         name += "" if label is None else f"-y{label}"
+        name += "" if temperature is None else f"-t{temperature:g}"
     else:
-        model.eval()
         examples = torch.cat(list(Chunks(data, "test", seed=seed, limit=n, device=device)))
         made = SHOWN[show](model, examples, keyed_generator(show, seed, device=device))
         x, columns, name = made.flatten(0, 1), made.shape[1], f"{name}-{show}"

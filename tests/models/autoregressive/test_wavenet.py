@@ -113,7 +113,7 @@ def test_one_step_at_a_time_equals_all_at_once(kwargs):
         queues = net.start(n, y)
         steps = [net.step(queues, h[..., t], None if local is None else local[..., t]) for t in range(length)]
     assert torch.allclose(torch.stack(steps, 2), expected, rtol=0, atol=1e-10)
-    places = [past.shape[0] for past in queues.past]
+    places = [column.past.shape[0] for column in queues.columns]
     assert places == [(net.kernel - 1) * d for d in net.dilations], "a queue holds what its taps need and no more"
 
 

@@ -121,10 +121,14 @@ class ArAutoencoder(Model):
     @torch.no_grad()
     def sample(self, n: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
         """n sentences, raw (n, t): a code from the Gaussian with the moments of the data's codes, then its tokens."""
+        return self.decoder.sample(n, self.sample_codes(n, generator=generator), generator=generator)
+
+    @torch.no_grad()
+    def sample_codes(self, n: int, *, generator: Generator | None = None) -> Float[Tensor, "n z"]:
+        """n codes from the Gaussian with the moments of the data's codes."""
         values, vectors = torch.linalg.eigh(self.code_covariance)
         noise = torch.empty(n, len(values), device=values.device, dtype=values.dtype).normal_(generator=generator)
-        code = self.code_mean + (noise * values.clamp(min=0).sqrt()) @ vectors.T
-        return self.decoder.sample(n, code, generator=generator)
+        return self.code_mean + (noise * values.clamp(min=0).sqrt()) @ vectors.T
 
 
 class UnconditionalDecoder(Model):

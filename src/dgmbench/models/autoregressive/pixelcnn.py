@@ -101,24 +101,24 @@ class ResidualBlock(RasterBlock):
         self.up = MaskedConv2d(inner, outer, "B")
         self.label = nn.Linear(classes, len(inner), bias=False) if classes else None
 
-    def forward(self, h: Float[Tensor, "b f h w"], label: Tensor | None) -> Float[Tensor, "b f h w"]:
+    def forward(self, h: Float[Tensor, "b f h w"], condition: Tensor | None) -> Float[Tensor, "b f h w"]:
         """All pixels at once."""
         inner = self.conv(self.down(h.relu()).relu())
         if self.label is not None:
-            inner = inner + self.label(label)[:, :, None, None]
+            inner = inner + self.label(condition)[:, :, None, None]
         return h + self.up(inner.relu())
 
-    def cached(self, n: int, width: int, label: Tensor | None) -> "CachedResidualBlock":
+    def cached(self, n: int, width: int, condition: Tensor | None) -> "CachedResidualBlock":
         """The block for n images of which the pixels before the current one are known."""
-        return CachedResidualBlock(self, n, width, label)
+        return CachedResidualBlock(self, n, width, condition)
 
 
 class CachedResidualBlock:
     """A ``ResidualBlock``, one (pixel, channel) at a time."""
 
-    def __init__(self, block: ResidualBlock, n: int, width: int, label: Tensor | None) -> None:
+    def __init__(self, block: ResidualBlock, n: int, width: int, condition: Tensor | None) -> None:
         self.layers = [CachedConv(layer, n, width) for layer in (block.down, block.conv, block.up)]
-        self.label = None if block.label is None else block.label(label)[:, None]
+        self.label = None if block.label is None else block.label(condition)[:, None]
 
     def start_row(self) -> None:
         """Begin the next row."""
@@ -241,7 +241,7 @@ class CachedGatedStack:
         assert h is not None
         return self.head.step(x, channel, h)
 
-    def write(self, x: int, channel: int, value: Float[Tensor, "n one"]) -> None:
+    def write(self, x: int, channel: int, value: Float[Tensor, "n 1"]) -> None:
         """The channel's value there, as the network sees it."""
         first = self.layers[0]
         first.horizontal.write(x, channel, value)

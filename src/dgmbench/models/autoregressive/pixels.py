@@ -14,7 +14,7 @@ With ``conditional`` the model is p(x | y), and log p(x) is that of the mixture,
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -182,6 +182,7 @@ class PixelModel(Model, ABC):
         return values[order].T.reshape(n, *self.spec.shape).to(self.spec.dtype)
 
 
+@runtime_checkable
 class Cache(Protocol):
     """The state of n images of which the pixels before the current one are known."""
 
@@ -191,7 +192,7 @@ class Cache(Protocol):
     def read(self, x: int, channel: int) -> Float[Tensor, "n p"]:
         """The parameters of the channel's conditional at the pixel in column x of the row."""
 
-    def write(self, x: int, channel: int, value: Float[Tensor, "n one"]) -> None:
+    def write(self, x: int, channel: int, value: Float[Tensor, "n 1"]) -> None:
         """The channel's value there, as the networks see it."""
 
 
@@ -225,6 +226,7 @@ class RasterModel(PixelModel):
         return maps.unflatten(1, (-1, self.parameters_per_value)).movedim(2, -1).flatten(1, 3)
 
 
+@runtime_checkable
 class CachedBlock(Protocol):
     """A block of a ``RasterStack``, evaluated one (pixel, channel) at a time."""
 
@@ -270,11 +272,11 @@ class RasterBlock(nn.Module, ABC):
     """Maps features (b, f, h, w) to the same shape, each channel's from the past and the channels up to it."""
 
     @abstractmethod
-    def forward(self, h: Float[Tensor, "b f h w"], label: Tensor | None) -> Float[Tensor, "b f h w"]:
-        """All pixels at once; ``label`` (b, classes) is a one-hot code."""
+    def forward(self, h: Float[Tensor, "b f h w"], condition: Tensor | None) -> Float[Tensor, "b f h w"]:
+        """All pixels at once; the condition is a one-hot label (b, classes), or what else all blocks are given."""
 
     @abstractmethod
-    def cached(self, n: int, width: int, label: Tensor | None) -> CachedBlock:
+    def cached(self, n: int, width: int, condition: Tensor | None) -> CachedBlock:
         """The block for n images of which the pixels before the current one are known."""
 
 
@@ -299,24 +301,24 @@ class RasterStack(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.head = Head(features, head, channels, parameters)
 
-    def forward(self, x: Float[Tensor, "b c h w"], label: Tensor | None = None) -> Float[Tensor, "b cp h w"]:
+    def forward(self, x: Float[Tensor, "b c h w"], condition: Tensor | None = None) -> Float[Tensor, "b cp h w"]:
         """All pixels at once."""
         h = self.first(x)
         for block in self.blocks:
-            h = block(h, label)
+            h = block(h, condition)
         return cast(Tensor, self.head(h))
 
-    def cached(self, n: int, width: int, label: Tensor | None = None) -> "CachedStack":
+    def cached(self, n: int, width: int, condition: Tensor | None = None) -> "CachedStack":
         """The network for n images of which the pixels before the current one are known."""
-        return CachedStack(self, n, width, label)
+        return CachedStack(self, n, width, condition)
 
 
 class CachedStack:
     """A ``RasterStack``, one (pixel, channel) at a time."""
 
-    def __init__(self, stack: RasterStack, n: int, width: int, label: Tensor | None) -> None:
+    def __init__(self, stack: RasterStack, n: int, width: int, condition: Tensor | None) -> None:
         self.first = CachedConv(stack.first, n, width)
-        self.blocks = [cast(RasterBlock, block).cached(n, width, label) for block in stack.blocks]
+        self.blocks = [cast(RasterBlock, block).cached(n, width, condition) for block in stack.blocks]
         self.head = CachedHead(stack.head, n, width)
 
     def start_row(self) -> None:
@@ -331,7 +333,7 @@ class CachedStack:
             h = block.step(x, channel, h)
         return self.head.step(x, channel, h)
 
-    def write(self, x: int, channel: int, value: Float[Tensor, "n one"]) -> None:
+    def write(self, x: int, channel: int, value: Float[Tensor, "n 1"]) -> None:
         """The channel's value there, as the network sees it."""
         self.first.write(x, channel, value)
 

@@ -64,8 +64,6 @@ class Glow(Flow):
     ) -> None:
         super().__init__(spec)
         require(least=1, steps=steps, width=width)
-        if coupling not in ("affine", "additive") or mixing not in ("lu", "plain"):
-            raise UserError(f"{coupling=} must be affine or additive, and {mixing=} lu or plain.")
         if not spec.is_image:
             raise UserError(f"Glow takes images (c, h, w), not {spec}.")
         c, h, w = spec.shape

@@ -71,8 +71,6 @@ class Nice(Flow):
     ) -> None:
         super().__init__(spec)
         require(least=1, couplings=couplings, hidden_sizes=hidden_sizes)
-        if prior not in BASES:
-            raise UserError(f"model.prior={prior} must be one of: {', '.join(BASES)}.")
         if spec.dim < 2:
             raise UserError(f"NICE couples two halves of the dimensions, and {spec} has one dimension.")
         steps: list[Bijection] = [Flatten(spec.shape)]
