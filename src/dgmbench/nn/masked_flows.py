@@ -13,7 +13,7 @@ about one pass: they compute each hidden unit once, in order of its degree.
 a is cut off at -7 and 7: a scale whose logarithm is linear in its inputs explodes when values are fed back.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -26,10 +26,16 @@ from dgmbench.nn.bases import Base
 from dgmbench.nn.batchnorm import RunningMoments
 from dgmbench.nn.bijections import Bijection, Mapped, Orientation
 from dgmbench.nn.labels import one_hot
-from dgmbench.nn.masked import MaskedMlp, Order
+from dgmbench.nn.masked import MaskedMlp, Nonlinearity, Order
 from dgmbench.nn.observation import gaussian_log_density
 
 LARGEST_LOG_SCALE = 7.0
+SLOPES: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": lambda h: h > 0,
+    "tanh": lambda h: 1 - h.square(),
+    "elu": lambda h: (h + 1).clamp(max=1),
+}
+"""The slope of each of a masked network's nonlinearities, given its value."""
 
 
 def bounded(a: Tensor) -> Tensor:
@@ -138,7 +144,8 @@ class _Solve(torch.autograd.Function):
                 start, end = table.ends[layer][t - 1] if t else 0, table.ends[layer][t]
                 if end > start:
                     new = grad_hidden[layer][start:end]
-                    new.mul_(hidden[layer][start:end] > 0)
+                    value = hidden[layer][start:end]
+                    new.mul_(SLOPES[net.nonlinearity](value))
                     below, seen = (grad_hidden[layer - 1], table.ends[layer - 1][t]) if layer else (grad, t)
                     below[:seen].addmm_(table.weights[layer][start:end, :seen].T, new)
         grads = []
@@ -169,14 +176,18 @@ class MaskedMixture(Base):
         components: Gaussians of each dimension.
         order: The network's order.
         num_classes: Labels that every conditional depends on; 0 for none.
+        nonlinearity: Of the network's hidden units.
     """
 
     def __init__(
-        self, dim: int, hidden_sizes: Sequence[int], components: int, *, order: Order = "natural", num_classes: int = 0
-    ) -> None:
+        self, dim: int, hidden_sizes: Sequence[int], components: int, *, order: Order = "natural", num_classes: int = 0,
+        nonlinearity: Nonlinearity = "relu",
+    ) -> None:  # fmt: skip
         super().__init__()
         self.components, self.num_classes = components, num_classes
-        self.net = MaskedMlp(dim, hidden_sizes, 3 * components, order=order, context=num_classes)
+        self.net = MaskedMlp(
+            dim, hidden_sizes, 3 * components, order=order, context=num_classes, nonlinearity=nonlinearity
+        )
         with torch.no_grad():  # equal components would stay equal: spread their means as draws of N(0, 1)
             bias = self.net.linear(self.net.depth).bias.view(dim, 3, components)
             bias[:, 1].normal_()

@@ -16,9 +16,11 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def shaken_net(dim: int, hidden_sizes: tuple[int, ...], order: str = "reversed", seed: int = 0) -> MaskedMlp:
-    torch.manual_seed(seed)
-    net = MaskedMlp(dim, hidden_sizes, 2, order=order).double()
+def shaken_net(
+    dim: int, hidden_sizes: tuple[int, ...], order: str = "reversed", nonlinearity: str = "relu"
+) -> MaskedMlp:
+    torch.manual_seed(0)
+    net = MaskedMlp(dim, hidden_sizes, 2, order=order, nonlinearity=nonlinearity).double()
     with torch.no_grad():
         for p in net.parameters():
             p.add_(0.3 * torch.randn_like(p))
@@ -49,9 +51,9 @@ def naive_forward(net: MaskedMlp, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("hidden_sizes", [(), (16,), (12, 15), (9, 8, 11)], ids=str)
-@pytest.mark.parametrize("order", ["reversed", "random"])
-def test_the_sweeps_equal_d_passes_with_their_gradients(hidden_sizes, order):
-    net = shaken_net(5, hidden_sizes, order)
+@pytest.mark.parametrize(("order", "nonlinearity"), [("reversed", "relu"), ("random", "tanh")])
+def test_the_sweeps_equal_d_passes_with_their_gradients(hidden_sizes, order, nonlinearity):
+    net = shaken_net(5, hidden_sizes, order, nonlinearity)
     x = torch.randn(7, 5, dtype=torch.float64, generator=generator(), requires_grad=True)
     mix_z, mix_log_det = torch.randn(7, 5, dtype=torch.float64), torch.randn(7, dtype=torch.float64)
     found = []

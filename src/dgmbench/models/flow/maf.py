@@ -29,7 +29,7 @@ for POWER and GAS; it takes 512 to 1024 for larger sets.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Generator, Tensor
 
@@ -39,7 +39,7 @@ from dgmbench.models.flow.flow import Dequantised, Flow, Given
 from dgmbench.nn.bases import Base
 from dgmbench.nn.bijections import Bijection, Flatten, Mapped, Normalisation
 from dgmbench.nn.labels import one_hot
-from dgmbench.nn.masked import MaskedMlp, Order
+from dgmbench.nn.masked import MaskedMlp, Nonlinearity, Order
 from dgmbench.nn.masked_flows import MaskedAffine, MaskedMixture, settle
 
 
@@ -50,6 +50,7 @@ class Maf(Flow):
         spec: the data space; images are flattened in C order.
         layers: MADEs in the stack.
         hidden_sizes: hidden layers of each MADE.
+        nonlinearity: of the hidden units, ``relu`` or ``tanh`` (the paper's for GAS).
         order: ``alternating`` (C order and its reverse in turn) or ``random`` (an order of its own for each layer).
         batch_norm: batch normalisation before each MADE.
         base: ``normal`` for N(0, I), or ``mog`` for a MADE with mixtures of Gaussians.
@@ -63,6 +64,7 @@ class Maf(Flow):
         *,
         layers: int = 5,
         hidden_sizes: Sequence[int] = (100, 100),
+        nonlinearity: Nonlinearity = "relu",
         order: Literal["alternating", "random"] = "alternating",
         batch_norm: bool = True,
         base: Literal["normal", "mog"] = "normal",
@@ -73,6 +75,8 @@ class Maf(Flow):
         require(least=1, layers=layers, hidden_sizes=hidden_sizes, components=components)
         if order not in ("alternating", "random"):
             raise UserError(f"model.order={order!r}, but it is alternating or random.")
+        if nonlinearity not in ("relu", "tanh"):
+            raise UserError(f"model.nonlinearity={nonlinearity!r}, but it is relu or tanh.")
         if base not in ("normal", "mog"):
             raise UserError(f"model.base={base!r}, but it is normal or mog.")
         if class_conditional:
@@ -81,12 +85,14 @@ class Maf(Flow):
         turns: tuple[Order, Order] = ("natural", "reversed") if order == "alternating" else ("random", "random")
         steps: list[Bijection] = [Flatten(spec.shape)] if len(spec.shape) > 1 else []
         for layer in range(layers):
-            net = MaskedMlp(dim, hidden_sizes, 2, order=turns[layer % 2], context=classes)
+            turn = turns[layer % 2]
+            net = MaskedMlp(dim, hidden_sizes, 2, order=turn, context=classes, nonlinearity=nonlinearity)
             steps += [Normalisation(dim)] if batch_norm else []
             steps.append(self._layer(net))
         mixture: Base | None = None
         if base == "mog":
-            mixture = MaskedMixture(dim, hidden_sizes, components, order=turns[layers % 2], num_classes=classes)
+            how: dict[str, Any] = {"order": turns[layers % 2], "num_classes": classes, "nonlinearity": nonlinearity}
+            mixture = MaskedMixture(dim, hidden_sizes, components, **how)
         self.compose(steps, mixture)
 
     @staticmethod
