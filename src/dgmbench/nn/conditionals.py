@@ -18,10 +18,10 @@ from typing import Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
-from torch.nn import functional as F
 
 from dgmbench.data.spec import DataSpec
 from dgmbench.errors import UserError, require
+from dgmbench.nn.levels import level_log_prob, marginal_parameters, parameters_per_value
 from dgmbench.nn.observation import gaussian_log_density
 from dgmbench.nn.scaling import Scaling
 
@@ -46,7 +46,7 @@ class Conditionals(nn.Module):
         if spec.kind not in ("binary", "discrete", "real"):
             raise UserError(f"Autoregressive conditionals are of binary, discrete or real data, not {spec.kind}.")
         self.spec, self.components, self.density = spec, components, density
-        self.parameters_per_dim = {"binary": 1, "discrete": spec.levels or 0, "real": 3 * components}[spec.kind]
+        self.parameters_per_dim = 3 * components if spec.kind == "real" else parameters_per_value(spec)
         self.scaling = Scaling(spec, low=0.0)
 
     def inputs(self, x: Tensor, like: Tensor) -> Float[Tensor, "b d"]:
@@ -59,13 +59,8 @@ class Conditionals(nn.Module):
 
     def log_prob(self, parameters: Float[Tensor, "*b d p"], x: Tensor) -> Float[Tensor, "*b d"]:
         """log p(x_i | parameters) of every dimension of raw x (b, *shape), nats."""
-        if self.spec.kind == "binary":
-            return -F.binary_cross_entropy_with_logits(
-                parameters[..., 0], x.flatten(1).to(parameters).expand(parameters.shape[:-1]), reduction="none"
-            )
-        if self.spec.kind == "discrete":
-            index = x.flatten(1).long()[..., None].expand(*parameters.shape[:-1], 1)
-            return parameters.log_softmax(-1).gather(-1, index)[..., 0]
+        if self.spec.kind != "real":
+            return level_log_prob(parameters, x.flatten(1).expand(parameters.shape[:-1]))
         logits, mean, log_scale = self.mixture(parameters.movedim(-1, 0))
         x = x.flatten(1).to(parameters)
         if self.density == "gaussian":
@@ -116,10 +111,7 @@ class Conditionals(nn.Module):
             means.copy_(mean[:, None] + sigma[:, None] * spread)
             log_scales.copy_((log_scale / (1 - log_scale.abs() / LARGEST_LOG_SCALE))[:, None])
             return
-        x = x.flatten(1)
-        counts = torch.stack([(x == level).sum(0) for level in range(self.spec.levels or 2)], dim=1) + 0.5
-        log_counts = counts.to(bias.dtype).log()
-        bias.copy_(log_counts[:, 1:] - log_counts[:, :1] if self.spec.kind == "binary" else log_counts.log_softmax(1))
+        bias.copy_(marginal_parameters(x.flatten(1), self.spec.levels or 2, self.parameters_per_dim))
 
 
 def _categorical(logits: Float[Tensor, "k *n"], uniform: Float[Tensor, "*n"]) -> Int[Tensor, "*n"]:
