@@ -1,0 +1,52 @@
+"""Conditionals of values with levels, against torch.distributions and inverse CDFs by search."""
+
+import pytest
+import torch
+from torch.distributions import Bernoulli, Categorical
+
+from dgmbench.data.spec import DataSpec
+from dgmbench.nn.levels import (
+    draw_levels,
+    every_log_prob,
+    level_log_prob,
+    marginal_parameters,
+    parameters_per_value,
+)
+
+
+@pytest.mark.parametrize("spec", [DataSpec((3,), "binary"), DataSpec((3,), "discrete", 5)], ids=str)
+def test_log_probabilities(spec):
+    torch.manual_seed(0)
+    p = parameters_per_value(spec)
+    parameters, x = 2 * torch.randn(40, 3, p), torch.randint(0, spec.levels, (40, 3), dtype=torch.uint8)
+    law = Bernoulli(logits=parameters[..., 0]) if p == 1 else Categorical(logits=parameters)
+    assert torch.allclose(level_log_prob(parameters, x), law.log_prob(x.float()), atol=1e-5)
+    each = torch.stack([law.log_prob(torch.full((40, 3), float(level))) for level in range(spec.levels)], -1)
+    assert torch.allclose(every_log_prob(parameters), each, atol=1e-5)
+
+
+@pytest.mark.parametrize("p", [1, 4])
+def test_draws_are_monotone_maps_of_the_uniform_with_the_right_jumps(p):
+    """On a grid of uniforms each level's share is its probability."""
+    torch.manual_seed(0)
+    parameters = torch.randn(1, p, dtype=torch.float64).expand(20_000, p)
+    uniform = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
+    value = draw_levels(parameters, uniform)
+    share = torch.bincount(value, minlength=max(p, 2)) / 20_000
+    assert torch.allclose(share.double(), every_log_prob(parameters)[0].exp(), atol=1e-4)
+    steps = value.diff()
+    assert (steps >= 0).all() if p > 1 else (steps <= 0).all()  # a Bernoulli is 1 below its probability
+
+
+def test_extreme_uniforms_stay_inside():
+    parameters = torch.tensor([[0.0, -200.0, -200.0]]).expand(2, 3)
+    assert draw_levels(parameters, torch.tensor([0.0, 1.0 - 2**-24])).max() <= 2
+
+
+@pytest.mark.parametrize("levels", [2, 4])
+def test_marginals(levels):
+    x = torch.randint(0, levels, (50, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    x[:, 0] = 1
+    parameters = marginal_parameters(x, levels, 1 if levels == 2 else levels)
+    counts = torch.stack([(x == level).sum(0) for level in range(levels)], 1) + 0.5
+    assert torch.allclose(every_log_prob(parameters).exp(), counts / counts.sum(1, keepdim=True), atol=1e-6)
