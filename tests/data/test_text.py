@@ -148,6 +148,20 @@ def test_ptb_files(config: Config, tmp_path: Path) -> None:
         load(config("ptb", length=3, verify=False), tmp_path)
 
 
+def test_coco_captions_files(config: Config, tmp_path: Path) -> None:
+    (tmp_path / "coco_captions").mkdir()
+    (tmp_path / "coco_captions" / "image_coco.txt").write_text("A dog.\na dog's T-shirt.\nA cat\na cat.\na dog dog\n")
+    (tmp_path / "coco_captions" / "test_coco.txt").write_text("the dog,\na cat.\n")
+    data = load(config("coco_captions", length=4, valid=2, verify=False), tmp_path)
+    assert data.spec.vocabulary == ("<eos>", "<unk>", "a", ".")
+    assert data.splits["train"].x.tolist() == [[2, 1, 3, 0], [2, 1, 1, 3], [2, 1, 0, 0]]
+    assert data.splits["valid"].x.tolist() == [[2, 1, 3, 0], [2, 1, 1, 0]]
+    assert data.splits["test"].x.tolist() == [[1, 1, 1, 0], [2, 1, 3, 0]]
+    assert data.meta["remarks"]["sentences_cut"] == 1
+    with pytest.raises(UserError, match=r"image_coco\.txt is truncated or altered"):
+        load(config("coco_captions"), tmp_path)
+
+
 def test_tinyshakespeare_files(config: Config, tmp_path: Path) -> None:
     (tmp_path / "tinyshakespeare").mkdir()
     text = "".join(np.random.RandomState(0).choice(list("abcdefgh \n"), 1003))

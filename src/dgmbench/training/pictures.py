@@ -108,8 +108,9 @@ def _draw_waves(figure: Any, waves: np.ndarray, rate: int) -> None:
         left.set_ylim(-1.05, 1.05)
         right.plot(hertz, 20 * np.log10(spectrum + 1e-6), linewidth=0.8)
         right.set_ylim(-100, 0)
+        right.set_ylabel("dB")
     rows[-1][0].set_xlabel("ms")
-    rows[-1][1].set_xlabel("Hz (dB above)")
+    rows[-1][1].set_xlabel("Hz")
 
 
 def _write_text(figure: Any, texts: list[str]) -> None:
@@ -118,6 +119,9 @@ def _write_text(figure: Any, texts: list[str]) -> None:
     for text in texts:
         lines += [line if len(line) <= MOST_COLUMNS else f"{line[:MOST_COLUMNS]} ..." for line in text.split("\n")]
         lines += [""] if "\n" in text else []
-    shown = "\n".join(lines[:MOST_LINES]).replace("$", r"\$")  # the dollar begins a formula
-    figure.set_size_inches(9, 9)
-    figure.text(0.02, 0.98, shown, family="monospace", size=9, va="top")
+    lines = lines[:MOST_LINES]
+    figure.set_size_inches(9, 0.2 + 0.17 * len(lines))
+    # matplotlib's own font has Latin, Greek and Cyrillic; a dollar would begin a formula
+    readable = ["".join(c if c.isprintable() and c < "\u0530" else "?" for c in line) for line in lines]
+    shown = "\n".join(readable).replace("$", r"\$")
+    figure.text(0.02, 0.5, shown, family="monospace", size=9, va="center")
