@@ -50,7 +50,7 @@ def test_the_table_is_repeatable_and_leaves_the_callers_random_state_alone() -> 
     first = verify_model(toys.Mixture, toys.BINARY, "lower bound", seed=3, progress=parts.append)
     assert torch.equal(before, torch.get_rng_state())
     assert torch.get_default_dtype() == torch.float32
-    assert parts == ["contract", "training", "density", "bounds", "undirected"]
+    assert parts == ["contract", "training", "density", "bounds", "decoder", "undirected"]
     torch.rand(1)
     assert verify_model(toys.Mixture, toys.BINARY, "lower bound", seed=3) == first
 
@@ -329,6 +329,31 @@ class Raises(toys.Bernoullis):
         return super().log_prob(x)
 
 
+# --- decoders -------------------------------------------------------------------------------------------------------
+
+
+class ConditionalSumsToTooMuch(toys.Mixture):
+    def log_prob_given(self, x: Tensor, noise: Tensor) -> Tensor:
+        return super().log_prob_given(x, noise) + 0.01
+
+
+class DrawsAnotherConditional(toys.Mixture):
+    def sample_given(self, noise: Tensor, *, generator: Generator | None = None) -> Tensor:
+        return super().sample_given(-noise, generator=generator)
+
+
+class DecodesAnotherPrior(toys.Mixture):
+    """As a subclass would that changes the prior and inherits the decoder."""
+
+    def of_noise(self, noise: Tensor) -> Tensor:
+        return (torch.special.ndtr(noise[:, 0]) < (self.prior + 1.5).sigmoid()).long()
+
+
+class GeneratesTooWide(toys.Adversaries):
+    def sample(self, n: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        return self.generate(1.2 * torch.randn(n, self.spec.dim, generator=generator)).to(self.spec.dtype)
+
+
 BROKEN: list[tuple[type[Model], str, str]] = [
     (SumsToTooMuch, "exact", "probabilities sum to 1"),
     (DoubleSigmoid, "exact", "samples follow the probabilities"),
@@ -343,6 +368,10 @@ BROKEN: list[tuple[type[Model], str, str]] = [
     (OnlyElboAboveTheTruth, "lower bound", "exp(ELBO) sums to at most 1 over x"),
     (OnlyElboAboveTheTruth, "lower bound", "the ELBO lies below sample frequencies"),
     (SamplesAnotherPrior, "lower bound", "samples follow the weights"),
+    (ConditionalSumsToTooMuch, "lower bound", "p(x | noise) sums to 1"),
+    (DrawsAnotherConditional, "lower bound", "draws given noise follow p(x | noise)"),
+    (DecodesAnotherPrior, "lower bound", "samples follow the mean of p(x | noise)"),
+    (GeneratesTooWide, "none", "generated values are distributed as samples"),
     (ChainDrifts, "AIS estimate", "the chain leaves p(x) unchanged"),
     (WrongPartition, "AIS estimate", "log Z by enumerating x"),
     (WrongPartition, "AIS estimate", "log Z of the path's end"),

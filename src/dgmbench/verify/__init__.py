@@ -17,6 +17,8 @@ from dgmbench.data.pairs import check_pair, spec_from_card
 from dgmbench.data.spec import DataSpec
 from dgmbench.errors import UserError
 from dgmbench.models.contract import (
+    CanGenerate,
+    HasDecoder,
     HasElbo,
     HasLogProb,
     HasLogWeights,
@@ -26,7 +28,7 @@ from dgmbench.models.contract import (
     IsAutoregressive,
     Model,
 )
-from dgmbench.verify import bounds, contract, density, training, undirected
+from dgmbench.verify import bounds, contract, decoder, density, training, undirected
 from dgmbench.verify.check import Check, combine, undecided
 from dgmbench.verify.precision import double_precision
 from dgmbench.verify.subject import Subject
@@ -195,5 +197,6 @@ PARTS: dict[str, Callable[[Subject], Iterator[Check]]] = {
     "training": training.checks,
     "density": _mathematics(density.checks, HasLogProb, IsAutoregressive),
     "bounds": _mathematics(bounds.checks, HasElbo, HasLogWeights),
+    "decoder": _mathematics(decoder.checks, HasDecoder, CanGenerate),
     "undirected": _mathematics(undirected.checks, HasUnnormalisedLogProb, HasUnnormalisedElbo, HasTransition),
 }
