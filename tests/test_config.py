@@ -58,6 +58,13 @@ def test_a_part_is_chosen_by_its_name(override: str) -> None:
     assert part == {"_target_": "my_model.Wide", "log_scale": 2.0, "tries": 3}
 
 
+@pytest.mark.parametrize("name", options("protocol"))
+def test_every_protocol_is_complete_and_says_its_name(name: str) -> None:
+    completed = complete(compose("train", [f"protocol={name}", "model=vae", "data=digits_binary"]))
+    assert completed["protocol"]["name"] == name
+    assert set(completed["protocol"]["ais"]) == {"chains", "temperatures", "spacing", "burn_in"}
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -78,6 +85,19 @@ def test_a_part_is_chosen_by_its_name(override: str) -> None:
         ("trainer.budget.x=3", "trainer.budget=20ep is a single value: it has no key 'x'"),
         ("hardware.device=2", "did you mean devices"),
         ("protocol.ais.chain=3", "did you mean chains"),
+        ("protocol.k=0", "protocol.k=0 must name numbers of importance samples, each at least 1"),
+        ("protocol.k=[1,0]", r"protocol.k=\[1, 0\] must name numbers"),
+        ("protocol.k=[]", "must name numbers"),
+        ("protocol.ais.temperatures=0", "protocol.ais.temperatures=0 must be more than zero"),
+        ("protocol.ais.temperatures=[0,0.5]", "must increase strictly from 0 to 1"),
+        ("protocol.ais.temperatures=[[0.5,0],[1,2]]", r"a piece of an annealing schedule is \[end, steps\]"),
+        ("protocol.ais={spacing:adaptive,temperatures:[0,1],chains:3}", "give their number, or spacing=even"),
+        ("protocol.ais.spacing=log", "must be one of even, adaptive"),
+        ("protocol.decoder_ais.example=3", "did you mean examples"),
+        ("protocol.decoder_ais.examples=-1", r"must be zero \(off\) or more"),
+        ("protocol.decoder_ais.leapfrog=0", "must be more than zero"),
+        ("protocol.parzen.samples=-1", r"must be zero \(off\) or more"),
+        ("protocol.parzen=10", "not a group of settings"),
         ("paths.output=x", "There is no paths setting 'output'; did you mean outputs"),
         ("modle.rate=3", "There is no setting 'modle'; did you mean model"),
         ("+sede=3", "There is no setting 'sede'; did you mean seed"),

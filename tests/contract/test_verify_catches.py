@@ -55,7 +55,8 @@ def test_the_table_is_repeatable_and_leaves_the_callers_random_state_alone() -> 
     first = verify_model(toys.Mixture, toys.BINARY, "lower bound", seed=3, progress=parts.append)
     assert torch.equal(before, torch.get_rng_state())
     assert torch.get_default_dtype() == torch.float32
-    assert parts == ["contract", "training", "density", "bijection", "bounds", "conditional", "undirected"]
+    wanted = ["contract", "training", "density", "bijection", "bounds", "conditional", "decoder", "undirected"]
+    assert parts == wanted
     torch.rand(1)
     assert verify_model(toys.Mixture, toys.BINARY, "lower bound", seed=3) == first
 
@@ -498,6 +499,31 @@ class Raises(toys.Bernoullis):
         return super().log_prob(x)
 
 
+# --- decoders -------------------------------------------------------------------------------------------------------
+
+
+class ConditionalSumsToTooMuch(toys.Mixture):
+    def log_prob_given(self, x: Tensor, noise: Tensor) -> Tensor:
+        return super().log_prob_given(x, noise) + 0.01
+
+
+class DrawsAnotherConditional(toys.Mixture):
+    def sample_given(self, noise: Tensor, *, generator: Generator | None = None) -> Tensor:
+        return super().sample_given(-noise, generator=generator)
+
+
+class DecodesAnotherPrior(toys.Mixture):
+    """As a subclass would that changes the prior and inherits the decoder."""
+
+    def of_noise(self, noise: Tensor) -> Tensor:
+        return (torch.special.ndtr(noise[:, 0]) < (self.prior + 1.5).sigmoid()).long()
+
+
+class GeneratesTooWide(toys.Adversaries):
+    def sample(self, n: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        return self.generate(1.2 * torch.randn(n, self.spec.dim, generator=generator)).to(self.spec.dtype)
+
+
 BROKEN: list[tuple[type[Model], str, str]] = [
     (SumsToTooMuch, "exact", "probabilities sum to 1"),
     (DoubleSigmoid, "exact", "samples follow the probabilities"),
@@ -530,6 +556,10 @@ BROKEN: list[tuple[type[Model], str, str]] = [
     (CompletesByCoins, "exact", "completions of nothing follow the model"),
     (CompletesIgnoringTheKnown, "exact", "completions of a beginning follow the model"),
     (ChainForgetsTheKnown, "AIS estimate", "completions of nothing follow the model"),
+    (ConditionalSumsToTooMuch, "lower bound", "p(x | noise) sums to 1"),
+    (DrawsAnotherConditional, "lower bound", "draws given noise follow p(x | noise)"),
+    (DecodesAnotherPrior, "lower bound", "samples follow the mean of p(x | noise)"),
+    (GeneratesTooWide, "none", "generated values are distributed as samples"),
     (ChainDrifts, "AIS estimate", "the chain leaves p(x) unchanged"),
     (WrongPartition, "AIS estimate", "log Z by enumerating x"),
     (WrongPartition, "AIS estimate", "log Z of the path's end"),

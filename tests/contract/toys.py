@@ -221,6 +221,20 @@ class Mixture(Model):
         x = torch.bernoulli(self.logits[z].sigmoid(), generator=generator)
         return x.to(self.spec.dtype).reshape(n, *self.spec.shape)
 
+    noise_dim = 1
+
+    def of_noise(self, noise: Tensor) -> Tensor:
+        """The hidden bit, 1 where the noise's quantile lies below its probability."""
+        return (torch.special.ndtr(noise[:, 0]) < self.prior.sigmoid()).long()
+
+    def log_prob_given(self, x: Tensor, noise: Tensor) -> Tensor:
+        logits = self.logits[self.of_noise(noise)]
+        return (x.float().flatten(1) * logits - nn.functional.softplus(logits)).sum(1)
+
+    def sample_given(self, noise: Tensor, *, generator: Generator | None = None) -> Tensor:
+        x = torch.bernoulli(self.logits[self.of_noise(noise)].sigmoid(), generator=generator)
+        return x.to(self.spec.dtype).reshape(len(noise), *self.spec.shape)
+
     def loss(self, player: str, batch: Batch, generator: Generator) -> tuple[Tensor, Logs]:
         return -self.elbo(batch.x, generator=generator).mean(), {}
 
@@ -332,6 +346,7 @@ class Adversaries(Model):
 
     def __init__(self, spec: DataSpec = PLANE) -> None:
         super().__init__(spec)
+        self.noise_dim = spec.dim
         self.shift = nn.Parameter(torch.randn(spec.dim))
         self.slope = nn.Parameter(torch.randn(spec.dim))
 
@@ -342,8 +357,10 @@ class Adversaries(Model):
         return ("critic", "generator") if step % 2 else ("critic",)
 
     def sample(self, n: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
-        noise = torch.randn(n, self.spec.dim, generator=generator)
-        return (noise + self.shift).to(self.spec.dtype)
+        return self.generate(torch.randn(n, self.spec.dim, generator=generator)).to(self.spec.dtype)
+
+    def generate(self, noise: Tensor) -> Tensor:
+        return noise + self.shift
 
     def loss(self, player: str, batch: Batch, generator: Generator) -> tuple[Tensor, Logs]:
         real = (batch.x.float() @ self.slope).mean()

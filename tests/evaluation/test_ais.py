@@ -1,13 +1,21 @@
 """Annealed importance sampling against log Z by enumeration, and against importance sampling by hand."""
 
 import math
+from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from torch import Generator
 
 from dgmbench.errors import UserError
-from dgmbench.evaluation.likelihood.ais import annealed_importance_sampling, bracket, reverse_ais, schedule
+from dgmbench.evaluation.likelihood.ais import (
+    adaptive_schedule,
+    annealed_importance_sampling,
+    bracket,
+    reverse_ais,
+    schedule,
+)
 from dgmbench.models.boltzmann.couplings import Couplings, GeometricPath
 from dgmbench.models.contract import AnnealingPath
 
@@ -183,7 +191,12 @@ def test_schedules_and_progress():
     assert schedule(2) == [0.0, 0.5, 1.0]
     assert schedule([0, 0.9, 1]) == [0.0, 0.9, 1.0]
     assert schedule(torch.tensor([0, 0.5, 1.0])) == [0.0, 0.5, 1.0]
-    for wrong in (0, [0.0], [0, 0.5], [0.1, 1], [0, 0.5, 0.5, 1]):
+    assert schedule([[0.5, 2], [1.0, 1]]) == [0.0, 0.25, 0.5, 1.0]
+    published = schedule([[0.5, 500], [0.9, 4000], [1.0, 10_000]])  # Salakhutdinov and Murray 2008
+    assert len(published) == 14_501
+    assert (published[500], published[4500]) == (0.5, 0.9)
+    pieces = ([[0.5, 2]], [[0.5, 0], [1.0, 1]], [[0.5, 1.5], [1.0, 1]], [[0.5, 2, 3], [1.0, 1]], [[1.0, 2], [0.5, 1]])
+    for wrong in (0, [], [0.0], [0, 0.5], [0.1, 1], [0, 0.5, 0.5, 1], *pieces):
         with pytest.raises(UserError, match=r"annealing"):
             schedule(wrong)
     calls = []
@@ -192,6 +205,46 @@ def test_schedules_and_progress():
     )
     assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert given.forward.temperatures == given.reverse.temperatures == 2
+
+
+def test_adaptive_steps_are_short_where_the_path_changes_fast_and_narrow_the_bracket():
+    """Strong weights change the path most near beta = 0."""
+    one = path(12, 10, scale=3.0)
+    betas = adaptive_schedule(one, 40, chains=200, generator=Generator().manual_seed(0))
+    steps = [b - a for a, b in pairwise(betas)]
+    assert len(steps) == 40
+    assert (betas[0], betas[-1]) == (0.0, 1.0)
+    assert min(steps) > 0
+    assert max(steps) <= 10 / 40 + 1e-9
+    # equal lengths: the spread of the weights' increments is the same in every step, but for noise and the floor
+    v, lengths = one.sample_base(4000, generator=Generator().manual_seed(1)), []
+    for here, there in pairwise(betas):
+        lengths.append(float((one.log_unnormalised(v, there) - one.log_unnormalised(v, here)).std()))
+        v = one.transition(v, there, generator=Generator().manual_seed(len(lengths)))
+    even = []
+    v = one.sample_base(4000, generator=Generator().manual_seed(1))
+    for here, there in pairwise(schedule(40)):
+        even.append(float((one.log_unnormalised(v, there) - one.log_unnormalised(v, here)).std()))
+        v = one.transition(v, there, generator=Generator().manual_seed(len(even)))
+    assert max(lengths) / min(lengths) < 0.5 * max(even) / min(even)
+    gaps = {
+        spacing: np.mean(
+            [
+                abs(bracket(one, chains=50, temperatures=40, spacing=spacing, generator=Generator().manual_seed(i)).gap)
+                for i in range(10)
+            ]
+        )
+        for spacing in ("even", "adaptive")
+    }
+    assert gaps["adaptive"] < 0.8 * gaps["even"]
+    with pytest.raises(UserError, match="nothing to adapt"):
+        bracket(one, temperatures=[0, 0.5, 1], spacing="adaptive")
+
+
+def test_adaptive_steps_on_a_path_that_does_not_change_are_even():
+    a = torch.zeros(4, dtype=torch.float64)
+    still = GeometricPath(Couplings(torch.zeros(4, 2).double(), a, torch.zeros(2).double()), a)
+    assert adaptive_schedule(still, 5, chains=3) == pytest.approx(schedule(5))
 
 
 def test_intervals_are_one_sided_where_the_error_exceeds_the_estimate():

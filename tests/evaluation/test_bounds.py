@@ -326,6 +326,9 @@ def test_a_sigma_at_the_end_of_its_grid_is_noted() -> None:
     found = parts_of(Points(x, spec), dataset(x, spec), parzen={"samples": 100})  # a model that knows the examples
     assert found["parzen_sigma"][0].note == "sigma is the smallest of its grid"
     assert "smallest" in (found["parzen"][0].note or "")
+    alone = DataSet("alone", spec, {"train": Split(x, None), "valid": Split(x[:0], None), "test": Split(x, None)}, "1")
+    with pytest.raises(UserError, match="sigma is chosen on the valid split, and that of alone has no examples"):
+        parts_of(Points(x, spec), alone, parzen={"samples": 100})
     assert not parts_of(Points(x, spec), dataset(x, spec), parzen={"samples": 0})
     assert not parts_of(Model(spec), dataset(x, spec), parzen={"samples": 10})
 

@@ -174,6 +174,34 @@ def test_evaluate_adds_metrics_and_keeps_the_others(tmp_path: Path, capsys: pyte
     assert after["protocols"][after["metrics"]["iw_bound_k3"]["protocol_id"]]["k"] == 3
 
 
+def test_a_result_says_what_the_run_has_cost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = (*QUICK, f"paths.outputs={tmp_path}", "model=vae", "model.latent=3", "model.hidden_sizes=[5]")
+    assert cli.main(["train", *settings, "trainer.budget=6ba", "trainer.batch_size=10"]) == 0
+    folder = Path(capsys.readouterr().out.splitlines()[-1])
+    cost = json.loads((folder / "result.json").read_text())["cost"]
+    # 64 pixels - 5 - (mean and log variance of 3), and 3 - 5 - 64 logits
+    assert cost["parameters"] == (64 * 5 + 5) + (5 * 6 + 6) + (3 * 5 + 5) + (5 * 64 + 64)
+    assert (cost["images"], cost["batches"], cost["processes"]) == (60, 6, 1)
+    measures = ("train_seconds", "train_images_per_second", "sample_seconds_per_image", "evaluate_seconds")
+    assert all(cost[name] > 0 for name in measures)
+    assert cost["train_images_per_second"] == pytest.approx(60 / cost["train_seconds"], rel=0.05, abs=0.1)
+    assert 50 < cost["peak_memory_mib"] < 20_000
+    assert 50 < cost["evaluate_peak_memory_mib"] < 20_000
+    # the peak of a part before a resume counts: here one that the checkpoint claims
+    other = (*settings, "trainer.batch_size=10", "seed=1", "trainer.budget=6ba", "trainer.checkpoint=2ba")
+    monkey = pytest.MonkeyPatch()
+    with monkey.context() as patched:
+        patched.setattr(run, "peak_memory", lambda device: 10**12)
+        patched.setattr(run, "measure_run", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert cli.main(["train", *other]) == 130
+    capsys.readouterr()
+    assert cli.main(["train", *other]) == 0
+    folder = Path(capsys.readouterr().out.splitlines()[-1])
+    cost = json.loads((folder / "result.json").read_text())["cost"]
+    assert cost["peak_memory_mib"] == round(10**12 / 2**20, 1)
+    assert cost["evaluate_peak_memory_mib"] < 20_000
+
+
 def test_the_same_protocol_gives_the_same_numbers_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (
         cli.main(["train", *QUICK, f"paths.outputs={tmp_path}", "model=rbm", "model.hidden=8", "trainer.budget=5ba"])

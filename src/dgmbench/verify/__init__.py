@@ -18,7 +18,9 @@ from dgmbench.data.spec import DataSpec
 from dgmbench.errors import UserError
 from dgmbench.models.contract import (
     CanComplete,
+    CanGenerate,
     HasBijection,
+    HasDecoder,
     HasElbo,
     HasLogProb,
     HasLogWeights,
@@ -29,7 +31,7 @@ from dgmbench.models.contract import (
     IsClassConditional,
     Model,
 )
-from dgmbench.verify import bijection, bounds, conditional, contract, density, training, undirected
+from dgmbench.verify import bijection, bounds, conditional, contract, decoder, density, training, undirected
 from dgmbench.verify.check import Check, combine, undecided
 from dgmbench.verify.precision import double_precision
 from dgmbench.verify.subject import Subject
@@ -200,5 +202,6 @@ PARTS: dict[str, Callable[[Subject], Iterator[Check]]] = {
     "bijection": _mathematics(bijection.checks, HasBijection),
     "bounds": _mathematics(bounds.checks, HasElbo, HasLogWeights),
     "conditional": _mathematics(conditional.checks, IsClassConditional, CanComplete),
+    "decoder": _mathematics(decoder.checks, HasDecoder, CanGenerate),
     "undirected": _mathematics(undirected.checks, HasUnnormalisedLogProb, HasUnnormalisedElbo, HasTransition),
 }

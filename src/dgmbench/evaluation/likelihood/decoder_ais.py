@@ -39,9 +39,9 @@ LogLikelihood = Callable[[Tensor], Tensor]
 """log p(x | z) of noise z (rows, d) as (rows,), where row i belongs to example i modulo their number."""
 
 ACCEPTANCE = 0.65  # of Hamiltonian Monte Carlo in many dimensions (Neal 2011)
-PILOT_TEMPERATURES = 100
-PILOT_MOVES = 5
-PILOT_RATE = 0.4
+PILOT_TEMPERATURES = 50
+PILOT_MOVES = 4
+PILOT_RATE = 0.5
 SIGMOID_REACH = 4.0
 
 

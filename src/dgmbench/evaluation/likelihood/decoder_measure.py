@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from dgmbench.errors import UserError
 from dgmbench.evaluation.chunks import CHUNK, Chunks
 from dgmbench.evaluation.likelihood.bounds import BLOCK_NUMBERS, LEAST_WIDTH
 from dgmbench.evaluation.likelihood.decoder_ais import (
@@ -97,7 +98,7 @@ def _chosen_blur(
 ) -> tuple[float, str | None]:
     """The sigma of the largest likelihood of held-out examples, by a run of a tenth of the temperatures."""
     short = replace(annealing, betas=sigmoid_schedule(max(20, len(annealing.betas) // 10)))
-    chunks = context.few(BLUR_CHOOSING, context.other())
+    chunks = _held_out(context, BLUR_CHOOSING)
     grid = [unit * sigma for sigma in BLUR_SIGMAS]
     values = []
     for sigma in grid:
@@ -183,7 +184,7 @@ def parzen(model: Model, context: Context, note: Note) -> Iterator[Found]:
     note(f"Parzen windows around {n} samples")
     scale, dim = Scaling(context.data.spec, low=0.0, high=1.0), context.data.spec.dim
     samples = scale(draw(model, n, seed=context.seed, device=context.device)).flatten(1)
-    chosen_on = torch.cat(list(context.few(PARZEN_CHOOSING, context.other())))
+    chosen_on = torch.cat(list(_held_out(context, PARZEN_CHOOSING)))
     distances = squared_distances(scale(chosen_on).flatten(1), samples)
     grid = [_unit(context, scale) * sigma for sigma in SIGMAS]
     sigma, edge = _best(grid, [float(parzen_log_density(distances, s, dim).mean()) for s in grid])
@@ -204,9 +205,20 @@ def _unit(context: Context, scale: Scaling) -> float:
     """What candidates for sigma are multiples of: the range of bounded data, the standard deviation of real ones."""
     if scale.bounded:
         return 1.0
-    x = torch.cat(list(context.few(PARZEN_CHOOSING, context.other())))
+    x = torch.cat(list(_held_out(context, PARZEN_CHOOSING)))
     spread = float(x.double().flatten(1).var(0, correction=0).mean().sqrt())
     return spread if spread > 0 else 1.0
+
+
+def _held_out(context: Context, most: int) -> Chunks:
+    """Examples to choose sigma on."""
+    split = context.other()
+    if context.data.size(split) == 0:
+        raise UserError(
+            f"sigma is chosen on the {split} split, and that of {context.data.name} has no examples; give it some, or "
+            "leave out protocol.parzen and protocol.decoder_ais."
+        )
+    return context.few(most, split)
 
 
 def _best(grid: list[float], values: list[float]) -> tuple[float, str | None]:
