@@ -261,7 +261,7 @@ def test_the_objective_is_the_strongest_statement_that_the_model_can_make() -> N
         log_prob = None  # type: ignore[assignment]
 
     name, metric = validation_objective(Sampler(BINARY, 0.5), bits(), device=CPU)
-    assert (name, metric.direction) == ("fd_random_conv", "lower")
+    assert (name, metric.direction) == ("energy_distance", "lower")
     with pytest.raises(UserError, match="nothing to validate it by"):
         validation_objective(Model(BINARY), bits(), device=CPU)
 

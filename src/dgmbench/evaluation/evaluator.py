@@ -90,8 +90,7 @@ def validation_objective(
     """The one number by which the best checkpoint is chosen and a sweep optimises, on the validation split.
 
     The strongest statement that the model can make about held-out data: exact log-likelihood, else the evidence lower
-    bound, else either of them with log Z by enumeration or a short AIS, else the Frechet distance of samples to data on
-    random features.
+    bound, else either of them with log Z by enumeration or a short AIS, else the energy distance of samples to data.
     The noise is the same at every call, so that values of one training compare. Several processes share the examples;
     what they compute twice (samples, log Z) may differ in the last digits.
     """
@@ -114,7 +113,9 @@ def validation_objective(
         log_z = annealed_importance_sampling(path, **VALIDATION, generator=generator).log_z
         return f"{name}_ais", _mean_nats(values - log_z, "estimate")
     if isinstance(model, CanSample):
-        return sample_distance(model, Chunks(data, "valid", seed=0, limit=DISTANCE_SAMPLES, device=device))
+        return "energy_distance", sample_distance(
+            model, Chunks(data, "valid", seed=0, limit=DISTANCE_SAMPLES, device=device)
+        )
     raise UserError(
         f"{type(model).__name__} has no likelihood, no bound and no samples, so there is nothing to validate it by; "
         "give it one of the methods of dgmbench.models.contract."
