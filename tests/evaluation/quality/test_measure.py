@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from dgmbench.config import compose, resolve
 from dgmbench.data import DataSet, DataSpec, Split, load
-from dgmbench.evaluation.evaluator import Evaluator
+from dgmbench.evaluation.evaluator import Evaluator, validation_objective
 from dgmbench.models.contract import Model
 
 CPU = torch.device("cpu")
@@ -120,7 +120,7 @@ def test_every_number_says_what_it_depends_on(digits: DataSet) -> None:
         if name != "energy_distance":
             assert protocol["net"] == "classifier"
             assert len(protocol["net_hash"]) == 16
-            assert protocol["samples"] == 1258  # no more than the larger reference set has
+            assert protocol["samples"] == 1797  # no more than the data set has examples
     protocols = {name: protocol for name, (_, protocol) in measured.items()}
     assert protocols["fd_classifier"]["reference"] == {"split": "test", "n": 359}
     assert protocols["fd_classifier_train"]["reference"] == {"split": "train", "n": 1258}
@@ -170,6 +170,21 @@ def test_one_class_only_is_a_number_not_a_nan(digits: DataSet) -> None:
     assert 1 <= found["classifier_score"][0].value < 3
     same = measure(Drawer(digits.spec, torch.from_numpy(x[:1])), digits)  # one image, again and again
     assert all(math.isfinite(metric.value) for metric, _ in same.values())
+
+
+def test_the_validation_objective_of_a_sampler_orders_its_failures(digits: DataSet) -> None:
+    objective = {}
+    for kind, images in broken_sets(digits).items():
+        label, metric = validation_objective(Drawer(digits.spec, images), digits, device=CPU)
+        objective[kind] = metric.value
+        assert label == "energy_distance"
+    assert objective.pop("fresh") < objective.pop("copies") + 0.02  # the same images: only chance differs
+    assert min(objective.values()) > 0.03
+
+    broken = Drawer(DataSpec((3,), "real"), torch.full((5, 3), torch.nan))
+    split = Split(np.random.RandomState(0).randn(60, 3).astype(np.float32), None)
+    data = DataSet("toy", broken.spec, dict.fromkeys(("train", "valid", "test"), split), "2" * 64)
+    assert math.isnan(validation_objective(broken, data, device=CPU)[1].value)  # never the best checkpoint
 
 
 # ---------------------------------------------------------------------- labels, codes, reconstructions

@@ -103,8 +103,7 @@ def samples(model: Model, context: Context, note: Note) -> Iterator[Found]:
     if not isinstance(model, CanSample):
         return
     settings = context.protocol.get("quality") or {"samples": DISTANCE_SAMPLES, "features": []}
-    largest = max(context.data.size(context.split), context.data.size("train"))
-    n = min(settings["samples"], largest, REFERENCE, context.protocol["max_examples"] or REFERENCE)
+    n = _count(settings["samples"], context)
     drawn = draw(model, n, context, note)
     yield _energy_distance(drawn, context)
     if context.data.spec.kind == "tokens":  # no feature net reads text
@@ -119,6 +118,12 @@ def samples(model: Model, context: Context, note: Note) -> Iterator[Found]:
             nothing = Metric(math.nan, "features^2", "estimate", "lower", None, n, note=str(error))
             found = [(net.label("fd"), nothing, details)]
         yield from found
+
+
+def _count(samples: int, context: Context) -> int:
+    """How many samples are drawn: as many as were asked for, but no more than there are examples of data in all."""
+    data = sum(len(split) for split in context.data.splits.values())
+    return min(samples, data, REFERENCE, context.protocol["max_examples"] or REFERENCE)
 
 
 def draw(model: CanSample, n: int, context: Context, note: Note) -> Tensor:
@@ -217,7 +222,7 @@ def labelled_samples(model: Model, context: Context, note: Note) -> Iterator[Fou
     settings = context.protocol.get("quality")
     if not (conditional and classes and settings and isinstance(model, CanSample)):
         return
-    n = min(settings["samples"], context.protocol["max_examples"] or REFERENCE, context.data.size("train"))
+    n = _count(settings["samples"], context)
     for net in _nets(settings["features"], context, note):
         right = []
         for number, start in enumerate(range(0, n, SAMPLE_CHUNK)):
@@ -260,9 +265,13 @@ def _codes(model: CanEncode, chunks: Chunks) -> tuple[Tensor, Tensor]:
 
 
 def sample_distance(model: CanSample, chunks: Chunks) -> Metric:
-    """Energy distance of as many samples as there are examples in ``chunks`` to these examples."""
+    """Energy distance of a thousand samples to the examples in ``chunks``: cheap, and needs no features.
+
+    More samples than examples cost little and halve the noise where there are few examples.
+    """
     data = torch.cat(list(chunks))
     if len(data) < 2:
         raise UserError("The energy distance needs at least two examples; raise protocol.max_examples.")
     generator = keyed_generator("samples", chunks.seed, device=chunks.device)
-    return pixel_energy_distance(model.sample(len(data), generator=generator), data, chunks.data.spec)
+    drawn = model.sample(DISTANCE_SAMPLES, generator=generator)
+    return pixel_energy_distance(drawn, data, chunks.data.spec)

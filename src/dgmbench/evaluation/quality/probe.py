@@ -1,5 +1,7 @@
 """What codes know about labels: a linear classifier and the nearest neighbour, trained on codes of training data."""
 
+import warnings
+
 import torch
 from torch import Tensor
 
@@ -12,13 +14,16 @@ def linear_probe_errors(train: Tensor, train_y: Tensor, test: Tensor, test_y: Te
 
     The regression is scikit-learn's with its ridge of C = 1.
     """
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     _check(train, train_y, test)
     mean, scale = train.double().mean(0), train.double().std(0)
     scale = torch.where(scale > 0, scale, 1.0)
     probe = LogisticRegression(max_iter=1000)
-    probe.fit(((train.double() - mean) / scale).cpu().numpy(), train_y.cpu().numpy())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # after so many steps its error does not move
+        probe.fit(((train.double() - mean) / scale).cpu().numpy(), train_y.cpu().numpy())
     guess = torch.from_numpy(probe.predict(((test.double() - mean) / scale).cpu().numpy()))
     return (guess != test_y.cpu()).double()
 
