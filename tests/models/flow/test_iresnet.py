@@ -119,6 +119,20 @@ def test_the_roulette_has_the_log_determinant_as_its_mean(shape):
     assert ((truncated - exact).abs() > 5 * error).any(), "the test would see the terms beyond the first"
 
 
+@torch.no_grad()
+def test_the_roulette_weighs_what_it_seldom_reaches():
+    """J = -0.8 I: every trace is known without noise and all terms have one sign, so that the weights decide."""
+    residual = Residual(LipschitzNet.mlp(3, (), coefficient=0.9), log_det="roulette", terms=1, evaluation_terms=1)
+    residual.net.maps[0].weight.copy_(-0.8 * torch.eye(3))
+    residual = residual.double().eval()
+    residual.net.maps[0].refine(most=500)
+    noise, x = generator(), torch.zeros(1, 3, dtype=torch.float64)
+    draws = torch.cat([residual(x, noise)[1] for _ in range(1500)])
+    error = draws.std().item() / 1500**0.5
+    assert error < 0.1
+    assert abs(draws.mean().item() - 3 * math.log(0.2)) < 4 * error
+
+
 @pytest.mark.parametrize("shape", [(3,), (2, 4, 4)])
 @torch.no_grad()
 def test_the_inverse_is_found_to_five_digits_in_single_precision(shape):
