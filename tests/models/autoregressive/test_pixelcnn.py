@@ -111,18 +111,22 @@ def test_marginal_conditionals_multiply_to_the_marginal(spec):
 
 @torch.no_grad()
 def test_completion_draws_the_label_that_the_known_part_suggests():
-    model, n = pixelcnn(LABELLED, gain=3.0, conditional=True, blocks=1, kernel=3), 8000
-    g = torch.Generator().manual_seed(0)
-    model.class_log_prior.copy_(torch.tensor([0.2, 0.5, 0.3]).log())
+    model, n = pixelcnn(LABELLED, conditional=True, blocks=1, kernel=3), 8000
+    model.net.blocks[0].label.weight.mul_(5.0)  # labels that matter
+    model.class_log_prior.copy_(torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64).log())
     x = all_states(6, 2, torch.uint8).reshape(-1, *LABELLED.shape)
     known = torch.zeros(LABELLED.shape, dtype=torch.bool)
     known[:, 0] = True
     agree = (x[:, 0, 0] == torch.tensor([1, 0, 1])).all(1)
     p = torch.where(agree, model.log_prob(x).exp(), 0)
+    each = torch.stack([torch.where(agree, model.log_prob(x, torch.full((64,), k)).exp(), 0) for k in range(3)])
+    labels_from_the_prior = model.class_log_prior.exp() @ (each / each.sum(1, keepdim=True))
     start = torch.tensor([[[1, 0, 1], [0, 0, 0]]], dtype=torch.uint8).expand(n, *LABELLED.shape)
-    done = model.complete(start, known.expand(n, *LABELLED.shape), generator=g)
+    known = known.expand(n, *LABELLED.shape)
+    done = model.complete(start, known, generator=torch.Generator().manual_seed(0))
     counts = torch.bincount(state_index(done.flatten(1), 2), minlength=64)
     assert chi_squared(counts, p / p.sum()) > 1e-4
+    assert chi_squared(counts, labels_from_the_prior) < 1e-4, "the known part should tell something of the label"
 
 
 def test_labels_are_needed():

@@ -118,19 +118,17 @@ class CachedRowLstmLayer:
         self.state_to_state = layer.state_to_state
         self.parts = self.up.inputs  # each channel's units of the state
         self.h, self.c = (layer.up.weight.new_zeros(n, layer.features, width) for _ in range(2))
-        self.c_above = self.c
 
     def start_row(self) -> None:
         """Begin the next row."""
         extra = F.conv1d(self.h, self.state_to_state.weight, padding=self.state_to_state.padding)
         self.input_to_state.start_row(extra.transpose(1, 2))
         self.up.start_row()
-        self.c_above, self.c = self.c, torch.empty_like(self.c)
 
     def step(self, x: int, channel: int, h: Float[Tensor, "n f"]) -> Float[Tensor, "n f"]:
         """The channel's output features at the pixel in column x."""
         part = self.parts[channel]
         gates = self.input_to_state.step(x, channel, h)
-        state, self.c[:, part, x] = lstm(gates, self.c_above[:, part, x], 1)
+        state, self.c[:, part, x] = lstm(gates, self.c[:, part, x], 1)  # in place of the row above's
         self.h[:, part, x] = state
         return h + self.up.step(x, channel, state)
