@@ -97,7 +97,7 @@ def test_every_protocol_is_complete_and_says_its_name(name: str) -> None:
         ("protocol.decoder_ais.examples=-1", r"must be zero \(off\) or more"),
         ("protocol.decoder_ais.leapfrog=0", "must be more than zero"),
         ("protocol.parzen.samples=-1", r"must be zero \(off\) or more"),
-        ("protocol.parzen=10", "not a group of settings"),
+        ("protocol.parzen=10", "must be a mapping"),
         ("paths.output=x", "There is no paths setting 'output'; did you mean outputs"),
         ("modle.rate=3", "There is no setting 'modle'; did you mean model"),
         ("+sede=3", "There is no setting 'sede'; did you mean seed"),
