@@ -16,12 +16,12 @@ import math
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from dgmbench.data.spec import DataSpec
 from dgmbench.errors import UserError, require
-from dgmbench.nn.levels import level_log_prob, marginal_parameters, parameters_per_value
+from dgmbench.nn.levels import draw_categories, draw_levels, level_log_prob, marginal_parameters, parameters_per_value
 from dgmbench.nn.observation import gaussian_log_density
 from dgmbench.nn.scaling import Scaling
 
@@ -87,12 +87,10 @@ class Conditionals(nn.Module):
 
     def draw(self, parameters: Float[Tensor, "p *n"], noise: Float[Tensor, "two *n"]) -> Float[Tensor, "*n"]:
         """Values as a network sees them, from their parameters and their noise (inverse CDFs)."""
-        if self.spec.kind == "binary":
-            return (noise[0] < parameters[0].sigmoid()).to(noise.dtype)
-        if self.spec.kind == "discrete":
-            return _categorical(parameters, noise[0]) * self.scaling.step
+        if self.spec.levels:
+            return draw_levels(parameters.movedim(0, -1), noise[0]).to(noise) * self.scaling.step
         logits, mean, log_scale = self.mixture(parameters)
-        chosen = _categorical(logits, noise[0])[None]
+        chosen = draw_categories(logits.movedim(0, -1), noise[0])[None]
         return (mean.gather(0, chosen) + log_scale.gather(0, chosen).exp() * noise[1])[0]
 
     @torch.no_grad()
@@ -112,8 +110,3 @@ class Conditionals(nn.Module):
             log_scales.copy_((log_scale / (1 - log_scale.abs() / LARGEST_LOG_SCALE))[:, None])
             return
         bias.copy_(marginal_parameters(x.flatten(1), self.spec.levels or 2, self.parameters_per_dim))
-
-
-def _categorical(logits: Float[Tensor, "k *n"], uniform: Float[Tensor, "*n"]) -> Int[Tensor, "*n"]:
-    cdf = logits.softmax(0).cumsum(0)
-    return (uniform >= cdf[:-1]).sum(0)

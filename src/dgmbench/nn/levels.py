@@ -34,7 +34,12 @@ def draw_levels(parameters: Float[Tensor, "*b p"], uniform: Float[Tensor, "*b"])
     """The raw values at which the cumulative probability passes ``uniform``, int64."""
     if parameters.shape[-1] == 1:
         return (uniform < parameters[..., 0].sigmoid()).long()
-    cdf = parameters.softmax(-1).cumsum(-1)
+    return draw_categories(parameters, uniform)
+
+
+def draw_categories(logits: Float[Tensor, "*b k"], uniform: Float[Tensor, "*b"]) -> Int[Tensor, "*b"]:
+    """The categories at which the cumulative probability passes ``uniform``, int64; a single category is certain."""
+    cdf = logits.softmax(-1).cumsum(-1)
     return (uniform[..., None] >= cdf[..., :-1]).sum(-1)
 
 
