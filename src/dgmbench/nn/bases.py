@@ -68,8 +68,8 @@ class Logistic(Base):
 class LearnedGaussian(Base):
     """N(0, I) but for the last dimensions of z, which have a learned mean and deviation, given the label or not.
 
-    The prior of Glow's last level: one mean and one deviation for each channel, the same at every position. They start
-    at 0 and 1.
+    As the prior of Glow's last level: one mean and one deviation for each channel, the same at every position. With one
+    position and as many channels as z has dimensions, all of z has its own. They start at 0 and 1.
 
     Args:
         channels: of the last level.

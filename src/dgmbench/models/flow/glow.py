@@ -8,8 +8,9 @@ Each of the K steps of a level takes three bijections, all with cheap log-determ
 
 A level squeezes 2 x 2 pixels into channels and takes K steps; then half of the channels leave with a prior that is
 learned from the half that stays, N(mean(h), sigma(h)^2), and the rest goes on to the next level. What is left at the
-end has a learned Gaussian prior of each channel, one for each class if ``conditional``. Learned priors are couplings
-too, (z - mean) / sigma, so that all of z is standard noise, and a temperature is a factor on that noise.
+end has a learned Gaussian prior of each channel. Learned priors of halves are couplings too, (z - mean) / sigma, so
+that z is standard noise there, and a temperature is a factor on noise everywhere. If ``conditional``, each dimension of
+z has a mean and a deviation of each class.
 
     loss = -E_data[log p(z) + log |det dz/dx|].
 
@@ -22,8 +23,8 @@ https://arxiv.org/abs/1807.03039.
 As in the published code, but not in the paper: actnorm inside the nets, and a prior of each leaving half that reads the
 half that stays. Different from both: levels pass a logit that leaves no mass outside the data space; scales are
 exp(3 tanh(raw / 3)), bounded, as those published (sigmoid(raw + 2), and exp(raw) in the priors) let samples of noise
-far out overflow; classes enter by the top prior alone, with no classifier beside it; scales learn at the rate of the
-rest.
+far out overflow; classes enter by the prior of all of z, of the top alone there, and there is no classifier beside it;
+scales learn at the rate of the rest.
 """
 
 from typing import Literal
@@ -91,7 +92,9 @@ class Glow(Flow):
             shapes.append((c, h, w))
         if conditional:
             self.condition_on_classes()
-        prior = LearnedGaussian(c, h * w, (spec.num_classes or 1) if conditional else 1)
+            prior = LearnedGaussian(spec.dim, 1, spec.num_classes or 1)
+        else:
+            prior = LearnedGaussian(c, h * w)
         self.compose([MultiScale(scales, shapes)], prior)
 
     def _step(self, channels: int) -> Bijection:
