@@ -229,6 +229,8 @@ def test_sample_frequencies_match_the_probabilities(spec, conditional):
 def test_a_known_beginning_is_completed_exactly(conditional):
     spec, n = DataSpec((4,), "discrete", 3, 2), 6_000
     model = wavenet(spec, conditional=conditional)
+    if conditional:
+        model.class_log_prior.copy_(torch.tensor([0.85, 0.15], dtype=torch.float64).log())
     x = torch.tensor([[2, 1, 0, 0]], dtype=torch.uint8).expand(n, 4)
     known = torch.tensor([True, True, False, False]).expand(n, 4)
     done = model.complete(x, known, generator=torch.Generator().manual_seed(0))
