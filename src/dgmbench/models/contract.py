@@ -293,22 +293,14 @@ class _ByBuffer(type):
 
 
 class IsClassConditional(metaclass=_ByBuffer):
-    """p(x | y): ``log_prob``, ``elbo`` and ``log_weights`` also take labels ``y=``, and give the marginal without.
+    """p(x | y): ``sample(n, y)`` takes labels y, and draws them from the prior without.
 
-    The marginal is log p(x) = log sum_y p(y) p(x | y), so that numbers compare with those of other models. A model
+    ``log_prob``, ``elbo`` and ``log_weights``, where there are any, take ``y=`` too, and give the marginal without. It is log p(x) = log sum_y p(y) p(x | y), so that numbers compare with those of other models. A model
     that is conditional only by a setting registers the buffer only then.
     """
 
     class_log_prior: Tensor
     """log p(y), (num_classes,): a buffer, the frequencies in the training data."""
-
-
-@runtime_checkable
-class SamplesByLabel(Protocol):
-    """``sample(n, y)`` takes labels y (n,); without any likelihood, as a conditional GAN."""
-
-    label_frequency: Tensor | None
-    """How often each label occurs (num_classes,), a buffer; None where a setting makes the model unconditional."""
 
 
 @runtime_checkable

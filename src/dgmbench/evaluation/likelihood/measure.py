@@ -43,7 +43,7 @@ def likelihood(model: Model, context: Context, note: Note) -> Iterator[Found]:
             yield from _nats(context, f"iw_bound_k{k}", draws, "lower bound", details)
     if isinstance(model, HasLogProbEstimate):
         yield from _estimate(model, context, note)
-    if isinstance(model, IsClassConditional) and context.data.spec.num_classes:
+    if isinstance(model, IsClassConditional) and isinstance(model, HasLogProb | HasElbo):
         note("likelihood given the label")
         kind: NumberKind = "exact" if isinstance(model, HasLogProb) else "lower bound"
         name = "log_likelihood_given_y" if kind == "exact" else "elbo_given_y"

@@ -31,7 +31,6 @@ from dgmbench.models.contract import (
     HasReconstructionLogProb,
     IsClassConditional,
     Model,
-    SamplesByLabel,
 )
 from dgmbench.nn.scaling import Scaling
 from dgmbench.nn.sequences import counted
@@ -216,11 +215,8 @@ def _frechet(
 def labelled_samples(model: Model, context: Context, note: Note) -> Iterator[Found]:
     """Conditional consistency: how often a classifier of the data gives samples the label they were drawn for."""
     classes = context.data.spec.num_classes
-    conditional = isinstance(model, IsClassConditional) or (
-        isinstance(model, SamplesByLabel) and model.label_frequency is not None
-    )
     settings = context.protocol.get("quality")
-    if not (conditional and classes and settings and isinstance(model, CanSample)):
+    if not (isinstance(model, IsClassConditional) and classes and settings and isinstance(model, CanSample)):
         return
     n = _count(settings["samples"], context)
     for net in _nets(settings["features"], context, note):
