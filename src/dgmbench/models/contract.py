@@ -295,8 +295,9 @@ class _ByBuffer(type):
 class IsClassConditional(metaclass=_ByBuffer):
     """p(x | y): ``sample(n, y)`` takes labels y, and draws them from the prior without.
 
-    ``log_prob``, ``elbo`` and ``log_weights``, where there are any, take ``y=`` too, and give the marginal without. It is log p(x) = log sum_y p(y) p(x | y), so that numbers compare with those of other models. A model
-    that is conditional only by a setting registers the buffer only then.
+    ``log_prob``, ``elbo`` and ``log_weights``, where there are any, take ``y=`` too, and give the marginal without:
+    log p(x) = log sum_y p(y) p(x | y), so that numbers compare with those of other models. A model that is conditional
+    only by a setting registers the buffer only then.
     """
 
     class_log_prior: Tensor

@@ -222,6 +222,14 @@ def test_conditional_consistency_is_the_share_of_right_labels(digits: DataSet) -
     assert "label_accuracy_classifier" not in measure(unconditional, digits)
 
 
+def test_labelled_samples_that_are_no_data_get_a_note_and_no_number(digits: DataSet) -> None:
+    model = Labelled(digits, 0.0)
+    model.images = model.images / 2
+    metric, _ = measure(model, digits)["label_accuracy_classifier"]
+    assert metric.as_dict()["value"] is None
+    assert "samples must be raw values of the data's space" in metric.note
+
+
 class Autoencoder(Model):
     """Codes are the first ``kept`` pixels' values; reconstructions are a constant ``off`` too bright."""
 
