@@ -216,9 +216,7 @@ def _frechet(
 def labelled_samples(model: Model, context: Context, note: Note) -> Iterator[Found]:
     """Conditional consistency: how often a classifier of the data gives samples the label they were drawn for."""
     classes = context.data.spec.num_classes
-    conditional = isinstance(model, IsClassConditional) or (
-        isinstance(model, SamplesByLabel) and model.label_frequency is not None
-    )
+    conditional = isinstance(model, IsClassConditional | SamplesByLabel)
     settings = context.protocol.get("quality")
     if not (conditional and classes and settings and isinstance(model, CanSample)):
         return
