@@ -286,6 +286,14 @@ def test_the_objective_is_the_strongest_statement_that_the_model_can_make() -> N
         validation_objective(Model(BINARY), bits(), device=CPU)
 
 
+def test_the_objective_of_few_examples_is_that_of_these() -> None:
+    data, model = bits(), Bernoulli(BINARY, 0.3)
+    few = torch.cat(list(Chunks(data, "valid", seed=0, limit=20)))
+    metric = validation_objective(model, data, device=CPU, limit=20)[1]
+    assert metric.n == 20 < data.size("valid")
+    assert metric.value == pytest.approx(float(model.log_prob(few).mean()))
+
+
 # ---------------------------------------------------------------------- samples
 
 

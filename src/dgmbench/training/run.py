@@ -257,7 +257,8 @@ class _Run:
         return BatchStream(self.data, batch_size=size, seed=self.seed, device=self.device).batch(0)
 
     def _validate(self, module: Training) -> None:
-        name, metric = validation_objective(module.model, self.data, device=self.device, ranks=self.ranks)
+        limit = self.completed["trainer"]["validate_examples"]
+        name, metric = validation_objective(module.model, self.data, device=self.device, ranks=self.ranks, limit=limit)
         # all processes must decide alike, or they would wait for each other for ever: the first one's value counts
         agreed = torch.tensor(metric.value, dtype=torch.float64, device=self.device)
         self.ranks.from_first_([agreed])
