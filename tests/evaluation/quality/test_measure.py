@@ -187,6 +187,32 @@ def test_the_validation_objective_of_a_sampler_orders_its_failures(digits: DataS
     assert math.isnan(validation_objective(broken, data, device=CPU)[1].value)  # never the best checkpoint
 
 
+class Counting(Drawer):
+    """Counts the samples that are asked for."""
+
+    drawn = 0
+
+    def sample(self, n: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        self.drawn += n
+        return super().sample(n, y, generator=generator)
+
+
+class Implicit(Counting):
+    """A sample is one pass of noise."""
+
+    noise_dim = 2
+
+    def generate(self, noise: Tensor) -> Tensor:
+        return self.images[: len(noise)].float()
+
+
+def test_validation_draws_more_samples_than_examples_only_where_one_is_a_single_pass(digits: DataSet) -> None:
+    for cls, limit, expected in ((Counting, None, digits.size("valid")), (Counting, 100, 100), (Implicit, None, 1000)):
+        model = cls(digits.spec, torch.from_numpy(digits.splits["valid"].x))
+        validation_objective(model, digits, device=CPU, limit=limit)
+        assert model.drawn == expected
+
+
 # ---------------------------------------------------------------------- labels, codes, reconstructions
 
 

@@ -26,8 +26,10 @@ from dgmbench.evaluation.quality.similarity import psnr, ssim
 from dgmbench.evaluation.sample_distance import pixel_energy_distance
 from dgmbench.models.contract import (
     CanEncode,
+    CanGenerate,
     CanReconstruct,
     CanSample,
+    HasDecoder,
     HasReconstructionLogProb,
     IsClassConditional,
     Model,
@@ -271,13 +273,16 @@ def _codes(model: CanEncode, chunks: Chunks) -> tuple[Tensor, Tensor]:
 
 
 def sample_distance(model: CanSample, chunks: Chunks) -> Metric:
-    """Energy distance of a thousand samples to the examples in ``chunks``: cheap, and needs no features.
+    """Energy distance of samples to the examples in ``chunks``: cheap, and needs no features.
 
-    More samples than examples cost little and halve the noise where there are few examples.
+    A thousand samples where each is one pass of noise through a network: more samples than examples cost little then,
+    and halve the noise where there are few examples. Of all other models, whose samples may be whole chains, as many as
+    there are examples.
     """
     data = torch.cat(list(chunks))
     if len(data) < 2:
         raise UserError("The energy distance needs at least two examples; raise protocol.max_examples.")
     generator = keyed_generator("samples", chunks.seed, device=chunks.device)
-    drawn = model.sample(DISTANCE_SAMPLES, generator=generator)
+    n = DISTANCE_SAMPLES if isinstance(model, CanGenerate | HasDecoder) else len(data)
+    drawn = model.sample(n, generator=generator)
     return pixel_energy_distance(drawn, data, chunks.data.spec)
