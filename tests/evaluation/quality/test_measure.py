@@ -187,6 +187,26 @@ def test_the_validation_objective_of_a_sampler_orders_its_failures(digits: DataS
     assert math.isnan(validation_objective(broken, data, device=CPU)[1].value)  # never the best checkpoint
 
 
+class Recording(Drawer):
+    """Keeps all that it has drawn."""
+
+    def __init__(self, spec: DataSpec, images: Tensor) -> None:
+        super().__init__(spec, images)
+        self.drawn: list[Tensor] = []
+
+    def sample(self, n: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        self.drawn.append(super().sample(n, y, generator=generator))
+        return self.drawn[-1]
+
+
+def test_all_parts_judge_the_same_samples(digits: DataSet) -> None:
+    model = Recording(digits.spec, torch.from_numpy(digits.splits["valid"].x))
+    found = measure(model, digits, parzen={"samples": 300}, quality={"samples": 300, "features": []})
+    assert {"parzen", "energy_distance"} <= set(found)
+    assert [len(x) for x in model.drawn] == [250, 50, 250, 50]
+    assert torch.equal(torch.cat(model.drawn[:2]), torch.cat(model.drawn[2:]))
+
+
 class Counting(Drawer):
     """Counts the samples that are asked for."""
 
