@@ -22,7 +22,7 @@ from PIL import Image
 from dgmbench.bench.report import write_report, write_report_with_notes
 from dgmbench.bench.report.curves import POINTS, read_curves
 from dgmbench.bench.report.ledger import INDEX, read_ledger, settings_key
-from dgmbench.bench.report.numbers import group_cells, rounded
+from dgmbench.bench.report.numbers import group_cells, metric_order, rounded
 from dgmbench.bench.report.pictures import find_picture, picture_uri, picture_uris
 from dgmbench.cli import main
 from dgmbench.errors import UserError
@@ -71,6 +71,21 @@ def markdown_rows(folder: Path) -> list[dict[str, str]]:
 
 
 OURS = "ours: mean ± sd (seeds)"
+
+
+def test_columns_begin_with_what_says_most_and_end_with_other_checkpoints(
+    bench: Any, number: Callable[..., dict[str, Any]]
+) -> None:
+    names = ["energy_distance", "fd_classifier", "elbo@final", "iw_bound_k10_bits_per_dim", "iw_bound_k10", "elbo"]
+    for model, some in (("vae", names), ("gan", names[:2]), ("wgan", names[:2])):
+        run = bench.run(model, metrics={name: number(1.0) for name in some})
+        bench.cell(model, run=run.name, status="done")
+    found = metric_order(group_cells(read_ledger(bench.folder)))
+    assert found == [
+        "iw_bound_k10", "elbo", "energy_distance", "fd_classifier", "iw_bound_k10_bits_per_dim", "elbo@final"
+    ]  # fmt: skip
+    write_report(bench.folder)
+    assert page_of(bench.folder)[1]["metricNames"] == found
 
 
 def test_all_four_files_and_the_path(rich_bench: Any) -> None:

@@ -12,6 +12,12 @@ from typing import Any
 
 from dgmbench.bench.report.ledger import HAS_NUMBERS, Cell, Ledger
 
+HEADLINES = (
+    "log_likelihood", "log_likelihood_ais", "log_likelihood_estimate", "iw_bound", "elbo", "elbo_ais", "elbo_estimate",
+    "reconstruction_log_prob", "energy_distance",
+)  # fmt: skip
+"""What stands for a model, the strongest statement first."""
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -95,6 +101,18 @@ def group_cells(ledger: Ledger) -> list[Group]:
         group.rows = _rows(ledger, group, letters)
         _compare(ledger, group, cells)
     return list(groups.values())
+
+
+def metric_order(groups: Sequence[Group]) -> list[str]:
+    """The names of all metrics: headlines, then others by their number of groups; what is marked by ``@`` last."""
+    counts = Counter(row.measure.metric for group in groups for row in group.rows if row.measure.metric)
+
+    def key(name: str) -> tuple[bool, int, int, str]:
+        stem = "iw_bound" if name.startswith("iw_bound_k") and name.removeprefix("iw_bound_k").isdigit() else name
+        rank = HEADLINES.index(stem) if stem in HEADLINES else len(HEADLINES)
+        return "@" in name, rank, -counts[name], name
+
+    return sorted(counts, key=key)
 
 
 def _letters(ledger: Ledger) -> dict[tuple[str, str, str], str]:

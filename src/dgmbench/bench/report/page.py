@@ -16,7 +16,7 @@ from typing import Any
 from dgmbench import __version__
 from dgmbench.bench.report.curves import read_curves
 from dgmbench.bench.report.ledger import HAS_NUMBERS, STATUSES, Cell, Ledger, read_traceback
-from dgmbench.bench.report.numbers import Group, Row, signed
+from dgmbench.bench.report.numbers import Group, Row, metric_order, signed
 from dgmbench.bench.report.pictures import CACHE, find_picture, picture_uris
 from dgmbench.bench.report.tables import model_label
 from dgmbench.cards import FAMILIES
@@ -117,6 +117,7 @@ def _payload(ledger: Ledger, groups: Sequence[Group], notes: list[str]) -> dict[
         "hasNumbers": HAS_NUMBERS,
         "costNames": _COST,
         "protocols": ledger.protocols,
+        "metricNames": metric_order(groups),
         "measures": measures.values,
         "versions": versions.values,
         "papers": papers.values,

@@ -70,10 +70,7 @@ function fill(select, options, chosen, all) {
 }
 const plain = (names) => names.map((name) => [name, name]);
 const tally = (items) => { const counts = new Map(); for (const item of items) counts.set(item, (counts.get(item) || 0) + 1); return counts; };
-const headline = ["log_likelihood", "log_likelihood_ais", "elbo", "elbo_ais"];
-const metricCounts = tally(groups.flatMap((group) => group.rows.map((row) => row.measure.metric)));
-const metricNames = [...metricCounts.keys()].filter(Boolean).sort((a, b) =>
-  metricCounts.get(b) - metricCounts.get(a) || headline.includes(b) - headline.includes(a) || (a < b ? -1 : 1));
+const metricNames = D.metricNames;
 fill($("family"), [...familyNames, ...distinct(cells.map((c) => c.family)).filter((f) => !familyNames.includes(f))].filter((f) => cells.some((c) => c.family === f)).map((f) => [f, D.families[f] || f]), "", "all");
 fill($("data"), plain(distinct(cells.map((c) => c.data)).sort()), "", "all");
 fill($("metric"), plain(metricNames), "", "all");
@@ -215,7 +212,7 @@ function drawResults() {
     const column = columns.get(key);
     if (row.measure.kind) { column.kinds.add(row.measure.kind); column.units.add(row.measure.unit); column.directions.add(row.measure.direction); }
   }
-  const rank = (column) => metricNames.indexOf(column.metric); // the most frequent first
+  const rank = (column) => metricNames.indexOf(column.metric);
   const ordered = [...columns.values()].sort((a, b) => rank(a) - rank(b) || (a.letter < b.letter ? -1 : 1));
   const find = (group, column) => group.byColumn.get(`${column.metric}\n${column.letter}`);
   for (const group of kept) if (!group.byColumn) group.byColumn = new Map(group.rows.map((row) => [`${row.measure.metric}\n${row.measure.letter}`, row]));
