@@ -85,6 +85,7 @@ def test_every_protocol_is_complete_and_says_its_name(name: str) -> None:
         ("trainer.budget.x=3", "trainer.budget=20ep is a single value: it has no key 'x'"),
         ("hardware.device=2", "did you mean devices"),
         ("protocol.ais.chain=3", "did you mean chains"),
+        ("protocol.max_examples=1", "protocol.max_examples=1 must be at least 2"),
         ("protocol.k=0", "protocol.k=0 must name numbers of importance samples, each at least 1"),
         ("protocol.k=[1,0]", r"protocol.k=\[1, 0\] must name numbers"),
         ("protocol.k=[]", "must name numbers"),

@@ -150,7 +150,10 @@ class Protocol:
     quality: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _positive("protocol", self, "max_examples")
+        if self.max_examples is not None and self.max_examples < 2:
+            raise UserError(
+                f"protocol.max_examples={self.max_examples} must be at least 2, for a standard error; null takes all."
+            )
         ks = [self.k] if isinstance(self.k, int) else self.k
         if not ks or min(ks) < 1:
             raise UserError(f"protocol.k={self.k} must name numbers of importance samples, each at least 1.")
