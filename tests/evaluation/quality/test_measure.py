@@ -164,6 +164,18 @@ def test_samples_that_are_no_data_get_a_note_and_no_number(digits: DataSet) -> N
     assert "60 examples for 128 features: biased upwards" in found.note
 
 
+def test_data_that_mostly_coincide_lose_one_measure_not_all() -> None:
+    x = np.zeros((100, 3), np.float32)
+    x[:20] = np.random.RandomState(0).randn(20, 3)
+    spec = DataSpec((3,), "real")
+    data = DataSet("toy", spec, dict.fromkeys(("train", "valid", "test"), Split(x, None)), "1" * 64)
+    found = measure(Drawer(spec, torch.from_numpy(x)), data, quality={"samples": 100})
+    assert "have equal features" in found["mmd_random_conv"][0].note
+    lost = [name for name, (metric, _) in found.items() if not math.isfinite(metric.value)]
+    assert lost == ["mmd_random_conv"]
+    assert {"fd_random_conv", "kid_random_conv", "swd_random_conv", "precision_random_conv"} <= set(found)
+
+
 def test_one_class_only_is_a_number_not_a_nan(digits: DataSet) -> None:
     x, y = digits.splits["valid"].x, digits.splits["valid"].y
     found = measure(Drawer(digits.spec, torch.from_numpy(x[y == 3])), digits)

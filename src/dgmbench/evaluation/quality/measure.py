@@ -155,9 +155,13 @@ def _on_features(net: FeatureNet, x: Tensor, context: Context, details: dict[str
     estimate = kid.kid(data, x, generator=context.generator("kid"))
     blocks = {"block": estimate.block, "blocks": estimate.blocks}
     yield found("kid", estimate.value, "lower", se=estimate.se, n=estimate.block * estimate.blocks, **on, **blocks)
-    gaussian = mmd.mmd(data, x, generator=context.generator("mmd"))
-    blocks = {"block": gaussian.block, "blocks": gaussian.blocks}
-    yield found("mmd", gaussian.value, "lower", se=gaussian.se, n=gaussian.block * gaussian.blocks, **on, **blocks)
+    try:
+        gaussian = mmd.mmd(data, x, generator=context.generator("mmd"))
+    except UserError as error:  # data whose features mostly coincide have no kernel width, but all else
+        yield found("mmd", math.nan, "lower", note=str(error), **on)
+    else:
+        blocks = {"block": gaussian.block, "blocks": gaussian.blocks}
+        yield found("mmd", gaussian.value, "lower", se=gaussian.se, n=gaussian.block * gaussian.blocks, **on, **blocks)
     sliced = sliced_wasserstein.sliced_wasserstein(data, x, generator=context.generator("sliced"))
     directions = {"directions": sliced_wasserstein.DIRECTIONS}
     yield found("swd", sliced.value, "lower", se=sliced.se, unit="features", **on, **directions)
