@@ -356,7 +356,7 @@ def test_names_in_a_protocol_become_complete_nodes() -> None:
     features = complete(cfg)["protocol"]["quality"]["features"]
     assert [node["name"] for node in features] == ["pixel", "random_conv"]
     assert (features[0]["size"], features[1]["seed"]) == (32, 0)
-    assert complete(compose("train", ["model=vae"]))["protocol"]["quality"] == {"samples": 10_000, "features": None}
+    assert complete(compose("train", ["model=vae"]))["protocol"]["quality"] == {"samples": 1000, "features": None}
     fid = complete(compose("train", ["model=vae", "protocol=fid50k_train"]))["protocol"]["quality"]
     assert (fid["samples"], fid["features"][0]["name"]) == (50_000, "inception_tf")
     with pytest.raises(UserError, match="did you mean pixel"):
