@@ -17,6 +17,7 @@ class Trainer:
     budget: str | int | float  # written with its unit; a bare number is refused with the advice to add one
     batch_size: int
     validate: str | int | float
+    validate_examples: int | None
     samples: str | int | float
     checkpoint: str | int | float
     clip: float | None
@@ -28,7 +29,7 @@ class Trainer:
         for key in ("budget", "validate", "samples"):
             Amount.parse(getattr(self, key), what=f"trainer.{key}")
         Amount.parse(self.checkpoint, ("s", "ep", "ba", "im"), what="trainer.checkpoint")
-        _positive("trainer", self, "batch_size", "accumulate", "clip")
+        _positive("trainer", self, "batch_size", "accumulate", "clip", "validate_examples")
         if not 0 <= self.ema < 1:
             raise UserError(f"trainer.ema={self.ema} must be at least 0 and less than 1 (0 = no moving average).")
 

@@ -1,10 +1,14 @@
-"""Every model with an explicit likelihood of binary data learns eight images by heart, down to their entropy.
+"""Every model with an explicit likelihood of binary data learns a few images by heart, down to their entropy.
 
-The images are three fair bits, each repeated all over the image. Whatever the order of the pixels, a pixel is a fair
-coin or the copy of one that came before, so that even a logistic regression on the pixels before represents them: the
-supremum of every autoregressive model's mean log-likelihood is -3 log 2. It lies below by Gibbs' inequality, so that a
-"density" that sums to more than 1 overshoots. A flow has a bound in place of the density and leaves mass between the
-images, as it cannot tear its noise apart.
+The images have columns of one value, a fair bit each: sixteen images of 4 x 4. Whatever the order of the pixels, a
+pixel is a fair coin or the copy of one that came before, in raster order of the one above, so that a logistic
+regression on the pixels before and a small receptive field can represent them. The supremum of the mean
+log-likelihood is then the negative entropy, -log 16. It lies below by Gibbs' inequality, so that a "density" that
+sums to more than 1 overshoots.
+
+Two kinds cannot come near in a few hundred updates, and have to leave no more than a share of the distance that they
+start from: flows, which have a bound for the density and cannot tear their noise apart, so that mass is left between
+the images; and models trained for all orders at once, whose loss draws an order and a length anew for every example.
 """
 
 import itertools
@@ -19,36 +23,32 @@ from dgmbench.cards import read_cards
 from dgmbench.config import complete, compose, instantiate
 from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError
+from dgmbench.models.autoregressive.orderless import Orderless
 from dgmbench.models.contract import HasLogProb, HasLogWeights, Model, Stage
 
 CARDS = {name: card for name, card in read_cards().items() if card.likelihood == "exact" and "binary" in card.kinds}
-ENTROPY = 3 * math.log(2)
-EXACT = 0.05
-"""How many nats from the entropy training may end, with the exact likelihood."""
-BOUND = 0.125
-"""And with an importance-weighted bound, a dimension: six start 2.1 nats away and may end 0.75 away."""
+NEAR = 0.05
+"""How many nats from the entropy training may end."""
+SHARE = 0.6
+"""How much of the distance at the start may be left where the entropy is out of reach."""
 DRAWS = 256
-UPDATES = 800
-LEARNING_RATES = (0.02, 0.1, 0.005)
-"""One of them does it: what is tested is that the model can."""
+UPDATES = 400
+ATTEMPTS = (("tiny", 0.02), ("default", 0.005), ("tiny", 0.2))
+"""Sizes and learning rates; one of them does it, as what is tested is that the model can."""
 
 
-def nodes(name: str) -> tuple[dict[str, Any], tuple[int, ...], int | None]:
-    """The model's node with the sizes of its card's tiny instance, that instance's shape and its classes."""
+def build(name: str, sizes: str) -> Model:
+    """The model on 4 x 4 images or, where it has a bound only, on vectors of six; where it takes neither, on less."""
     tiny = CARDS[name].tiny
     block = next((block for block in tiny if block["kind"] == "binary"), tiny[0])
-    node = complete(compose("train", [f"model={name}"]))["model"]
-    return {**node, **(block.get("args") or {})}, tuple(block["shape"]), block.get("num_classes")
-
-
-def build(name: str) -> Model:
-    """The model on 4 x 4 images or, where it has a bound only, on vectors of six; where it takes neither, on less."""
-    node, tiny, classes = nodes(name)
+    node: dict[str, Any] = complete(compose("train", [f"model={name}"]))["model"]
+    if sizes == "tiny":
+        node = {**node, **(block.get("args") or {})}
     found = None
-    for shape in ((1, 4, 4), (16,), (6,), tiny):
+    for shape in ((1, 4, 4), (16,), (6,), tuple(block["shape"])):
         torch.manual_seed(0)
         try:
-            model = instantiate(node, DataSpec(shape, "binary", num_classes=classes))
+            model = instantiate(node, DataSpec(shape, "binary", num_classes=block.get("num_classes")))
         except UserError:
             continue
         if isinstance(model, HasLogProb) or shape == (6,):
@@ -59,13 +59,15 @@ def build(name: str) -> Model:
 
 
 def images(spec: DataSpec) -> torch.Tensor:
-    """All eight settings of three bits, bit i at the pixels i, i + 3, ..."""
-    bits = torch.tensor(list(itertools.product((0, 1), repeat=3)), dtype=spec.dtype)
-    return bits[:, torch.arange(spec.dim) % 3].reshape(8, *spec.shape)
+    """One for each setting of the bits of the columns; of three bits, repeated, in a vector."""
+    bits = spec.shape[-1] if spec.is_image else 3
+    settings = torch.tensor(list(itertools.product((0, 1), repeat=bits)), dtype=spec.dtype)
+    return settings[:, torch.arange(spec.dim) % bits].reshape(2**bits, *spec.shape)
 
 
 @torch.no_grad()
-def mean_log_likelihood(model: Model) -> float:
+def distance(model: Model) -> float:
+    """The entropy of the images and their mean log-likelihood: 0 is perfect, and less is impossible."""
     x = images(model.spec)
     model.eval()
     if isinstance(model, HasLogProb):
@@ -75,7 +77,7 @@ def mean_log_likelihood(model: Model) -> float:
         log_w = model.log_weights(x, DRAWS, generator=torch.Generator().manual_seed(0))
         found = (log_w.logsumexp(0) - math.log(DRAWS)).mean()
     model.train()
-    return float(found)
+    return -float(found) - math.log(len(x))
 
 
 def turns(model: Model) -> Iterator[tuple[int, Stage, bool]]:
@@ -88,9 +90,9 @@ def turns(model: Model) -> Iterator[tuple[int, Stage, bool]]:
 
 
 def train(model: Model, learning_rate: float, enough: float) -> None:
-    """Train on all images at once until the mean log-likelihood is enough."""
+    """Train on all images at once until the distance is small enough."""
     x, classes = images(model.spec), model.spec.num_classes
-    batch = Batch(x.repeat(4, *[1] * len(model.spec.shape)), torch.arange(32) % classes if classes else None)
+    batch = Batch(torch.cat([x, x]), torch.arange(2 * len(x)) % classes if classes else None)
     optimisers = {player: torch.optim.Adam(own, lr=learning_rate) for player, own in model.players().items()}
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -106,20 +108,23 @@ def train(model: Model, learning_rate: float, enough: float) -> None:
             optimisers[player].step()
             with torch.no_grad():
                 model.after_step(player, seen, generator)
-        if step % 25 == 24 and mean_log_likelihood(model) > enough:
+        if step % 25 == 24 and distance(model) < enough:
             return
 
 
 @pytest.mark.parametrize("name", CARDS)
-def test_eight_images_are_learnt_down_to_their_entropy(name: str) -> None:
+def test_a_few_images_are_learnt_down_to_their_entropy(name: str) -> None:
     ends = []
-    for learning_rate in LEARNING_RATES:
-        model = build(name)
-        tolerance = EXACT if isinstance(model, HasLogProb) else BOUND * model.spec.dim
-        assert mean_log_likelihood(model) < -ENTROPY - 2 * tolerance, "before training there is something to learn"
-        train(model, learning_rate, -ENTROPY - 0.8 * tolerance)
-        ends.append(mean_log_likelihood(model))
-        assert ends[-1] < -ENTROPY + 1e-4, "Gibbs' inequality"
-        if ends[-1] > -ENTROPY - tolerance:
-            break
-    assert max(ends) > -ENTROPY - tolerance
+    for sizes, learning_rate in ATTEMPTS:
+        model = build(name, sizes)
+        start = distance(model)
+        exact = isinstance(model, HasLogProb) and not isinstance(model, Orderless)
+        allowed = NEAR if exact else SHARE * start
+        assert start > 1.0, "before training there is something to learn"
+        train(model, learning_rate, allowed)
+        end = distance(model)
+        assert end > -1e-4, "Gibbs' inequality"
+        ends.append(end / allowed)
+        if ends[-1] <= 1:
+            return
+    pytest.fail(f"of what is allowed, the attempts leave {ends}")

@@ -288,7 +288,7 @@ def test_generated_values_are_distributed_as_samples(name: str) -> None:
         for parameter in model.parameters():
             parameter.normal_(0, 1.0)
         if "conditional" in name:
-            model.label_frequency.copy_(torch.tensor([0.6, 0.3, 0.1]))
+            model.class_log_prior.copy_(torch.tensor([0.6, 0.3, 0.1]).log())
         n = 20_000
         noise = torch.randn(n, model.noise_dim, generator=seeded(1))
         raw = model.generate(noise)

@@ -14,6 +14,7 @@ from dgmbench.errors import UserError
 from dgmbench.evaluation.chunks import CHUNK, Chunks
 from dgmbench.evaluation.evaluator import Evaluator, validation_objective
 from dgmbench.evaluation.likelihood import bounds
+from dgmbench.evaluation.likelihood.units import bits_per_dim, nats_per_token
 from dgmbench.evaluation.metrics import Metric, protocol_id
 from dgmbench.evaluation.sample_distance import energy_distance, pixel_energy_distance
 from dgmbench.models.boltzmann.rbm import Rbm
@@ -91,6 +92,33 @@ def test_mean_and_standard_error() -> None:
     assert metric.se == pytest.approx(math.sqrt((4 + 1 + 0 + 9) / 3 / 4))
     assert metric.n == 4
     assert Metric.mean_of(torch.ones(1), unit="", kind="exact", direction="none").se is None
+
+
+def test_a_number_that_is_not_finite_says_why() -> None:
+    values = torch.tensor([-1.0, -math.inf, math.nan, -2.0])
+    metric = Metric.mean_of(values, unit="nats", kind="exact", direction="higher", note="blurred")
+    assert metric.as_dict()["value"] is None
+    assert metric.note == "blurred; 2 of 4 values are not finite"
+    assert bits_per_dim(metric, 3).note == metric.note
+    text = nats_per_token(values, torch.ones(4), "exact")
+    assert text.as_dict()["value"] is None
+    assert text.note == "2 of 4 values are not finite"
+    samples = torch.zeros(5, 2)
+    samples[3, 1] = math.inf
+    distance = pixel_energy_distance(samples, torch.ones(5, 2), DataSpec((2,), "real"))
+    assert distance.as_dict()["value"] is None
+    assert distance.note == "1 of 5 samples are not finite"
+
+
+def test_a_diverged_model_has_a_note_on_each_number_that_is_none() -> None:
+    model = Rbm(DataSpec((30,), "binary"), hidden=25)
+    with torch.no_grad():
+        model.weight[0, 0] = math.inf
+    data = dataset(np.random.RandomState(0).randint(0, 2, (20, 30)).astype(np.uint8), model.spec)
+    found = evaluator(data, ais={"chains": 3, "temperatures": 5, "burn_in": 2}).measure(model)
+    lost = [name for name, (metric, _) in found.items() if metric.as_dict()["value"] is None]
+    assert {"log_likelihood_ais", "log_z_ais", "log_z_reverse_ais"} <= set(lost)
+    assert [name for name in lost if not found[name][0].note] == []
 
 
 def test_the_better_of_two_and_never_a_nan() -> None:
@@ -256,6 +284,14 @@ def test_the_objective_is_the_strongest_statement_that_the_model_can_make() -> N
     assert (name, metric.direction) == ("energy_distance", "lower")
     with pytest.raises(UserError, match="nothing to validate it by"):
         validation_objective(Model(BINARY), bits(), device=CPU)
+
+
+def test_the_objective_of_few_examples_is_that_of_these() -> None:
+    data, model = bits(), Bernoulli(BINARY, 0.3)
+    few = torch.cat(list(Chunks(data, "valid", seed=0, limit=20)))
+    metric = validation_objective(model, data, device=CPU, limit=20)[1]
+    assert metric.n == 20 < data.size("valid")
+    assert metric.value == pytest.approx(float(model.log_prob(few).mean()))
 
 
 # ---------------------------------------------------------------------- samples

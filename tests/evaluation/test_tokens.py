@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from dgmbench.data import DataSet, DataSpec, Split
 from dgmbench.evaluation.evaluator import Evaluator, validation_objective
-from dgmbench.evaluation.metrics import nats_per_token, perplexity
+from dgmbench.evaluation.likelihood.units import nats_per_token, perplexity
 from dgmbench.evaluation.sample_distance import energy_distance, one_hot_distance, pixel_energy_distance
 from dgmbench.models.contract import Model
 

@@ -94,6 +94,26 @@ def test_torchrun_makes_one_run_folder(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == str(folder)
 
 
+def test_slurms_tasks_make_one_run_folder(tmp_path: Path) -> None:
+    """Two processes in the environment that srun gives its tasks."""
+    job = {"SLURM_JOB_ID": "43117", "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2",
+           "SLURM_NODELIST": "localhost", "SLURM_NODEID": "0"}  # fmt: skip
+    tasks = [
+        subprocess.Popen(
+            [sys.executable, "-m", "dgmbench", "train", *COMMON, "model=made", "hardware.devices=2",
+             f"paths.outputs={tmp_path}"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, **job, "OMP_NUM_THREADS": "1", "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    ended = [task.communicate(timeout=240) for task in tasks]
+    assert [task.returncode for task in tasks] == [0, 0], ended
+    (folder,) = [path for path in tmp_path.iterdir() if path.is_dir()]
+    assert json.loads((folder / "result.json").read_text())["cost"]["processes"] == 2
+    assert ended[0][0].splitlines()[-1] == str(folder)
+
+
 # ---------------------------------------------------------------------- who am I
 
 

@@ -328,6 +328,21 @@ def test_labels_are_refused_by_models_that_know_none(tmp_path: Path, capsys: pyt
     assert "does not draw at a temperature" in capsys.readouterr().err
 
 
+def test_a_feature_net_that_cannot_be_had_is_refused_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", *QUICK, "model=made", "trainer.budget=1ba", f"paths.outputs={tmp_path / 'runs'}"]
+    command.append(f"paths.data={tmp_path / 'data'}")
+    assert cli.main([*command, "protocol.quality.features=[inception_tf]"]) == 2
+    assert "needs the weights pt_inception" in capsys.readouterr().err
+    x = np.random.RandomState(0).randn(300, 2).astype(np.float32)
+    np.savez(tmp_path / "plain.npz", x_train=x, x_valid=x[:50], x_test=x[:50])
+    plain = ["data=npz", f"data.path={tmp_path / 'plain.npz'}"]
+    assert cli.main([*command, *plain, "protocol.quality.features=[classifier]"]) == 2
+    assert "features=classifier needs data with labels" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
 def test_the_bar_shows_the_loss_whatever_the_budget(tmp_path: Path) -> None:
     """On a terminal (a pseudo one) the bar has loss and images/s."""
     import pty

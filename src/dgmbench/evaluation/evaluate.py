@@ -12,6 +12,7 @@ from dgmbench.data import DataSet
 from dgmbench.data.random import keyed_generator
 from dgmbench.errors import UserError
 from dgmbench.evaluation.evaluator import Evaluator
+from dgmbench.evaluation.features.build import require_nets
 from dgmbench.models.contract import CanSample, Model
 from dgmbench.training.build import build_model, find_device, load_data, load_weights
 from dgmbench.training.files import read_checkpoint
@@ -64,7 +65,6 @@ def measure_run(
     A name alone stands for the weights that were best on validation and the test split; ``@final`` and ``@train`` or
     ``@valid`` mark the others. Features of data are kept in ``data_root``, by default the run's own.
     """
-    root = data_root or Path(completed["paths"]["data"]).expanduser()
     model = build_model(completed, data.spec).to(device)
     metrics: dict[str, Any] = {}
     protocols: dict[str, Any] = {}
@@ -80,7 +80,7 @@ def measure_run(
                     rule=rule,
                     averaged=completed["trainer"]["ema"] > 0,
                     device=device,
-                    folder=root / "features",
+                    folder=features_folder(completed, data_root),
                 )
 
                 def say(text: str, where: str = f"{rule} weights, {split} split") -> None:
@@ -90,6 +90,17 @@ def measure_run(
                     metrics["@".join([name, *marks])] = metric.as_dict()
                     protocols[metric.protocol_id] = details
     return {"metrics": metrics, "protocols": protocols}
+
+
+def features_folder(completed: Mapping[str, Any], data_root: Path | None = None) -> Path:
+    """Where features of data and trained feature nets are kept: in the data folder, by default the run's own."""
+    return (data_root or Path(completed["paths"]["data"]).expanduser()) / "features"
+
+
+def require_measurable(model: Model, data: DataSet, protocol: Mapping[str, Any], folder: Path) -> None:
+    """Refuse a protocol whose feature nets cannot be had, before hours of training rather than after them."""
+    if isinstance(model, CanSample) and data.spec.kind != "tokens":
+        require_nets(protocol["quality"]["features"] or [], data, folder)
 
 
 @torch.no_grad()

@@ -89,7 +89,7 @@ class Evaluator:
 
 @torch.no_grad()
 def validation_objective(
-    model: Model, data: DataSet, *, device: torch.device, ranks: Ranks | None = None
+    model: Model, data: DataSet, *, device: torch.device, ranks: Ranks | None = None, limit: int | None = None
 ) -> tuple[str, Metric]:
     """The one number by which the best checkpoint is chosen and a sweep optimises, on the validation split.
 
@@ -97,9 +97,10 @@ def validation_objective(
     bound, else an estimate of either, else either of them with log Z by enumeration or a short AIS, else an
     autoencoder's log-probability of the data given their codes, else the energy distance of samples to data.
     The noise is the same at every call, so that values of one training compare. Several processes share the examples;
-    what they compute twice (samples, log Z) may differ in the last digits.
+    what they compute twice (samples, log Z) may differ in the last digits. At most ``limit`` examples are used, drawn
+    at random but always the same.
     """
-    chunks = Chunks(data, "valid", seed=0, device=device, ranks=ranks)
+    chunks = Chunks(data, "valid", seed=0, limit=limit, device=device, ranks=ranks)
     if isinstance(model, HasLogProb):
         return "log_likelihood", _mean_nats(bounds.log_likelihood(model, chunks), "exact")
     if isinstance(model, HasElbo):
@@ -123,9 +124,8 @@ def validation_objective(
     if isinstance(model, HasReconstructionLogProb):
         return "reconstruction_log_prob", _mean_nats(bounds.reconstruction_log_prob(model, chunks), "estimate")
     if isinstance(model, CanSample):
-        return "energy_distance", sample_distance(
-            model, Chunks(data, "valid", seed=0, limit=DISTANCE_SAMPLES, device=device)
-        )
+        few = DISTANCE_SAMPLES if limit is None else min(limit, DISTANCE_SAMPLES)
+        return "energy_distance", sample_distance(model, Chunks(data, "valid", seed=0, limit=few, device=device))
     raise UserError(
         f"{type(model).__name__} has no likelihood, no bound and no samples, so there is nothing to validate it by; "
         "give it one of the methods of dgmbench.models.contract."

@@ -42,12 +42,20 @@ class Metric:
         draw_variance: Tensor | None = None,
         note: str | None = None,
     ) -> "Metric":
-        """Mean and standard error of per-example values (n,), whose variances over their own draws may be known."""
+        """Mean and standard error of per-example values (n,), whose variances over their own draws may be known.
+
+        Values that are not finite leave no mean; the note counts them.
+        """
         values = values.double()
         n = values.numel()
         se = float(values.std() / math.sqrt(n)) if n > 1 else None
         se_draws = None if draw_variance is None else math.sqrt(float(draw_variance.double().sum())) / n
-        return cls(float(values.mean()), unit, kind, direction, se, n, note=note, se_draws=se_draws)
+        found = cls(float(values.mean()), unit, kind, direction, se, n, note=note, se_draws=se_draws)
+        return found.noting(not_finite(values))
+
+    def noting(self, text: str | None) -> "Metric":
+        """The same number with one more remark, if there is one."""
+        return replace(self, note="; ".join(filter(None, (self.note, text)))) if text else self
 
     def scaled(self, factor: float, unit: str) -> "Metric":
         """The same number in another unit; a negative factor turns bounds and direction round."""
@@ -73,6 +81,12 @@ class Metric:
         """Plain values for JSON; a value that is not finite becomes null."""
         plain = asdict(self)
         return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in plain.items()}
+
+
+def not_finite(values: Tensor) -> str | None:
+    """How many of the per-example values (n,) are not finite, in words; None if all are."""
+    bad = int((~values.isfinite()).sum())
+    return f"{bad} of {values.numel()} values are not finite" if bad else None
 
 
 def protocol_id(protocol: Mapping[str, Any]) -> str:

@@ -35,9 +35,12 @@ def pixel_energy_distance(samples: Tensor, data: Tensor, spec: DataSpec) -> Metr
 
     Tokens have no scale; they enter as one-hot vectors.
     """
+    n = min(len(samples), len(data))
     if spec.kind == "tokens":
         value = energy_distance(samples.flatten(1), data.flatten(1), one_hot_distance)
-        return Metric(float(value), "one-hot tokens", "estimate", "lower", None, min(len(samples), len(data)))
+        return Metric(float(value), "one-hot tokens", "estimate", "lower", None, n)
     scale = Scaling(spec, low=0.0, high=1.0)
-    value = energy_distance(scale(samples).flatten(1).double(), scale(data).flatten(1).double())
-    return Metric(float(value), scale.unit, "estimate", "lower", None, min(len(samples), len(data)))
+    a, b = (scale(x).flatten(1).double() for x in (samples, data))
+    found = Metric(float(energy_distance(a, b)), scale.unit, "estimate", "lower", None, n)
+    bad = int((~a.isfinite().all(1)).sum())
+    return found.noting(f"{bad} of {len(a)} samples are not finite" if bad else None)

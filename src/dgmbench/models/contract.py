@@ -285,42 +285,39 @@ class CanComplete(Protocol):
         ...
 
 
-class _ByBuffer(type):
-    """A buffer is no attribute of the class: since Python 3.12, isinstance of a protocol would not find it."""
+class _ByState(type):
+    """Capabilities that rest on buffers or submodules: the instance has all that the class names, and none is None.
+
+    These are no attributes of a class, nor in an instance's ``__dict__``: since Python 3.12, isinstance of a protocol
+    does not find them.
+    """
 
     def __instancecheck__(cls, instance: object) -> bool:
-        return isinstance(getattr(instance, "class_log_prior", None), Tensor)
+        return all(getattr(instance, name, None) is not None for name in cls.__annotations__)
 
 
-class IsClassConditional(metaclass=_ByBuffer):
-    """p(x | y): ``log_prob``, ``elbo`` and ``log_weights`` also take labels ``y=``, and give the marginal without.
+class IsClassConditional(metaclass=_ByState):
+    """p(x | y): ``sample(n, y)`` takes labels y, and draws them from the prior without.
 
-    The marginal is log p(x) = log sum_y p(y) p(x | y), so that numbers compare with those of other models. A model
-    that is conditional only by a setting registers the buffer only then.
+    ``log_prob``, ``elbo`` and ``log_weights``, where there are any, take ``y=`` too, and give the marginal without:
+    log p(x) = log sum_y p(y) p(x | y), so that numbers compare with those of other models. A model that is conditional
+    only by a setting registers the buffer only then.
     """
 
     class_log_prior: Tensor
     """log p(y), (num_classes,): a buffer, the frequencies in the training data."""
 
 
-@runtime_checkable
-class SamplesByLabel(Protocol):
-    """``sample(n, y)`` takes labels y (n,); without any likelihood, as a conditional GAN."""
-
-    label_frequency: Tensor | None
-    """How often each label occurs (num_classes,), a buffer; None where a setting makes the model unconditional."""
-
-
-@runtime_checkable
-class HasBijection(Protocol):
+class HasBijection(metaclass=_ByState):
     """A density by change of variables: log p(v) = log p(z) + log |det dz/dv| with z, log_det = bijection(v)."""
 
     bijection: Bijection
     """From continuous data (b, *shape) to noise (b, dim)."""
 
-    def continuous(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
-        """Values v (b, *shape) where the density is evaluated for raw x (b, *shape): x itself, or x with noise."""
-        ...
+    continuous: Callable[..., Tensor]
+    """``continuous(x, generator=None)``: values v (b, *shape) where the density is evaluated for raw x (b, *shape), x
+    itself or x with noise.
+    """
 
 
 @runtime_checkable

@@ -21,7 +21,7 @@ from dgmbench.config import complete, run_name
 from dgmbench.data import BatchStream, DataSet, evaluation_batches
 from dgmbench.data.spec import Batch
 from dgmbench.errors import RunFailed, UserError
-from dgmbench.evaluation.evaluate import measure_run, sampling_seconds_per_image
+from dgmbench.evaluation.evaluate import features_folder, measure_run, require_measurable, sampling_seconds_per_image
 from dgmbench.evaluation.evaluator import validation_objective
 from dgmbench.evaluation.metrics import Metric
 from dgmbench.models.contract import Model
@@ -102,6 +102,8 @@ def train(cfg: Mapping[str, Any]) -> Outcome:
     )
     plan = make_plan(completed["trainer"], images_per_epoch=stream.images_per_epoch, stages=model.stages())
     folder = RunFolder(Path(completed["paths"]["outputs"]) / run_name(completed, data.content_hash))
+    if folder.read_result() is None:
+        require_measurable(model, data, completed["protocol"], features_folder(completed))
     if ranks.is_first:
         folder.acquire()
     try:
@@ -255,7 +257,8 @@ class _Run:
         return BatchStream(self.data, batch_size=size, seed=self.seed, device=self.device).batch(0)
 
     def _validate(self, module: Training) -> None:
-        name, metric = validation_objective(module.model, self.data, device=self.device, ranks=self.ranks)
+        limit = self.completed["trainer"]["validate_examples"]
+        name, metric = validation_objective(module.model, self.data, device=self.device, ranks=self.ranks, limit=limit)
         # all processes must decide alike, or they would wait for each other for ever: the first one's value counts
         agreed = torch.tensor(metric.value, dtype=torch.float64, device=self.device)
         self.ranks.from_first_([agreed])

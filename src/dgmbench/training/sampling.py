@@ -21,7 +21,6 @@ from dgmbench.models.contract import (
     HasTemperature,
     IsClassConditional,
     Model,
-    SamplesByLabel,
 )
 from dgmbench.training.build import build_model, find_device, load_data, load_weights
 from dgmbench.training.files import read_checkpoint, write_atomically
@@ -50,8 +49,7 @@ def draw(
     """
     if not isinstance(model, CanSample):
         raise UserError(f"{type(model).__name__} does not draw samples: it has no sample(n) method.")
-    by_label = isinstance(model, SamplesByLabel) and model.label_frequency is not None
-    if label is not None and not (by_label or isinstance(model, IsClassConditional)):
+    if label is not None and not isinstance(model, IsClassConditional):
         raise UserError(f"label={label}: {type(model).__name__} was not trained on labels; leave label out.")
     if temperature is not None:
         if not isinstance(model, HasTemperature):

@@ -56,3 +56,16 @@ def test_nothing_is_said_where_there_are_no_factors_or_no_codes() -> None:
     shapes = data_set("shapes")
     context = Context(shapes, {"seed": 0, "max_examples": None}, "test", torch.device("cpu"))
     assert list(disentanglement(Model(shapes.spec), context, lambda t: None)) == []
+
+
+def test_codes_that_cannot_be_judged_get_a_note_and_no_number() -> None:
+    data = data_set("shapes")
+    few = Context(data, {"seed": 0, "max_examples": 50}, "test", torch.device("cpu"))
+    [(name, metric, _)] = disentanglement(Knowing(data), few, lambda t: None)
+    assert (name, metric.as_dict()["value"]) == ("mig", None)
+    assert metric.note == "Disentanglement needs at least one factor that varies and 100 examples, not 5 and 50."
+    lost = Knowing(data)
+    lost.codes = {key: code * np.nan for key, code in lost.codes.items()}
+    whole = Context(data, {"seed": 0, "max_examples": None}, "test", torch.device("cpu"))
+    [(_, metric, _)] = disentanglement(lost, whole, lambda t: None)
+    assert "NaN or infinite" in (metric.note or "")

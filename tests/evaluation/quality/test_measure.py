@@ -197,7 +197,7 @@ class Labelled(Drawer):
         part = data.splits["valid"]
         super().__init__(data.spec, torch.from_numpy(part.x))
         self.register_buffer("labels", torch.from_numpy(part.y))
-        self.label_frequency: Tensor | None = torch.full((10,), 0.1)
+        self.class_log_prior: Tensor | None = torch.full((10,), 0.1).log()
         self.wrong = wrong
 
     def sample(self, n: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
@@ -218,8 +218,16 @@ def test_conditional_consistency_is_the_share_of_right_labels(digits: DataSet) -
     assert accuracy[0.0].value > 0.95
     assert abs(accuracy[0.4].value - 0.6 * accuracy[0.0].value) < 4 * accuracy[0.4].se + 0.4 * 0.05
     unconditional = Labelled(digits, 0.0)
-    unconditional.label_frequency = None
+    unconditional.class_log_prior = None
     assert "label_accuracy_classifier" not in measure(unconditional, digits)
+
+
+def test_labelled_samples_that_are_no_data_get_a_note_and_no_number(digits: DataSet) -> None:
+    model = Labelled(digits, 0.0)
+    model.images = model.images / 2
+    metric, _ = measure(model, digits)["label_accuracy_classifier"]
+    assert metric.as_dict()["value"] is None
+    assert "samples must be raw values of the data's space" in metric.note
 
 
 class Autoencoder(Model):

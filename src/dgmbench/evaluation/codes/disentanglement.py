@@ -30,7 +30,7 @@ HELD_OUT = 0.25  # share of the examples on which classifiers are scored
 
 def mutual_information_gap(codes: np.ndarray, factors: np.ndarray, *, bins: int = 20) -> float:
     """MIG of codes (n, d) and factors (n, F)."""
-    codes, factors = _checked(codes, factors)
+    codes, factors = checked(codes, factors)
     cut = discretised(codes, bins)
     gaps = []
     for k in range(factors.shape[1]):
@@ -61,7 +61,7 @@ def beta_vae_score(
     codes: np.ndarray, factors: np.ndarray, *, seed: int = 0, points: int = 2000, pairs: int = 32
 ) -> float:
     """Accuracy on a quarter of ``points`` differences, each the mean over ``pairs`` pairs that share one factor."""
-    codes, factors = _checked(codes, factors)
+    codes, factors = checked(codes, factors)
     rng = np.random.RandomState(seed)
     scale = _scale(codes)
     fixed = rng.randint(factors.shape[1], size=points)
@@ -80,7 +80,7 @@ def factor_vae_score(
 
     Dimensions that hardly vary (a thousandth of the largest variance: collapsed posteriors) do not vote.
     """
-    codes, factors = _checked(codes, factors)
+    codes, factors = checked(codes, factors)
     variance = codes.var(0)
     alive = np.flatnonzero(variance > 1e-3 * variance.max())
     if variance.max() == 0:
@@ -111,7 +111,7 @@ def dci(codes: np.ndarray, factors: np.ndarray, *, seed: int = 0, trees: int = 5
     """DCI by random forests of ``trees`` trees, one forest a factor."""
     from sklearn.ensemble import RandomForestClassifier
 
-    codes, factors = _checked(codes, factors)
+    codes, factors = checked(codes, factors)
     train, test = _split(len(codes), seed)
     importance, accuracy = np.empty((codes.shape[1], factors.shape[1])), []
     for k in range(factors.shape[1]):
@@ -134,7 +134,7 @@ def dci(codes: np.ndarray, factors: np.ndarray, *, seed: int = 0, trees: int = 5
 
 def attribute_predictability(codes: np.ndarray, factors: np.ndarray, *, seed: int = 0) -> float:
     """SAP of codes (n, d) and factors (n, F); a linear classifier of one dimension is a set of thresholds."""
-    codes, factors = _checked(codes, factors)
+    codes, factors = checked(codes, factors)
     gaps = []
     for k in range(factors.shape[1]):
         scores = [_linear_accuracy(codes[:, [j]], factors[:, k], seed) for j in range(codes.shape[1])]
@@ -144,7 +144,7 @@ def attribute_predictability(codes: np.ndarray, factors: np.ndarray, *, seed: in
     return float(np.mean(gaps))
 
 
-def _checked(codes: np.ndarray, factors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def checked(codes: np.ndarray, factors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Codes in double precision and the factors that vary; refuses what no score can be computed from."""
     codes, factors = np.asarray(codes, np.float64), np.asarray(factors)
     if codes.ndim != 2 or factors.ndim != 2 or len(codes) != len(factors):

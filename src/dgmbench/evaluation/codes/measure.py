@@ -1,10 +1,12 @@
 """The part of the evaluation that asks whether code dimensions stand for the factors of variation of the data."""
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
 import torch
 
+from dgmbench.errors import UserError
 from dgmbench.evaluation.codes import disentanglement as scores
 from dgmbench.evaluation.metrics import Metric
 from dgmbench.evaluation.parts import Context, Found, Note
@@ -23,6 +25,12 @@ def disentanglement(model: Model, context: Context, note: Note) -> Iterator[Foun
     labels = torch.cat([y.cpu() for _, y in batches if y is not None]).numpy()
     values = np.stack(np.unravel_index(labels, [size for _, size in factors]), axis=1)
     common = {"factors": [name for name, _ in factors]}
+
+    try:
+        scores.checked(codes, values)
+    except UserError as error:
+        yield "mig", Metric(math.nan, "1", "estimate", "higher", None, len(codes), note=str(error)), common
+        return
 
     def found(name: str, value: float, **details: object) -> Found:
         return name, Metric(value, "1", "estimate", "higher", None, len(codes)), {**common, **details}

@@ -34,6 +34,18 @@ def build_net(
     note: Note = lambda text: None,
 ) -> FeatureNet:
     """The net of a name or a node ``{name, _target_, ...}``, ready for the data. ``folder`` keeps what was trained."""
+    net = _unprepared(entry, data).to(device).eval()
+    net.prepare(data, folder, note)
+    return net.requires_grad_(False)
+
+
+def require_nets(chosen: Sequence[str | Mapping[str, Any]], data: DataSet, folder: Path | None) -> None:
+    """Refuse nets that ``build_net`` would refuse, without training any: to be asked before a model is trained."""
+    for entry in chosen:
+        _unprepared(entry, data).require(data, folder)
+
+
+def _unprepared(entry: str | Mapping[str, Any], data: DataSet) -> FeatureNet:
     node = complete_net(entry)
     target = locate(node[TARGET], "features")
     settings = {key: value for key, value in node.items() if key not in ("name", TARGET)}
@@ -50,9 +62,7 @@ def build_net(
         raise UserError(f"features.name={net.name} must consist of small letters, digits and underscores.")
     if net.name in RESERVED and node[TARGET] != RESERVED[net.name]:
         raise UserError(f"The name {net.name} is reserved for {RESERVED[net.name]}; give your feature net another one.")
-    net.to(device).eval()
-    net.prepare(data, folder, note)
-    return net.requires_grad_(False)
+    return net
 
 
 def complete_net(entry: str | Mapping[str, Any], config_dirs: Iterable[str | Path] = ()) -> dict[str, Any]:

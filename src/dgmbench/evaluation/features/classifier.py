@@ -26,6 +26,7 @@ from dgmbench.evaluation.features.net import Note, Standardised
 FORMAT = 1  # of what training does and of the file
 FEATURES = 64
 BATCH, RATE = 100, 2e-3
+NO_LABELS = "features=classifier needs data with labels, and these have none; use random_conv."
 SHIPPED = Path(__file__).parent / "weights"
 
 
@@ -44,7 +45,7 @@ class Classifier(Standardised):
         require("features.classifier", least=1, width=width, images=images)
         require("features.classifier", least=0, seed=seed)
         if not spec.num_classes:
-            raise UserError("features=classifier needs data with labels, and these have none; use random_conv.")
+            raise UserError(NO_LABELS)
         self.images, self.seed = images, seed
         self.accuracy: dict[str, float] = {}
         with torch.random.fork_rng(devices=[]):
@@ -81,10 +82,14 @@ class Classifier(Standardised):
         parts.append({name: list(p.shape) for name, p in self.named_parameters()})
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
+    def require(self, data: DataSet, folder: Path | None) -> None:
+        """Refuse data without labels."""
+        if data.splits["train"].y is None:
+            raise UserError(NO_LABELS)
+
     def prepare(self, data: DataSet, folder: Path | None, note: Note) -> None:
         """Load the trained weights, from the package or from ``folder``, else train and keep them."""
-        if data.splits["train"].y is None or not data.spec.num_classes:
-            raise UserError("features=classifier needs data with labels, and these have none; use random_conv.")
+        self.require(data, folder)
         super().prepare(data, folder, note)
         key = self.key(data)
         for record in sorted(SHIPPED.glob("*.json")):

@@ -192,8 +192,16 @@ class InceptionTf(FeatureNet):
             return "inception_score"
         return f"fid{variant and '_'}{variant}" if measure == "fd" else super().label(measure, variant)
 
+    def require(self, data: DataSet, folder: Path | None) -> None:
+        """Find the file, or fetch it."""
+        self._file(folder)
+
     def prepare(self, data: DataSet, folder: Path | None, note: Note) -> None:
-        """Find the file, compare its checksum and load it."""
+        """Load the file."""
+        self.load(self._file(folder))
+
+    def _file(self, folder: Path | None) -> Path:
+        """Where the file is, its checksum compared."""
         path = Path(self.path).expanduser() if self.path else (folder or Path()) / FILE
         if not path.is_file() and self.download and not self.path and folder is not None:
             import pooch
@@ -209,7 +217,7 @@ class InceptionTf(FeatureNet):
             )
         if (found := checksum(path, "sha256")) != f"sha256:{SHA256}":
             raise UserError(f"{path} has {found}, not the published sha256:{SHA256}; its distance would be no FID.")
-        self.load(path)
+        return path
 
     def load(self, path: Path) -> None:
         """Load a file of weights whose names and shapes are this network's."""

@@ -33,6 +33,9 @@ class FeatureNet(nn.Module):
         self.name, self.settings = type(self).__name__.lower(), {}
         self._hash: str | None = None
 
+    def require(self, data: DataSet, folder: Path | None) -> None:
+        """Refuse data and folders that lack what ``prepare`` needs; also asked before a model is trained."""
+
     def prepare(self, data: DataSet, folder: Path | None, note: Note) -> None:
         """Find or make the weights."""
 

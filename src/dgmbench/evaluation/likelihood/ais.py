@@ -100,8 +100,8 @@ class Bracket:
 
     @property
     def wide(self) -> bool:
-        """Whether the bracket is too wide to be relied on."""
-        return abs(self.gap) > self.tolerance or self.ess < 2
+        """Whether the bracket is too wide to be relied on, as one is that is not finite."""
+        return not (abs(self.gap) <= self.tolerance and self.ess >= 2)
 
     def interval(self, width: float = 3.0) -> tuple[float, float]:
         """The bracket with ``width`` standard errors added on both sides."""
@@ -280,7 +280,7 @@ def bracket(
     start = sample_target(chains, generator=generator) if sample_target is not None else None
     exact_start = start is not None
     if start is None:
-        weights = torch.softmax(forward.log_weights, 0)
+        weights = torch.softmax(forward.log_weights, 0).nan_to_num(1.0)  # a diverged model leaves none to go by
         start = forward.states[torch.multinomial(weights, chains, replacement=True, generator=generator)]
         for _ in range(burn_in):
             start = path.transition(start, 1.0, generator=generator)

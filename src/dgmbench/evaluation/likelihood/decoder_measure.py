@@ -162,7 +162,8 @@ def _annealing(
     note("annealing back from the noise of the model's own examples")
     gaps = _gap(decoder, context, annealing, min(CHUNK, len(found)))
     gap = Metric.mean_of(gaps, unit="nats", kind="estimate", direction="lower")
-    wide = f"wide: {gap.value:.2g} nats between both directions of annealing" if abs(gap.value) > TOLERANCE else None
+    narrow = abs(gap.value) <= TOLERANCE  # what is not finite is not narrow
+    wide = None if narrow else f"wide: {gap.value:.2g} nats between both directions of annealing"
     warning = "; ".join(filter(None, (about, wide))) or None
     nats = Metric.mean_of(
         found[:, 0], unit="nats", kind=kind, direction="higher", draw_variance=found[:, 1], note=warning
@@ -170,7 +171,7 @@ def _annealing(
     yield name, nats, details
     if kind == "lower bound" and context.data.spec.kind in ("binary", "discrete"):
         yield f"{name}_bits_per_dim", bits_per_dim(nats, context.data.spec.dim), details
-    yield f"{name}_gap", replace(gap, note=wide), details
+    yield f"{name}_gap", gap.noting(wide), details
     yield f"{name}_ess", Metric.mean_of(found[:, 2], unit="chains", kind="estimate", direction="higher"), details
     acceptance = Metric.mean_of(found[:, 3], unit="share", kind="estimate", direction="none")
     yield f"{name}_acceptance", acceptance, details

@@ -43,7 +43,7 @@ def likelihood(model: Model, context: Context, note: Note) -> Iterator[Found]:
             yield from _nats(context, f"iw_bound_k{k}", draws, "lower bound", details)
     if isinstance(model, HasLogProbEstimate):
         yield from _estimate(model, context, note)
-    if isinstance(model, IsClassConditional) and context.data.spec.num_classes:
+    if isinstance(model, IsClassConditional) and isinstance(model, HasLogProb | HasElbo):
         note("likelihood given the label")
         kind: NumberKind = "exact" if isinstance(model, HasLogProb) else "lower bound"
         name = "log_likelihood_given_y" if kind == "exact" else "elbo_given_y"
@@ -64,7 +64,7 @@ def _estimate(model: HasLogProbEstimate, context: Context, note: Note) -> Iterat
     for name, metric, _ in _nats(context, f"{details['of']}_estimate", values, "estimate", details):
         most = bias if metric.unit == "nats" else bias / (context.data.spec.dim * math.log(2.0))
         warning = f"biased by at most {most:.2g} {metric.unit}" if bias else None
-        yield name, replace(metric, note=warning), details
+        yield name, metric.noting(warning), details
 
 
 def _nats(
@@ -96,15 +96,19 @@ def _with_log_z(
     start = "exact" if sides.exact_start else f"burn-in {sides.burn_in}"
     details = {"ais": dict(schedule), "reverse_start": start}
     n = schedule["chains"]
-    warning = f"wide bracket: gap {sides.gap:.2g} nats, {sides.ess:.1f} effective chains" if sides.wide else None
+    warning = None
+    if sides.wide:
+        warning = f"wide bracket: gap {sides.gap:.2g} nats, {sides.ess:.1f} effective chains"
+        warning = warning if math.isfinite(sides.gap) else "the estimates of log Z are not finite"
     for side, estimate in (("ais", sides.forward), ("reverse_ais", sides.reverse)):
         for each, metric, _ in _nats(context, f"{name}_{side}", values - estimate.log_z, "estimate", details):
             scale = 1.0 if metric.unit == "nats" else context.data.spec.dim * math.log(2.0)
             draws = estimate.se / scale
-            yield each, replace(metric, se=math.hypot(metric.se or 0.0, draws), se_draws=draws, note=warning), details
+            both = replace(metric, se=math.hypot(metric.se or 0.0, draws), se_draws=draws)
+            yield each, both.noting(warning), details
         log_z = Metric(estimate.log_z, "nats", "estimate", "none", estimate.se, n, note=warning, se_draws=estimate.se)
         yield f"log_z_{side}", log_z, details
-        yield f"log_z_{side}_ess", Metric(estimate.ess, "chains", "estimate", "higher", None, n), details
+        yield f"log_z_{side}_ess", Metric(estimate.ess, "chains", "estimate", "higher", None, n, note=warning), details
     spread = math.hypot(sides.forward.se, sides.reverse.se)
     gap = Metric(sides.gap, "nats", "estimate", "none", spread, n, note=warning, se_draws=spread)
     yield "log_z_gap", gap, details

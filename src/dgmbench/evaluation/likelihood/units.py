@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dgmbench.errors import UserError
-from dgmbench.evaluation.metrics import Metric, NumberKind
+from dgmbench.evaluation.metrics import Metric, NumberKind, not_finite
 
 Space = Literal["levels", "unit", "symmetric", "logit"]
 
@@ -44,7 +44,8 @@ def nats_per_token(values: Tensor, tokens: Tensor, kind: NumberKind) -> Metric:
     count, examples = float(tokens.sum()), len(values)
     nats = -float(values.sum()) / count
     se = float((-values - nats * tokens).std()) * math.sqrt(examples) / count if examples > 1 else None
-    return Metric(-nats, "nats/token", kind, "higher", se, round(count)).scaled(-1.0, "nats/token")
+    found = Metric(-nats, "nats/token", kind, "higher", se, round(count), note=not_finite(values))
+    return found.scaled(-1.0, "nats/token")
 
 
 def perplexity(per_token: Metric) -> Metric:

@@ -31,7 +31,6 @@ from dgmbench.models.contract import (
     HasReconstructionLogProb,
     IsClassConditional,
     Model,
-    SamplesByLabel,
 )
 from dgmbench.nn.scaling import Scaling
 from dgmbench.nn.sequences import counted
@@ -215,28 +214,35 @@ def _frechet(
 
 def labelled_samples(model: Model, context: Context, note: Note) -> Iterator[Found]:
     """Conditional consistency: how often a classifier of the data gives samples the label they were drawn for."""
-    classes = context.data.spec.num_classes
-    conditional = isinstance(model, IsClassConditional) or (
-        isinstance(model, SamplesByLabel) and model.label_frequency is not None
-    )
     settings = context.protocol.get("quality")
-    if not (conditional and classes and settings and isinstance(model, CanSample)):
+    if not (isinstance(model, IsClassConditional) and settings and isinstance(model, CanSample)):
         return
     n = _count(settings["samples"], context)
     for net in _nets(settings["features"], context, note):
-        right = []
-        for number, start in enumerate(range(0, n, SAMPLE_CHUNK)):
-            note(f"labelled sample {start} of {n}")
-            y = torch.arange(start, min(start + SAMPLE_CHUNK, n), device=context.device) % classes
-            x = model.sample(len(y), y, generator=context.generator("labelled samples", number))
-            logits = net.logits(net(x))
-            if logits is None or logits.shape[1] != classes:
-                break
-            right.append((logits.argmax(1) == y).double().cpu())
-        if right:
-            accuracy = Metric.mean_of(torch.cat(right), unit="share", kind="estimate", direction="higher")
-            details = {**net.record(), "samples": n, "sample_chunk": SAMPLE_CHUNK, "labels": "each as often"}
-            yield net.label("label_accuracy"), accuracy, details
+        try:
+            right = _right_labels(model, net, n, context, note)
+        except UserError as error:
+            accuracy = Metric(math.nan, "share", "estimate", "higher", None, n, note=str(error))
+        else:
+            if right is None:
+                continue
+            accuracy = Metric.mean_of(right, unit="share", kind="estimate", direction="higher")
+        details = {**net.record(), "samples": n, "sample_chunk": SAMPLE_CHUNK, "labels": "each as often"}
+        yield net.label("label_accuracy"), accuracy, details
+
+
+def _right_labels(model: CanSample, net: FeatureNet, n: int, context: Context, note: Note) -> Tensor | None:
+    """1 for each of n samples (n,) that the net gives the label it was drawn for; None if it does not classify."""
+    classes, right = context.data.spec.num_classes or 0, []
+    for number, start in enumerate(range(0, n, SAMPLE_CHUNK)):
+        note(f"labelled sample {start} of {n}")
+        y = torch.arange(start, min(start + SAMPLE_CHUNK, n), device=context.device) % classes
+        x = model.sample(len(y), y, generator=context.generator("labelled samples", number))
+        logits = net.logits(net(x))
+        if logits is None or logits.shape[1] != classes:
+            return None
+        right.append((logits.argmax(1) == y).double().cpu())
+    return torch.cat(right)
 
 
 def codes(model: Model, context: Context, note: Note) -> Iterator[Found]:

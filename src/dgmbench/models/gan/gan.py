@@ -39,6 +39,7 @@ from dgmbench.models.contract import Logs, Model, Stage
 from dgmbench.nn.adversarial import NetName, make_discriminator, make_generator
 from dgmbench.nn.adversarial_losses import LOSSES, AdversarialLossName, gradient_penalty
 from dgmbench.nn.batchnorm import absorb_statistics
+from dgmbench.nn.labels import count_classes, draw_classes, start_class_prior
 from dgmbench.nn.scaling import Scaling
 
 
@@ -62,6 +63,8 @@ class Gan(Model):
         truncation: samples take z from the normal distribution cut to |z_i| <= truncation; training never does.
         conditional: labels enter both networks (Mirza and Osindero 2014).
     """
+
+    class_log_prior: Tensor
 
     def __init__(
         self,
@@ -116,9 +119,8 @@ class Gan(Model):
             bias=loss != "wasserstein",  # the Wasserstein loss does not depend on a constant
         )
         self.noise_dim = latent + bool(self.classes)
-        self.label_frequency: Tensor | None
-        uniform = torch.full((self.classes,), 1.0 / self.classes) if self.classes else None
-        self.register_buffer("label_frequency", uniform)
+        if self.classes:
+            start_class_prior(self, spec)
 
     def players(self) -> dict[str, list[nn.Parameter]]:
         """The two networks."""
@@ -133,8 +135,8 @@ class Gan(Model):
 
     def initialise(self, batch: Batch, generator: Generator) -> None:
         """Keep the classes' frequencies, from which ``sample`` draws labels where none are given."""
-        if self.label_frequency is not None and batch.y is not None:
-            self.label_frequency.copy_(torch.bincount(batch.y, minlength=self.classes) / len(batch.y))
+        if self.classes:
+            count_classes(self.class_log_prior, batch.y)
 
     def loss(self, player: str, batch: Batch, generator: Generator) -> tuple[Tensor, Logs]:
         """The objective of ``player`` in the module's formulas, as a mean over the batch."""
@@ -173,8 +175,8 @@ class Gan(Model):
         """Draw n raw values G(z), rounded to the levels; of classes y (n,), by default as frequent as in the data."""
         if y is not None and not self.classes:
             raise UserError("labels were given, but the model is not conditional; set model.conditional=true.")
-        if y is None and self.label_frequency is not None:
-            y = torch.multinomial(self.label_frequency, n, replacement=True, generator=generator)
+        if y is None and self.classes:
+            y = draw_classes(self.class_log_prior, n, generator)
         z = self.noise(n, generator, truncation=self.truncation)
         return self.scaling.inverse(self.generator(z, self.one_hot(y)))
 
@@ -186,9 +188,9 @@ class Gan(Model):
         z, labels = noise[:, : self.latent], None
         if self.truncation is not None:
             z = self.truncated(torch.erf(z / 2**0.5), self.truncation)
-        if self.label_frequency is not None:
-            quantile = torch.special.ndtr(noise[:, self.latent].detach()).to(self.label_frequency)
-            y = torch.searchsorted(self.label_frequency.cumsum(0), quantile).clamp(max=self.classes - 1)
+        if self.classes:
+            quantile = torch.special.ndtr(noise[:, self.latent].detach()).to(self.class_log_prior)
+            y = torch.searchsorted(self.class_log_prior.exp().cumsum(0), quantile).clamp(max=self.classes - 1)
             labels = self.one_hot(y)
         return self.scaling.unrounded(self.generator(z, labels))
 
