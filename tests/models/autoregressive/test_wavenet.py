@@ -11,7 +11,7 @@ from dgmbench.errors import UserError
 from dgmbench.models.autoregressive.wavenet import WaveNet
 from dgmbench.models.contract import IsClassConditional
 from dgmbench.nn.dilated import DilatedStack
-from dgmbench.nn.sequences import draw_categorical
+from dgmbench.nn.levels import draw_categories
 
 SMALL = {"dilations": (1, 2, 4), "channels": 8, "skip_channels": 8}
 AUDIO = DataSpec((40,), "discrete", 11, 3)
@@ -192,7 +192,7 @@ def test_cached_sampling_equals_the_naive_loop(conditional, end):
     x = torch.zeros(n, 40, dtype=spec.dtype)
     with torch.no_grad():
         for t in range(40):
-            x[:, t] = draw_categorical(model._logits(x, y)[..., t], uniform[t])
+            x[:, t] = draw_categories(model._logits(x, y)[..., t], uniform[t])
             if end is not None and t:
                 x[:, t][x[:, t - 1] == end] = end
     assert torch.equal(fast, x)

@@ -38,7 +38,8 @@ from dgmbench.errors import UserError, require
 from dgmbench.models.contract import Logs, Model
 from dgmbench.nn.dilated import DilatedStack
 from dgmbench.nn.labels import count_classes, draw_classes, marginal, start_class_prior
-from dgmbench.nn.sequences import draw_categorical, sentence_log_prob
+from dgmbench.nn.levels import draw_categories
+from dgmbench.nn.sequences import sentence_log_prob
 
 
 class WaveNet(Model):
@@ -139,7 +140,7 @@ class WaveNet(Model):
                 log_p = self._each(x, torch.full((len(x),), label, device=x.device))
                 each.append(torch.where(begun, log_p, torch.zeros_like(log_p)).sum(1) + self.class_log_prior[label])
             u = torch.rand(len(x), generator=generator, device=x.device, dtype=each[0].dtype)
-            y = draw_categorical(torch.stack(each, 1), u)
+            y = draw_categories(torch.stack(each, 1), u)
         return self._draw(len(x), y, x.flatten(1), known.flatten(1), generator)
 
     def _logits(self, x: Tensor, y: Tensor | None) -> Float[Tensor, "b k t"]:
@@ -166,7 +167,7 @@ class WaveNet(Model):
         ended = torch.zeros(n, dtype=torch.bool, device=like.device)
         queues = self.net.start(n, y if self.conditional else None)
         for t in range(self.spec.dim):
-            value = draw_categorical(self.net.step(queues, self.embedding(value)), uniform[t])
+            value = draw_categories(self.net.step(queues, self.embedding(value)), uniform[t])
             if x is not None and known is not None:
                 value = torch.where(known[:, t], x[:, t].long(), value)
             if self.spec.end is not None:
