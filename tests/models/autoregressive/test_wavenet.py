@@ -246,6 +246,24 @@ def test_a_known_beginning_is_completed_exactly(conditional):
 # ---------------------------------------------------------------------- training
 
 
+@torch.no_grad()
+def test_a_sentence_does_not_end_before_a_known_word():
+    spec = DataSpec((5,), "tokens", 3, end=0)
+    torch.manual_seed(0)
+    model = WaveNet(spec, dilations=(1, 2), channels=6, skip_channels=8)
+    assert model.net.top.bias is not None
+    model.net.top.bias[0] += 2.0  # sentences tend to end at once
+    x = torch.tensor([1, 2, 2, 1, 0], dtype=torch.uint8).expand(2000, 5)
+    known = torch.tensor([False, False, True, False, False]).expand(2000, 5)
+    done = model.complete(x, known, generator=torch.Generator().manual_seed(0))
+    assert (done[:, 2] == 2).all()
+    assert (done[:, :2] != 0).all()
+    assert model.log_prob(done).isfinite().all()
+    assert (done[:, 3] == 0).double().mean() > 0.5, "after the last known word it may"
+    nothing = model.complete(x, torch.zeros_like(known), generator=torch.Generator().manual_seed(0))
+    assert (nothing[:, 0] == 0).double().mean() > 0.5
+
+
 def test_starts_at_the_marginals_and_learns_a_period():
     spec = DataSpec((24,), "discrete", 5, 2)
     g = torch.Generator().manual_seed(0)

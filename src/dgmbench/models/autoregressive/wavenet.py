@@ -130,7 +130,8 @@ class WaveNet(Model):
         """Raw values like x (b, *shape) where ``known``, drawn elsewhere, each given all values before it.
 
         Exact where a sequence is known up to some time and unknown from there on; values that are known later do not
-        influence those before them. With labels, each example draws its own from p(y | known beginning).
+        influence those before them, but that a sentence does not end before a word that is known. With labels, each
+        example draws its own from p(y | known beginning).
         """
         y = None
         if self.conditional:
@@ -166,12 +167,19 @@ class WaveNet(Model):
         value = torch.full((n,), self.levels, device=like.device)
         ended = torch.zeros(n, dtype=torch.bool, device=like.device)
         queues = self.net.start(n, y if self.conditional else None)
+        end = self.spec.end
+        goes_on = None
+        if end is not None and x is not None and known is not None:
+            goes_on = (known & (x != end)).flip(1).cummax(1).values.flip(1)  # known words are still to come
         for t in range(self.spec.dim):
-            value = draw_categories(self.net.step(queues, self.embedding(value)), uniform[t])
+            logits = self.net.step(queues, self.embedding(value))
+            if goes_on is not None:
+                logits[:, end] = logits[:, end].masked_fill(goes_on[:, t], -torch.inf)
+            value = draw_categories(logits, uniform[t])
+            if end is not None:
+                value = torch.where(ended, end, value)
             if x is not None and known is not None:
                 value = torch.where(known[:, t], x[:, t].long(), value)
-            if self.spec.end is not None:
-                value = torch.where(ended, self.spec.end, value)
-                ended = value == self.spec.end
+            ended = value == end if end is not None else ended
             drawn[t] = value
         return drawn.T.reshape(n, *self.spec.shape).to(self.spec.dtype)
