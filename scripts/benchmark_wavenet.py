@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from dgmbench.data.spec import DataSpec
 from dgmbench.models.autoregressive.wavenet import WaveNet
-from dgmbench.nn.sequences import draw_categorical
+from dgmbench.nn.levels import draw_categories
 
 
 @torch.no_grad()
@@ -28,7 +28,7 @@ def naive_continuation(model: WaveNet, x: Tensor, start: int, generator: torch.G
     x = x.long()
     for t in range(start, x.shape[1]):
         before = F.pad(x[:, :t], (1, 0), value=model.levels)[:, -reach:]
-        x[:, t] = draw_categorical(model.net(model.embedding(before).transpose(1, 2))[..., -1], uniform[t])
+        x[:, t] = draw_categories(model.net(model.embedding(before).transpose(1, 2))[..., -1], uniform[t])
     return x
 
 

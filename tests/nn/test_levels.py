@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from scipy import stats
 from torch.distributions import Bernoulli, Categorical
 
 from dgmbench.data.spec import DataSpec
 from dgmbench.nn.levels import (
+    draw_categories,
     draw_levels,
     every_log_prob,
     level_log_prob,
@@ -36,6 +38,18 @@ def test_draws_are_monotone_maps_of_the_uniform_with_the_right_jumps(p):
     assert torch.allclose(share.double(), every_log_prob(parameters)[0].exp(), atol=1e-4)
     steps = value.diff()
     assert (steps >= 0).all() if p > 1 else (steps <= 0).all()  # a Bernoulli is 1 below its probability
+
+
+def test_draws_invert_the_cdf():
+    logits = torch.tensor([0.2, 0.3, 0.0, 0.5], dtype=torch.float64).log().expand(6, 4)
+    uniform = torch.tensor([0.0, 0.1999, 0.2001, 0.4999, 0.5001, 0.999999], dtype=torch.float64)
+    assert draw_categories(logits, uniform).tolist() == [0, 0, 1, 1, 3, 3]
+    g = torch.Generator().manual_seed(0)
+    drawn = draw_categories(logits[0].expand(20_000, 4), torch.rand(20_000, generator=g, dtype=torch.float64))
+    counts = torch.bincount(drawn, minlength=4).double()
+    assert counts[2] == 0
+    kept = torch.tensor([0, 1, 3])
+    assert stats.chisquare(counts[kept], 20_000 * torch.tensor([0.2, 0.3, 0.5]).double()).pvalue > 1e-3
 
 
 def test_extreme_uniforms_stay_inside():

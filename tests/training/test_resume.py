@@ -17,7 +17,7 @@ from dgmbench.training.run import train
 
 KILL = Path(__file__).with_name("kill.py")
 # Rows carry the wall clock, so their length may differ; the shape checker of the tests draws from Python's generator.
-NOT_COMPARED = ("train_seconds", "log_length", "python")
+NOT_COMPARED = ("peak_memory", "train_seconds", "log_length", "python")
 COMMON = ("trainer.progress=false", "protocol=quick", "protocol.max_examples=100", "hardware=cpu", "hardware.threads=1")
 
 # Digits have 1,258 training images: with 100 a batch an epoch ends inside update 12.

@@ -7,11 +7,13 @@ nearer to its middle, for pictures that look better than the model's own (Kingma
 from abc import ABC, abstractmethod
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from dgmbench.nn.bijections import standard_normal_log_density, sum_dims
+
+START_EXAMPLES = 10
 
 
 class Base(nn.Module, ABC):
@@ -69,7 +71,7 @@ class LearnedGaussian(Base):
     """N(0, I) but for the last dimensions of z, which have a learned mean and deviation, given the label or not.
 
     As the prior of Glow's last level: one mean and one deviation for each channel, the same at every position. With one
-    position and as many channels as z has dimensions, all of z has its own. They start at 0 and 1.
+    position and as many channels as z has dimensions, all of z has its own. They start at 0 and 1, or at ``start``.
 
     Args:
         channels: of the last level.
@@ -82,6 +84,20 @@ class LearnedGaussian(Base):
         self.positions = positions
         self.mean = nn.Parameter(torch.zeros(num_classes, channels))
         self.log_sigma = nn.Parameter(torch.zeros(num_classes, channels))
+
+    @torch.no_grad()
+    def start(self, z: Float[Tensor, "b d"], y: Int[Tensor, " b"]) -> None:
+        """Start each class at the moments of its z, shrunk towards 0 and 1 as by ``START_EXAMPLES`` more; one position.
+
+        Left at 0 and 1, every class would begin as the same density, and steps of a learning rate would be long in
+        parting them.
+        """
+        member = F.one_hot(y, len(self.mean)).to(z).T
+        count = member.sum(1, keepdim=True) + START_EXAMPLES
+        mean = member @ z / count
+        squares = member @ (z - mean[y]).square() + START_EXAMPLES
+        self.mean.copy_(mean)
+        self.log_sigma.copy_(0.5 * (squares / count).log())
 
     def _moments(self, y: Tensor | None) -> tuple[Tensor, Tensor]:
         """Mean and log-deviation (b or 1, channels * positions)."""

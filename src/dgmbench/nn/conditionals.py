@@ -13,10 +13,11 @@ never the likelihood. Log-probabilities are of raw values, in nats, one for each
 """
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 
 from dgmbench.data.spec import DataSpec
@@ -26,6 +27,8 @@ from dgmbench.nn.observation import gaussian_log_density
 from dgmbench.nn.scaling import Scaling
 
 Density = Literal["gaussian", "laplace"]
+Sweep = Callable[[int, Callable[[int, Tensor], Tensor]], Float[Tensor, "n d"]]
+"""Goes through the positions of an order with ``draw(t, parameters)``; values of n examples, dimensions in C order."""
 LARGEST_LOG_SCALE = 7.0  # of either sign: a log scale linear in x explodes when samples are fed back
 
 
@@ -92,6 +95,26 @@ class Conditionals(nn.Module):
         logits, mean, log_scale = self.mixture(parameters)
         chosen = draw_categories(logits.movedim(0, -1), noise[0])[None]
         return (mean.gather(0, chosen) + log_scale.gather(0, chosen).exp() * noise[1])[0]
+
+    @torch.no_grad()
+    def sample(self, n: int, sweep: Sweep, like: Tensor, generator: Generator | None = None) -> Tensor:
+        """n raw examples (n, *shape) by a sweep over the positions."""
+        noise = self.noise(n, like, generator=generator)
+        return self.raw(sweep(n, lambda t, parameters: self.draw(parameters, noise[:, t])))
+
+    @torch.no_grad()
+    def complete(
+        self, x: Tensor, known: Tensor, sequence: Int[Tensor, " d"], sweep: Sweep, like: Tensor,
+        generator: Generator | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Raw x (b, *shape) where ``known``; elsewhere drawn, each value given all those before it in ``sequence``."""
+        noise = self.noise(len(x), like, generator=generator)
+        kept, values = known.flatten(1)[:, sequence].T, self.inputs(x, like)[:, sequence].T
+
+        def draw(t: int, parameters: Tensor) -> Tensor:
+            return torch.where(kept[t], values[t], self.draw(parameters, noise[:, t]))
+
+        return torch.where(known, x, self.raw(sweep(len(x), draw)))
 
     @torch.no_grad()
     def initialise(self, bias: Float[Tensor, "d p"], x: Tensor, generator: Generator) -> None:

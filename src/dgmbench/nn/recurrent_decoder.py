@@ -9,7 +9,8 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from dgmbench.nn.sequences import counted, draw_categorical, sentence_log_prob
+from dgmbench.nn.levels import draw_categories
+from dgmbench.nn.sequences import counted, sentence_log_prob
 
 
 class RecurrentDecoder(nn.Module):
@@ -63,7 +64,7 @@ class RecurrentDecoder(nn.Module):
         state, ended = self._start(n, code), torch.zeros(n, dtype=torch.bool, device=like.device)
         for t in range(self.length):
             output, state = self.gru(self._inputs(token[:, None], code), state)
-            token = draw_categorical(self.top(output[:, 0]), uniform[t])
+            token = draw_categories(self.top(output[:, 0]), uniform[t])
             if self.end is not None:
                 token = torch.where(ended, self.end, token)
                 ended = token == self.end

@@ -1,4 +1,4 @@
-"""Sequences of categories: draws by inverse CDF, and sentences that end before the array does.
+"""Sequences of categories: sentences that end before the array does.
 
 A sentence is its tokens up to and including the first ``end``; the places after it hold ``end`` as well, for certain.
 """
@@ -6,12 +6,6 @@ A sentence is its tokens up to and including the first ``end``; the places after
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-
-
-def draw_categorical(logits: Float[Tensor, "*n k"], uniform: Float[Tensor, "*n"]) -> Int[Tensor, "*n"]:
-    """The category at which the CDF passes ``uniform`` in [0, 1)."""
-    cdf = logits.softmax(-1).cumsum(-1)
-    return (uniform[..., None] >= cdf[..., :-1]).sum(-1)
 
 
 def counted(x: Int[Tensor, "b t"], end: int | None) -> Bool[Tensor, "b t"]:

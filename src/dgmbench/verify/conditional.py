@@ -16,6 +16,7 @@ from dgmbench.models.contract import (
     IsClassConditional,
     Model,
 )
+from dgmbench.nn.levels import level_log_prob
 from dgmbench.verify import bounds, density
 from dgmbench.verify.check import Check, chi_squared, combine, frequencies, undecided, within
 from dgmbench.verify.subject import Subject
@@ -102,7 +103,7 @@ def _completions(subject: Subject, model: CanComplete) -> Iterator[Check]:
     spec, x = subject.spec, subject.data.x[:EXAMPLES]
     known = torch.rand(x.shape, generator=subject.generator("known")) < 0.5
     filled = model.complete(x, known, generator=subject.generator("complete"))
-    wrong = filled.shape != x.shape or filled.dtype != spec.dtype
+    wrong = filled.shape != x.shape or filled.dtype != x.dtype
     moved = len(x) if wrong else int((filled != x)[known].sum())
     note = f"{tuple(filled.shape)} {filled.dtype}".replace("torch.", "") if wrong else "half of them, at random places"
     yield Check("completions keep what is known", f"{moved} changed", "0", not moved and not wrong, note)
@@ -124,8 +125,14 @@ def _completions(subject: Subject, model: CanComplete) -> Iterator[Check]:
         log_prob = model.log_prob_unnormalised(support.x).double().log_softmax(0)
     yield _follows(subject, model, support, log_prob, torch.zeros(spec.dim, dtype=torch.bool), name)
     if isinstance(model, IsAutoregressive):
+        name = "completions of a beginning follow the model"
+        parameters = torch.cat([model.conditional_logits(part) for part in support.x.split(8192)])
+        product = level_log_prob(parameters, support.x.flatten(1)).sum(1).double()
+        if float((product - log_prob).abs().max()) > 1e-6:
+            yield undecided(name, "p(x) is a mixture over orders, which no order's completions follow")
+            return
         begun = model.ordering().cpu() < (spec.dim + 1) // 2
-        yield _follows(subject, model, support, log_prob, begun, "completions of a beginning follow the model")
+        yield _follows(subject, model, support, log_prob, begun, name)
 
 
 def _follows(

@@ -266,7 +266,7 @@ def _forms(subject: Subject, model: Model) -> Iterator[Check]:
     for name, (call, _) in found.items():
         value, shape = call(x, subject.generator("form")), wanted.get(name, (b,))
         right = len(value.shape) == len(shape) and all(m in (-1, n) for m, n in zip(shape, value.shape, strict=True))
-        raw = name in ("transition", "complete") or (name == "reconstruct" and spec.kind == "tokens")
+        raw = name in ("transition", "complete") or (spec.kind == "tokens" and name in ("reconstruct", "decode"))
         dtype = value.dtype == spec.dtype if raw else value.is_floating_point()
         if not (right and dtype and bool(value.isfinite().all())):
             wrong.append(f"{name} {tuple(value.shape)} {value.dtype}".replace("torch.", ""))

@@ -11,7 +11,7 @@ from dgmbench.errors import UserError
 from dgmbench.models.autoregressive.wavenet import WaveNet
 from dgmbench.models.contract import IsClassConditional
 from dgmbench.nn.dilated import DilatedStack
-from dgmbench.nn.sequences import draw_categorical
+from dgmbench.nn.levels import draw_categories
 
 SMALL = {"dilations": (1, 2, 4), "channels": 8, "skip_channels": 8}
 AUDIO = DataSpec((40,), "discrete", 11, 3)
@@ -192,7 +192,7 @@ def test_cached_sampling_equals_the_naive_loop(conditional, end):
     x = torch.zeros(n, 40, dtype=spec.dtype)
     with torch.no_grad():
         for t in range(40):
-            x[:, t] = draw_categorical(model._logits(x, y)[..., t], uniform[t])
+            x[:, t] = draw_categories(model._logits(x, y)[..., t], uniform[t])
             if end is not None and t:
                 x[:, t][x[:, t - 1] == end] = end
     assert torch.equal(fast, x)
@@ -244,6 +244,24 @@ def test_a_known_beginning_is_completed_exactly(conditional):
 
 
 # ---------------------------------------------------------------------- training
+
+
+@torch.no_grad()
+def test_a_sentence_does_not_end_before_a_known_word():
+    spec = DataSpec((5,), "tokens", 3, end=0)
+    torch.manual_seed(0)
+    model = WaveNet(spec, dilations=(1, 2), channels=6, skip_channels=8)
+    assert model.net.top.bias is not None
+    model.net.top.bias[0] += 2.0  # sentences tend to end at once
+    x = torch.tensor([1, 2, 2, 1, 0], dtype=torch.uint8).expand(2000, 5)
+    known = torch.tensor([False, False, True, False, False]).expand(2000, 5)
+    done = model.complete(x, known, generator=torch.Generator().manual_seed(0))
+    assert (done[:, 2] == 2).all()
+    assert (done[:, :2] != 0).all()
+    assert model.log_prob(done).isfinite().all()
+    assert (done[:, 3] == 0).double().mean() > 0.5, "after the last known word it may"
+    nothing = model.complete(x, torch.zeros_like(known), generator=torch.Generator().manual_seed(0))
+    assert (nothing[:, 0] == 0).double().mean() > 0.5
 
 
 def test_starts_at_the_marginals_and_learns_a_period():

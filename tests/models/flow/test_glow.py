@@ -222,6 +222,31 @@ def test_class_conditional_densities_agree_with_their_marginal():
 
 
 @torch.no_grad()
+def test_classes_start_at_the_moments_of_their_noise():
+    """As if ten examples of mean 0 and deviation 1 were added; so labels mean something before they are learned."""
+    torch.manual_seed(0)
+    model = Glow(DataSpec((1, 4, 4), "real", num_classes=3), steps=2, width=4, conditional=True).double()
+    y = torch.tensor([0] * 30 + [1] * 300)  # and no example of class 2
+    centres = 3 * torch.randn(3, 1, 4, 4, dtype=torch.float64, generator=generator())
+    x = centres[y] + torch.randn(330, 1, 4, 4, dtype=torch.float64, generator=generator(1))
+    model.initialise(Batch(x, y), generator())
+    z = model.encode(x)
+    for label, n in ((0, 30), (1, 300)):
+        mine = z[y == label]
+        mean = model.base.mean[label]
+        assert torch.allclose(mean, mine.mean(0) * n / (n + 10))
+        variance = ((mine - mean).square().sum(0) + 10) / (n + 10)
+        assert torch.allclose(model.base.log_sigma[label].exp(), variance.sqrt())
+    assert not model.base.mean[2].any()
+    assert not model.base.log_sigma[2].any()
+    told = torch.stack([model.log_prob(x, torch.full((330,), k)) for k in (0, 1)]).argmax(0)
+    assert torch.equal(told, y)
+    samples = model.sample(200, torch.arange(2).repeat(100), generator=generator())
+    nearer = torch.stack([(samples - centre).square().flatten(1).sum(1) for centre in centres[:2]]).argmin(0)
+    assert (nearer == torch.arange(2).repeat(100)).double().mean() > 0.95
+
+
+@torch.no_grad()
 def test_samples_of_a_class_follow_its_density():
     model = small(DataSpec((2, 1, 1), "real", num_classes=2), conditional=True, steps=2)
     model.base.mean.copy_(torch.tensor([[-2.0, 0.0], [2.0, 0.5]]))

@@ -78,6 +78,13 @@ class Fvbn(Model):
     @torch.no_grad()
     def sample(self, n: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
         """Draw n exact samples, raw (n, *shape)."""
-        noise = self.conditionals.noise(n, self.net.linear(0).bias, generator=generator)
-        draw = self.conditionals.draw
-        return self.conditionals.raw(self.net.ancestral(n, lambda t, parameters: draw(parameters, noise[:, t])))
+        return self.conditionals.sample(n, self.net.ancestral, self.net.linear(0).bias, generator)
+
+    @torch.no_grad()
+    def complete(self, x: Tensor, known: Tensor, *, generator: Generator | None = None) -> Tensor:
+        """Raw x (b, *shape) where ``known``, drawn elsewhere, each value given all those before it in the order.
+
+        Exact where the known dimensions come first in ``ordering()``; known ones do not influence those before them.
+        """
+        sequence, like = self.ordering().argsort(), self.net.linear(0).bias
+        return self.conditionals.complete(x, known, sequence, self.net.ancestral, like, generator)

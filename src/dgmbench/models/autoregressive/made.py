@@ -25,6 +25,7 @@ computes each hidden unit once, in order of degree, where the paper runs D full 
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -33,7 +34,7 @@ from torch import Generator, Tensor
 from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError, require
 from dgmbench.models.contract import Logs, Model
-from dgmbench.nn.conditionals import Conditionals
+from dgmbench.nn.conditionals import Conditionals, Sweep
 from dgmbench.nn.masked import MaskedMlp, Order
 
 
@@ -92,22 +93,43 @@ class Made(Model):
     @torch.no_grad()
     def sample(self, n: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
         """Draw n exact samples, raw (n, *shape); each example draws its mask first."""
-        device = self.net.positions.device
-        if self.net.masks == 1:
-            return self._sample_under(n, 0, generator)
-        chosen = torch.randint(self.net.masks, (n,), generator=generator, device=device)
-        x = torch.empty(n, *self.spec.shape, dtype=self.spec.dtype, device=device)
+        chosen = torch.zeros(n, dtype=torch.int64, device=self.net.positions.device)
+        if self.net.masks > 1:
+            chosen = torch.randint(self.net.masks, (n,), generator=generator, device=chosen.device)
+        like, x = self.net.linear(0).bias, torch.empty(n, *self.spec.shape, dtype=self.spec.dtype, device=chosen.device)
         for mask in chosen.unique().tolist():
             where = chosen == mask
-            x[where] = self._sample_under(int(where.sum()), mask, generator)
+            x[where] = self.conditionals.sample(int(where.sum()), self._sweep(mask), like, generator)
         return x
 
-    def _log_prob_under(self, x: Tensor, mask: int) -> Float[Tensor, " b"]:
-        parameters = self.net(self.conditionals.inputs(x, self.net.linear(0).bias), mask)
-        return self.conditionals.log_prob(parameters, x).sum(1)
+    @torch.no_grad()
+    def complete(self, x: Tensor, known: Tensor, *, generator: Generator | None = None) -> Tensor:
+        """Raw x (b, *shape) where ``known``, drawn elsewhere, each value given all those before it in the order.
 
-    def _sample_under(self, n: int, mask: int, generator: Generator | None) -> Tensor:
-        noise = self.conditionals.noise(n, self.net.linear(0).bias, generator=generator)
-        draw = self.conditionals.draw
-        values = self.net.ancestral(n, lambda t, parameters: draw(parameters, noise[:, t]), mask)
-        return self.conditionals.raw(values)
+        Each example draws its mask from p(m | the known dimensions before the first unknown one). Exact where the known
+        dimensions come first in the order of all masks; known ones do not influence those before them.
+        """
+        sequences, flat = self.net.positions.argsort(1), known.flatten(1)
+        chosen = torch.zeros(len(x), dtype=torch.int64, device=sequences.device)
+        if self.net.masks > 1:
+            evidence = [
+                (self._each_under(x, mask)[:, order] * flat[:, order].cumprod(1)).sum(1)
+                for mask, order in enumerate(sequences)
+            ]
+            chosen = torch.multinomial(torch.stack(evidence, 1).softmax(1), 1, generator=generator)[:, 0]
+        like, drawn = self.net.linear(0).bias, torch.empty_like(x)
+        for mask in chosen.unique().tolist():
+            at = chosen == mask
+            sweep = self._sweep(mask)
+            drawn[at] = self.conditionals.complete(x[at], known[at], sequences[mask], sweep, like, generator)
+        return drawn
+
+    def _sweep(self, mask: int) -> Sweep:
+        return partial(self.net.ancestral, mask=mask)
+
+    def _each_under(self, x: Tensor, mask: int) -> Float[Tensor, "b d"]:
+        parameters = self.net(self.conditionals.inputs(x, self.net.linear(0).bias), mask)
+        return self.conditionals.log_prob(parameters, x)
+
+    def _log_prob_under(self, x: Tensor, mask: int) -> Float[Tensor, " b"]:
+        return self._each_under(x, mask).sum(1)

@@ -21,6 +21,8 @@ see an input that is always one, which is the same; RNADE's factor of sigma in t
 the optimiser (Adam divides it out again); categorical conditionals are added.
 """
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
@@ -106,10 +108,18 @@ class Nade(Model):
     @torch.no_grad()
     def sample(self, n: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
         """Draw n exact samples, raw (n, *shape), O(HD) each."""
-        noise = self.conditionals.noise(n, self.out_bias, generator=generator)
-        draw = self.conditionals.draw
-        values = nade_ancestral(n, lambda t, p: draw(p, noise[:, t]), self._weights(), self.activation)
-        return self.conditionals.raw(values[:, self.positions])
+        return self.conditionals.sample(n, self._sweep, self.out_bias, generator)
+
+    @torch.no_grad()
+    def complete(self, x: Tensor, known: Tensor, *, generator: Generator | None = None) -> Tensor:
+        """Raw x (b, *shape) where ``known``, drawn elsewhere, each value given all those before it in the order.
+
+        Exact where the known dimensions come first in ``ordering()``; known ones do not influence those before them.
+        """
+        return self.conditionals.complete(x, known, self.sequence, self._sweep, self.out_bias, generator)
+
+    def _sweep(self, n: int, draw: Callable[[int, Tensor], Tensor]) -> Float[Tensor, "n d"]:
+        return nade_ancestral(n, draw, self._weights(), self.activation)[:, self.positions]
 
     def _weights(self) -> NadeWeights:
         out_weight = self.weight[:, None] if self.out_weight is None else self.out_weight

@@ -38,7 +38,8 @@ from dgmbench.errors import UserError, require
 from dgmbench.models.contract import Logs, Model
 from dgmbench.nn.dilated import DilatedStack
 from dgmbench.nn.labels import count_classes, draw_classes, marginal, start_class_prior
-from dgmbench.nn.sequences import draw_categorical, sentence_log_prob
+from dgmbench.nn.levels import draw_categories
+from dgmbench.nn.sequences import sentence_log_prob
 
 
 class WaveNet(Model):
@@ -129,7 +130,8 @@ class WaveNet(Model):
         """Raw values like x (b, *shape) where ``known``, drawn elsewhere, each given all values before it.
 
         Exact where a sequence is known up to some time and unknown from there on; values that are known later do not
-        influence those before them. With labels, each example draws its own from p(y | known beginning).
+        influence those before them, but that a sentence does not end before a word that is known. With labels, each
+        example draws its own from p(y | known beginning).
         """
         y = None
         if self.conditional:
@@ -139,7 +141,7 @@ class WaveNet(Model):
                 log_p = self._each(x, torch.full((len(x),), label, device=x.device))
                 each.append(torch.where(begun, log_p, torch.zeros_like(log_p)).sum(1) + self.class_log_prior[label])
             u = torch.rand(len(x), generator=generator, device=x.device, dtype=each[0].dtype)
-            y = draw_categorical(torch.stack(each, 1), u)
+            y = draw_categories(torch.stack(each, 1), u)
         return self._draw(len(x), y, x.flatten(1), known.flatten(1), generator)
 
     def _logits(self, x: Tensor, y: Tensor | None) -> Float[Tensor, "b k t"]:
@@ -165,12 +167,19 @@ class WaveNet(Model):
         value = torch.full((n,), self.levels, device=like.device)
         ended = torch.zeros(n, dtype=torch.bool, device=like.device)
         queues = self.net.start(n, y if self.conditional else None)
+        end = self.spec.end
+        goes_on = None
+        if end is not None and x is not None and known is not None:
+            goes_on = (known & (x != end)).flip(1).cummax(1).values.flip(1)  # known words are still to come
         for t in range(self.spec.dim):
-            value = draw_categorical(self.net.step(queues, self.embedding(value)), uniform[t])
+            logits = self.net.step(queues, self.embedding(value))
+            if goes_on is not None:
+                logits[:, end] = logits[:, end].masked_fill(goes_on[:, t], -torch.inf)
+            value = draw_categories(logits, uniform[t])
+            if end is not None:
+                value = torch.where(ended, end, value)
             if x is not None and known is not None:
                 value = torch.where(known[:, t], x[:, t].long(), value)
-            if self.spec.end is not None:
-                value = torch.where(ended, self.spec.end, value)
-                ended = value == self.spec.end
+            ended = value == end if end is not None else ended
             drawn[t] = value
         return drawn.T.reshape(n, *self.spec.shape).to(self.spec.dtype)

@@ -83,7 +83,7 @@ class Flow(Model):
         """Start normalisations at the moments of data, and the classes at their frequencies."""
         if self.conditional:
             count_classes(self.class_log_prior, batch.y)
-        n = max(64, START_VALUES // self.spec.dim)
+        n = self._start_examples()
         training = self.training
         self.train()
         with start_activations(self):
@@ -149,6 +149,9 @@ class Flow(Model):
     def _from_noise(self, z: Float[Tensor, "n d"], y: Tensor | None) -> Tensor:
         """Continuous data (n, *shape) of noise, given labels in a class-conditional flow."""
         return self.bijection.inverse(z)[0]
+
+    def _start_examples(self) -> int:
+        return max(64, START_VALUES // self.spec.dim)
 
     def _label(self, y: Tensor | None, n: int | None = None) -> Tensor | None:
         """The first n labels of a class-conditional flow, else None."""

@@ -23,13 +23,16 @@ https://arxiv.org/abs/1807.03039.
 As in the published code, but not in the paper: actnorm inside the nets, and a prior of each leaving half that reads the
 half that stays. Different from both: levels pass a logit that leaves no mass outside the data space; scales are
 exp(3 tanh(raw / 3)), bounded, as those published (sigmoid(raw + 2), and exp(raw) in the priors) let samples of noise
-far out overflow; classes enter by the prior of all of z, of the top alone there, and there is no classifier beside it;
-scales learn at the rate of the rest.
+far out overflow; classes enter by the prior of all of z, of the top alone there, with no classifier beside it, and
+start at the moments of their first noise; scales learn at the rate of the rest.
 """
 
 from typing import Literal
 
-from dgmbench.data.spec import DataSpec
+import torch
+from torch import Generator
+
+from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError, require
 from dgmbench.models.flow.flow import Dequantised, Flow
 from dgmbench.nn.bases import LearnedGaussian
@@ -96,6 +99,16 @@ class Glow(Flow):
         else:
             prior = LearnedGaussian(c, h * w)
         self.compose([MultiScale(scales, shapes)], prior)
+
+    @torch.no_grad()
+    def initialise(self, batch: Batch, generator: Generator) -> None:
+        """Start normalisations at the moments of data, and each class's prior at the moments of its noise."""
+        super().initialise(batch, generator)
+        n = self._start_examples()
+        y = self._label(batch.y, n)
+        if y is not None:
+            assert isinstance(self.base, LearnedGaussian)
+            self.base.start(self.bijection(self.continuous(batch.x[:n], generator=generator))[0], y)
 
     def _step(self, channels: int) -> Bijection:
         """Actnorm, mixing, coupling."""

@@ -15,7 +15,7 @@ Batch normalisation stands before each layer, as in MAF, with the moments of the
 Shapes and units: x is raw (b, *shape), z (b, D); log-densities are in nats per example. On binary and discrete data the
 number is the uniform dequantisation bound (``flow.py``).
 
-Paper: Kingma, Salimans, Jozefowicz, Chen, Sutskever, Welling, "Improved Variational Inference with Inverse
+Paper: Kingma, Salimans, Jozefowicz, Chen, Sutskever, Welling, "Improving Variational Inference with Inverse
 Autoregressive Flow", NeurIPS 2016, https://arxiv.org/abs/1606.04934.
 
 Different from the paper: there the flow is the posterior of a VAE, of which only samples and their own density are
