@@ -1,6 +1,6 @@
 """A loaded data set, and ``load``: from the configuration of the data group to one."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -58,6 +58,8 @@ class DataSet:
     binarise: Binarise = "none"
     grey_levels: int | None = None
     meta: dict[str, Any] = field(default_factory=dict)
+    oracle: Callable[[np.ndarray], np.ndarray | None] = field(default=lambda x: None, repr=False)
+    """The exact log-probability of raw values (n, *shape) under the set's own distribution, (n,), or None."""
 
     def size(self, split: SplitName) -> int:
         """Number of examples of a split."""
@@ -121,6 +123,7 @@ def load(data_cfg: Mapping[str, Any], root: Path) -> DataSet:
         mode,
         stored.levels if mode == "dynamic" else None,
         record,
+        reader.log_prob,
     )
 
 

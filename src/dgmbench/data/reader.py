@@ -72,6 +72,12 @@ class Reader(ABC):
         """Make sure that all files are there, downloading them if that was asked for; raises UserError if not."""
         return
 
+    def log_prob(self, x: np.ndarray) -> np.ndarray | None:
+        """The exact log-probability of raw values x (n, *shape) under the distribution that a generated set comes from,
+        (n,) float64 in nats and -inf outside it; None where nobody knows it.
+        """
+        return None
+
     @abstractmethod
     def read(self, folder: Path) -> Decoded:
         """Decode everything; raises UserError for whatever is wrong with the input."""

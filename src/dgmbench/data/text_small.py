@@ -38,3 +38,12 @@ class TextSmall(Reader):
         spec = DataSpec((length,), "tokens", len(vocabulary), end=0, vocabulary=vocabulary)
         remarks = {"entropy_nats": ENGLISH.entropy(), "mean_tokens": ENGLISH.mean_length() + 1}
         return Decoded(spec, parts, remarks)
+
+    def log_prob(self, x: np.ndarray) -> np.ndarray:
+        """The grammar's log-probability of sentences x (n, 16)."""
+        vocabulary = np.array((END, *sorted(ENGLISH.words())))
+        found = []
+        for tokens in x:
+            words = vocabulary[tokens[: int(np.argmax(tokens == 0))] if (tokens == 0).any() else tokens]
+            found.append(ENGLISH.log_prob(words.tolist()))
+        return np.array(found)

@@ -20,6 +20,7 @@ from dgmbench.evaluation.likelihood.decoder_measure import decoder_ais, parzen
 from dgmbench.evaluation.likelihood.measure import likelihood
 from dgmbench.evaluation.metrics import Metric, NumberKind, protocol_id
 from dgmbench.evaluation.parts import Context, Note, Part
+from dgmbench.evaluation.quality.classification import classification
 from dgmbench.evaluation.quality.measure import (
     DISTANCE_SAMPLES,
     codes,
@@ -41,7 +42,17 @@ from dgmbench.models.contract import (
 from dgmbench.training.ranks import Ranks
 
 # What is measured, in this order; each part looks for the capabilities that it needs.
-PARTS: list[Part] = [likelihood, decoder_ais, parzen, reconstruction, samples, labelled_samples, codes, disentanglement]
+PARTS: list[Part] = [
+    likelihood,
+    decoder_ais,
+    parzen,
+    reconstruction,
+    samples,
+    labelled_samples,
+    classification,
+    codes,
+    disentanglement,
+]
 # Validation during training uses a short annealing schedule; the numbers that are reported use the protocol's.
 VALIDATION: dict[str, Any] = {"chains": 50, "temperatures": 100}
 

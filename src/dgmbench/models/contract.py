@@ -265,6 +265,15 @@ class CanEncode(Protocol):
 
 
 @runtime_checkable
+class CanClassify(Protocol):
+    """Labels of data, such as those of a semi-supervised model."""
+
+    def classify(self, x: Tensor) -> Tensor:
+        """Scores of the labels of raw values x (b, *shape), as (b, num_classes); the largest is the model's choice."""
+        ...
+
+
+@runtime_checkable
 class CanDecode(Protocol):
     """The way back from codes to data; with ``encode`` it allows interpolation between examples."""
 

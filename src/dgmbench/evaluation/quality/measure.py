@@ -21,6 +21,7 @@ from dgmbench.evaluation.quality import frechet, kid, mmd, prdc, sliced_wasserst
 from dgmbench.evaluation.quality.feature_set import shuffled
 from dgmbench.evaluation.quality.inception_score import inception_score
 from dgmbench.evaluation.quality.memorisation import memorisation
+from dgmbench.evaluation.quality.oracle import against_oracle
 from dgmbench.evaluation.quality.probe import linear_probe_errors, nearest_neighbour_errors
 from dgmbench.evaluation.quality.similarity import psnr, ssim
 from dgmbench.evaluation.sample_distance import pixel_energy_distance
@@ -105,6 +106,7 @@ def samples(model: Model, context: Context, note: Note) -> Iterator[Found]:
     n = _count(settings["samples"], context)
     drawn = context.draw(model, n, note)
     yield _energy_distance(drawn, context)
+    yield from against_oracle(drawn, context)
     if context.data.spec.kind == "tokens":  # no feature net reads text
         return
     for net in _nets(settings["features"], context, note):
