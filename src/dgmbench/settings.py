@@ -125,7 +125,7 @@ class Parzen:
 class Quality:
     """How many samples are compared with data, and on which features."""
 
-    samples: int = 10_000
+    samples: int = 1000
     features: list[Any] | None = None
     """Names of ``configs/features`` or nodes of the same form; null = by the data."""
 

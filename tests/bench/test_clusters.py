@@ -65,7 +65,7 @@ def test_rays_time_limit_counts_from_a_cells_begin(tmp_path: Path) -> None:
     import os
 
     pytest.importorskip("ray")
-    everything = {**SETTINGS["ray"], "threads": os.cpu_count(), "time": "10s"}  # so one at a time
+    everything = {**SETTINGS["ray"], "threads": os.cpu_count(), "time": "25s"}  # so one at a time
     executor = make_executor(check_executor({"name": "ray", **everything}), tmp_path)
     try:
         words = [["model=troubled", "model.trouble=hang", "trainer.budget=100000ba"], ["model=made"]]

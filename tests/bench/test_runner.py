@@ -130,6 +130,9 @@ def test_the_headline_is_that_of_the_cells_own_protocol() -> None:
     assert headline(result, 5) == "iw_bound_k5"
     assert headline(result, 7) == headline(result) == "iw_bound_k10"
     assert headline({"metrics": {"iw_bound_k5": {}, "log_likelihood": {}}}, 5) == "log_likelihood"
+    # what the validation objective is called comes before the distance of samples, whatever the evaluator's order
+    for objective in ("log_likelihood_estimate", "elbo_estimate", "reconstruction_log_prob"):
+        assert headline({"metrics": {"reconstruction_mse": {}, "energy_distance": {}, objective: {}}}) == objective
 
     def cell(*words: str) -> Cell:
         return Cell(id="", model="vae", data="", seed=0, family=None, overrides=list(words), command="")

@@ -3,11 +3,13 @@
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ import torch
 from PIL import Image
 
 from dgmbench import cli
+from dgmbench.evaluation.evaluator import Evaluator
 from dgmbench.training import run
 from dgmbench.training.files import AtomicCheckpointIO, RowWriter, read_checkpoint, read_rows, write_atomically
 from dgmbench.training.folder import RunFolder
@@ -212,6 +215,40 @@ def test_the_same_protocol_gives_the_same_numbers_again(tmp_path: Path, capsys: 
     torch.manual_seed(5)
     assert cli.main(["evaluate", f"run={folder}", "protocol=quick"]) == 0
     assert json.loads((folder / "result.json").read_text())["metrics"] == before
+
+
+def test_last_weights_that_are_the_best_are_measured_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = []
+    measure = Evaluator.measure
+
+    def counted(self: Evaluator, *arguments: Any, **named: Any) -> Any:
+        measured.append(self.common["checkpoint"])
+        return measure(self, *arguments, **named)
+
+    monkeypatch.setattr(Evaluator, "measure", counted)
+    assert cli.main(["train", *QUICK, f"paths.outputs={tmp_path}", "model=made", "trainer.budget=5ba"]) == 0
+    assert measured == ["best"]  # one validation, at the end
+    folder = Path(capsys.readouterr().out.splitlines()[-1])
+    result = json.loads((folder / "result.json").read_text())
+    best, final = (result["metrics"][name] for name in ("log_likelihood", "log_likelihood@final"))
+    assert best["value"] == final["value"]
+    assert [result["protocols"][m["protocol_id"]]["checkpoint"] for m in (best, final)] == ["best", "final"]
+    assert cli.main(["evaluate", f"run={folder}", "protocol=quick", "protocol.checkpoint=[final]"]) == 0
+    assert measured == ["best", "final"]
+    again = json.loads((folder / "result.json").read_text())
+    assert again["metrics"] == result["metrics"]
+    assert again["protocols"] == result["protocols"]
+    train = ["train", *QUICK, f"paths.outputs={tmp_path}", "model=made", "trainer.budget=5ba", "seed=1"]
+    assert cli.main(train) == 0
+    other = Path(capsys.readouterr().out.splitlines()[-1])
+    shutil.copy(other / "checkpoints" / "last.ckpt", folder / "checkpoints" / "last.ckpt")
+    assert cli.main(["evaluate", f"run={folder}", "protocol=quick"]) == 0
+    assert measured[3:] == ["best", "final"]
+    apart = json.loads((folder / "result.json").read_text())["metrics"]
+    assert apart["log_likelihood"] == best
+    assert apart["log_likelihood@final"]["value"] != final["value"]
 
 
 def test_sample_writes_a_picture_and_an_array_and_repeats(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

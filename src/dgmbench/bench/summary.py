@@ -10,7 +10,10 @@ from dgmbench.bench.report.numbers import same_protocol
 from dgmbench.bench.suite import Folders, value_of
 from dgmbench.cards import read_settings
 
-HEADLINES = ("log_likelihood", "log_likelihood_ais", "iw_bound", "elbo", "elbo_ais", "energy_distance")
+HEADLINES = (
+    "log_likelihood", "log_likelihood_ais", "log_likelihood_estimate", "iw_bound", "elbo", "elbo_ais", "elbo_estimate",
+    "reconstruction_log_prob", "energy_distance",
+)  # fmt: skip
 """What stands for a model, the strongest statement first."""
 
 Result = Mapping[str, Any]

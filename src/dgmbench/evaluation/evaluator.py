@@ -45,6 +45,9 @@ PARTS: list[Part] = [likelihood, decoder_ais, parzen, reconstruction, samples, l
 # Validation during training uses a short annealing schedule; the numbers that are reported use the protocol's.
 VALIDATION: dict[str, Any] = {"chains": 50, "temperatures": 100}
 
+Measured = dict[str, tuple[Metric, dict[str, Any]]]
+"""Each metric by its name, with the protocol whose id it carries."""
+
 
 class Evaluator:
     """Measures models on one split under one protocol. Every number leaves with what it depends on.
@@ -77,14 +80,22 @@ class Evaluator:
         }
 
     @torch.no_grad()
-    def measure(self, model: Model, *, note: Note = lambda text: None) -> dict[str, tuple[Metric, dict[str, Any]]]:
+    def measure(self, model: Model, *, note: Note = lambda text: None) -> Measured:
         """All metrics that the model's capabilities allow, as {name: (metric, protocol)}."""
         found = {}
         for part in PARTS:
             for name, metric, details in part(model, self.context, note):
-                protocol = {**self.common, **details}
-                found[name] = (replace(metric, protocol_id=protocol_id(protocol)), protocol)
+                found[name] = self._under(metric, {**self.common, **details})
         return found
+
+    def relabelled(self, found: Measured) -> Measured:
+        """What was found on the same split by another rule that chose the same weights, under this rule's name."""
+        rule = {"checkpoint": self.common["checkpoint"]}
+        return {name: self._under(metric, {**protocol, **rule}) for name, (metric, protocol) in found.items()}
+
+    @staticmethod
+    def _under(metric: Metric, protocol: dict[str, Any]) -> tuple[Metric, dict[str, Any]]:
+        return replace(metric, protocol_id=protocol_id(protocol)), protocol
 
 
 @torch.no_grad()

@@ -6,19 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
 from dgmbench.data import DataSet
 from dgmbench.data.dataset import SplitName
 from dgmbench.data.random import keyed_generator
 from dgmbench.evaluation.chunks import Chunks
 from dgmbench.evaluation.metrics import Metric
-from dgmbench.models.contract import Model
+from dgmbench.models.contract import CanSample, Model
 from dgmbench.training.ranks import Ranks
 
 # Name, number, and what the number depends on besides what all numbers of an evaluation share.
 Found = tuple[str, Metric, dict[str, Any]]
 Note = Callable[[str], None]
+
+
+# Samples are drawn in chunks of this many, each with a stream of noise of its own.
+SAMPLE_CHUNK = 250
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,15 @@ class Context:
         """A stream of noise on the device, one for each ``keys``."""
         name, *others = keys
         return keyed_generator(name, self.seed, *others, device=self.device)
+
+    def draw(self, model: CanSample, n: int, note: Note) -> Tensor:
+        """n samples (n, *shape) on the CPU, in chunks whose noise depends on the seed and their number alone."""
+        parts = []
+        for number, start in enumerate(range(0, n, SAMPLE_CHUNK)):
+            note(f"sample {start} of {n}")
+            size = min(SAMPLE_CHUNK, n - start)
+            parts.append(model.sample(size, generator=self.generator("samples", number)).cpu())
+        return torch.cat(parts)
 
 
 Part = Callable[[Model, Context, Note], Iterator[Found]]

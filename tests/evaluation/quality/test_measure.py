@@ -187,6 +187,52 @@ def test_the_validation_objective_of_a_sampler_orders_its_failures(digits: DataS
     assert math.isnan(validation_objective(broken, data, device=CPU)[1].value)  # never the best checkpoint
 
 
+class Recording(Drawer):
+    """Keeps all that it has drawn."""
+
+    def __init__(self, spec: DataSpec, images: Tensor) -> None:
+        super().__init__(spec, images)
+        self.drawn: list[Tensor] = []
+
+    def sample(self, n: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        self.drawn.append(super().sample(n, y, generator=generator))
+        return self.drawn[-1]
+
+
+def test_all_parts_judge_the_same_samples(digits: DataSet) -> None:
+    model = Recording(digits.spec, torch.from_numpy(digits.splits["valid"].x))
+    found = measure(model, digits, parzen={"samples": 300}, quality={"samples": 300, "features": []})
+    assert {"parzen", "energy_distance"} <= set(found)
+    assert [len(x) for x in model.drawn] == [250, 50, 250, 50]
+    assert torch.equal(torch.cat(model.drawn[:2]), torch.cat(model.drawn[2:]))
+
+
+class Counting(Drawer):
+    """Counts the samples that are asked for."""
+
+    drawn = 0
+
+    def sample(self, n: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        self.drawn += n
+        return super().sample(n, y, generator=generator)
+
+
+class Implicit(Counting):
+    """A sample is one pass of noise."""
+
+    noise_dim = 2
+
+    def generate(self, noise: Tensor) -> Tensor:
+        return self.images[: len(noise)].float()
+
+
+def test_validation_draws_more_samples_than_examples_only_where_one_is_a_single_pass(digits: DataSet) -> None:
+    for cls, limit, expected in ((Counting, None, digits.size("valid")), (Counting, 100, 100), (Implicit, None, 1000)):
+        model = cls(digits.spec, torch.from_numpy(digits.splits["valid"].x))
+        validation_objective(model, digits, device=CPU, limit=limit)
+        assert model.drawn == expected
+
+
 # ---------------------------------------------------------------------- labels, codes, reconstructions
 
 

@@ -23,10 +23,9 @@ from dgmbench.evaluation.likelihood.decoder_ais import (
 from dgmbench.evaluation.likelihood.parzen import parzen_log_density, squared_distances
 from dgmbench.evaluation.likelihood.units import bits_per_dim
 from dgmbench.evaluation.metrics import Metric, NumberKind
-from dgmbench.evaluation.parts import Context, Found, Note
+from dgmbench.evaluation.parts import SAMPLE_CHUNK, Context, Found, Note
 from dgmbench.models.contract import CanGenerate, CanSample, HasDecoder, Model
 from dgmbench.nn.scaling import Scaling
-from dgmbench.training.sampling import draw
 
 # Candidates for sigma, in units of the data's range on [0, 1], or of the standard deviation of real data.
 SIGMAS = tuple(round(10 ** (-2 + k / 8), 4) for k in range(17))
@@ -184,16 +183,18 @@ def parzen(model: Model, context: Context, note: Note) -> Iterator[Found]:
         return
     note(f"Parzen windows around {n} samples")
     scale, dim = Scaling(context.data.spec, low=0.0, high=1.0), context.data.spec.dim
-    samples = scale(draw(model, n, seed=context.seed, device=context.device)).flatten(1)
+    samples = scale(context.draw(model, n, note).to(context.device)).flatten(1)
     chosen_on = torch.cat(list(_held_out(context, PARZEN_CHOOSING)))
     distances = squared_distances(scale(chosen_on).flatten(1), samples)
-    grid = [_unit(context, scale) * sigma for sigma in SIGMAS]
+    unit = _unit(context, scale)
+    grid = [unit * sigma for sigma in SIGMAS]
     sigma, edge = _best(grid, [float(parzen_log_density(distances, s, dim).mean()) for s in grid])
     values = context.chunks.each(
         "parzen", lambda x, _: parzen_log_density(squared_distances(scale(x).flatten(1), samples), sigma, dim)
     )
     details = {
         "samples": n,
+        "sample_chunk": SAMPLE_CHUNK,
         "space": f"density of {scale.unit}",
         "sigma": _grid(context, SIGMAS, PARZEN_CHOOSING),
     }

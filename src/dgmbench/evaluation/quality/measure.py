@@ -16,7 +16,7 @@ from dgmbench.evaluation.features.reference import data_features
 from dgmbench.evaluation.likelihood.bounds import reconstruction_log_prob
 from dgmbench.evaluation.likelihood.units import nats_per_token
 from dgmbench.evaluation.metrics import Direction, Metric
-from dgmbench.evaluation.parts import Context, Found, Note
+from dgmbench.evaluation.parts import SAMPLE_CHUNK, Context, Found, Note
 from dgmbench.evaluation.quality import frechet, kid, mmd, prdc, sliced_wasserstein
 from dgmbench.evaluation.quality.feature_set import shuffled
 from dgmbench.evaluation.quality.inception_score import inception_score
@@ -26,8 +26,10 @@ from dgmbench.evaluation.quality.similarity import psnr, ssim
 from dgmbench.evaluation.sample_distance import pixel_energy_distance
 from dgmbench.models.contract import (
     CanEncode,
+    CanGenerate,
     CanReconstruct,
     CanSample,
+    HasDecoder,
     HasReconstructionLogProb,
     IsClassConditional,
     Model,
@@ -37,8 +39,6 @@ from dgmbench.nn.sequences import counted
 
 # The energy distance compares this many samples with as many examples: its cost grows with the square.
 DISTANCE_SAMPLES = 1000
-# Samples are drawn in chunks of this many, each with a stream of noise of its own.
-SAMPLE_CHUNK = 250
 # At most this many examples of a split are what samples are compared with.
 REFERENCE = 50_000
 # The distance for unlimited examples is a line through shares of 1/k of both sets: of all these k, or of two where a
@@ -103,7 +103,7 @@ def samples(model: Model, context: Context, note: Note) -> Iterator[Found]:
         return
     settings = context.protocol.get("quality") or {"samples": DISTANCE_SAMPLES, "features": []}
     n = _count(settings["samples"], context)
-    drawn = draw(model, n, context, note)
+    drawn = context.draw(model, n, note)
     yield _energy_distance(drawn, context)
     if context.data.spec.kind == "tokens":  # no feature net reads text
         return
@@ -123,16 +123,6 @@ def _count(samples: int, context: Context) -> int:
     """How many samples are drawn: as many as were asked for, but no more than there are examples of data in all."""
     data = sum(len(split) for split in context.data.splits.values())
     return min(samples, data, REFERENCE, context.protocol["max_examples"] or REFERENCE)
-
-
-def draw(model: CanSample, n: int, context: Context, note: Note) -> Tensor:
-    """n samples (n, *shape) on the CPU, in chunks whose noise depends on the protocol's seed and their number."""
-    parts = []
-    for number, start in enumerate(range(0, n, SAMPLE_CHUNK)):
-        note(f"sample {start} of {n}")
-        size = min(SAMPLE_CHUNK, n - start)
-        parts.append(model.sample(size, generator=context.generator("samples", number)).cpu())
-    return torch.cat(parts)
 
 
 def _energy_distance(drawn: Tensor, context: Context) -> Found:
@@ -271,13 +261,16 @@ def _codes(model: CanEncode, chunks: Chunks) -> tuple[Tensor, Tensor]:
 
 
 def sample_distance(model: CanSample, chunks: Chunks) -> Metric:
-    """Energy distance of a thousand samples to the examples in ``chunks``: cheap, and needs no features.
+    """Energy distance of samples to the examples in ``chunks``: cheap, and needs no features.
 
-    More samples than examples cost little and halve the noise where there are few examples.
+    A thousand samples where each is one pass of noise through a network: more samples than examples cost little then,
+    and halve the noise where there are few examples. Of all other models, whose samples may be whole chains, as many as
+    there are examples.
     """
     data = torch.cat(list(chunks))
     if len(data) < 2:
         raise UserError("The energy distance needs at least two examples; raise protocol.max_examples.")
     generator = keyed_generator("samples", chunks.seed, device=chunks.device)
-    drawn = model.sample(DISTANCE_SAMPLES, generator=generator)
+    n = DISTANCE_SAMPLES if isinstance(model, CanGenerate | HasDecoder) else len(data)
+    drawn = model.sample(n, generator=generator)
     return pixel_energy_distance(drawn, data, chunks.data.spec)
