@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dgmbench.data.spec import DataSpec
-from dgmbench.models.autoregressive.pixels import (
+from dgmbench.models.autoregressive.raster import (
     Cache,
     CachedStack,
     RasterBlock,

@@ -34,7 +34,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dgmbench.data.spec import DataSpec
-from dgmbench.models.autoregressive.pixels import (
+from dgmbench.models.autoregressive.raster import (
     Cache,
     CachedHead,
     Head,

@@ -33,7 +33,7 @@ from torch.nn import functional as F
 
 from dgmbench.data.spec import DataSpec
 from dgmbench.errors import UserError, require
-from dgmbench.models.autoregressive.pixels import Cache, RasterBlock, RasterModel, RasterStack, require_stack
+from dgmbench.models.autoregressive.raster import Cache, RasterBlock, RasterModel, RasterStack, require_stack
 from dgmbench.nn.masked_conv import CachedConv, MaskedConv2d, channel_groups
 
 
