@@ -21,10 +21,11 @@ HEAD = """# Every model on three sets
 
 What `dgm bench suite=three_sets` measured: every model on binarised MNIST, grey MNIST and CIFAR-10, trained for seconds
 on one core (20,000 images, or 4,000 of the slower models, one seed) and measured on a hundred test images under
-`protocol=glance`. These are not the numbers that the models can reach: the table shows that one evaluator has a number of
-the right kind for each, and which pairs are not defined. Standard errors are over the hundred images. *FD* and *coverage*
-are on random convolutions (200 samples; with fewer images than features FD is biased upwards, alike for all); Parzen
-windows are unreliable, as everywhere.
+`protocol=glance`. These are not the numbers that the models can reach: the table shows that one evaluator has a number
+of the right kind for each, and which pairs are not defined. Standard errors are over the hundred images. Estimates by
+annealing are the forward ones, which flatter; the reverse ones are in the report. *FD* and *coverage* are on random
+convolutions (200 samples; with fewer images than features FD is biased upwards, alike for all); Parzen windows are
+unreliable, as everywhere.
 
     dgm bench suite=three_sets executor.time=240s executor.memory=8GiB
     python scripts/side_by_side.py outputs/bench/three_sets docs/side_by_side.md

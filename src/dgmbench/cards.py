@@ -49,6 +49,8 @@ class Card:
     tiny: tuple[Mapping[str, Any], ...] = ()
     """The instances that ``dgm verify`` proves things about; in the file one block or a list of them."""
     image: bool = False
+    labels: bool = False
+    """Whether the model needs data with labels."""
     sizes: tuple[int, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict, compare=False)
     """The file's other keys: ``_target_`` and the arguments that differ from the class signature."""
@@ -108,7 +110,7 @@ def _card(name: str, content: dict[str, Any], file: Path) -> Card:
     if not isinstance(block, Mapping):
         raise UserError(f"{file} has no card: add a block 'card:' with family, summary, paper, kinds, likelihood, ....")
     required = {"family": str, "summary": str, "kinds": list, "likelihood": str, "data": str}
-    optional = {"survey": str, "paper": Mapping, "tiny": object, "image": bool, "sizes": list}
+    optional = {"survey": str, "paper": Mapping, "tiny": object, "image": bool, "labels": bool, "sizes": list}
     for key in block:
         if key not in required | optional:
             raise UserError(f"{file}: {nearest(key, required | optional, what='card field')}")

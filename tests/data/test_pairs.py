@@ -70,7 +70,7 @@ def test_images_and_their_sizes() -> None:
 def test_cards_tell_the_spec_before_loading(config: Config) -> None:
     assert spec_from_card(config("mnist")) == DataSpec((1, 28, 28), "discrete", levels=256, num_classes=10)
     assert spec_from_card(config("mnist", binarise="dynamic")) == DataSpec((1, 28, 28), "binary", num_classes=10)
-    assert spec_from_card(config("binarized_mnist")) == DataSpec((1, 28, 28), "binary")
+    assert spec_from_card(config("binarized_mnist")) == DataSpec((1, 28, 28), "binary", num_classes=0)  # none, for sure
     assert spec_from_card(config("celeba", size=128)) == DataSpec((3, 128, 128), "discrete", levels=256)
     assert spec_from_card(config("images", size=16, channels=1)) == DataSpec((1, 16, 16), "discrete", levels=256)
     assert spec_from_card(config("images", channels=1, binarise="threshold")) == DataSpec((1, 64, 64), "binary")
@@ -81,3 +81,11 @@ def test_cards_tell_the_spec_before_loading(config: Config) -> None:
 def test_binarising_colour_is_refused_from_the_card(config: Config) -> None:
     with pytest.raises(UserError, match="takes grey levels, but images is discrete 3x64x64"):
         spec_from_card(config("images", binarise="threshold"))
+
+
+def test_a_model_that_needs_labels_refuses_data_without() -> None:
+    card = {"kinds": ["binary"], "labels": True}
+    with pytest.raises(UserError, match="model=cgan takes data with labels, and data=binarized_mnist has none"):
+        check_pair(card, DataSpec((1, 28, 28), "binary", num_classes=0), "binarized_mnist", "cgan")
+    check_pair(card, DataSpec((1, 8, 8), "binary", num_classes=10), "digits_binary", "cgan")
+    check_pair(card, DataSpec((2,), "binary"), "npz", "cgan")  # only the file tells

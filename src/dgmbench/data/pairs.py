@@ -79,6 +79,11 @@ def check_pair(model_card: Mapping[str, Any], spec: DataSpec, data_name: str, mo
             f"model={model_name} takes images (c, h, w), but data={data_name} is {spec}; "
             f"choose {_choices(model_card, kinds)}."
         )
+    if model_card.get("labels") and spec.num_classes == 0:
+        raise UserError(
+            f"model={model_name} takes data with labels, and data={data_name} has none; choose data with classes "
+            "(dgm list data)."
+        )
     sizes: Sequence[int] = model_card.get("sizes") or ()
     if sizes and spec.is_image and not (spec.shape[1] == spec.shape[2] and spec.shape[1] in sizes):
         fitting = [name for name, side in (("digits", 8), ("digits32", 32)) if side in sizes]
