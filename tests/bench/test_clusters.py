@@ -21,6 +21,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
 WORDS = ("trainer.budget=4ba", "protocol=quick", "hardware.threads=1")
 
 
+@pytest.fixture(autouse=True)
+def equal_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's own workers are nice to everybody else; on a busy machine they would hardly run."""
+    monkeypatch.setenv("RAY_worker_niceness", "0")
+
+
 @pytest.fixture(params=SETTINGS)
 def executor(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Executor]:
     pytest.importorskip({"slurm": "submitit", "ray": "ray"}[request.param])
@@ -29,7 +35,7 @@ def executor(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Executo
     found.close()
 
 
-def collect(executor: Executor, number: int, tries: int = 60) -> dict[str, Outcome]:
+def collect(executor: Executor, number: int, tries: int = 100) -> dict[str, Outcome]:
     found: dict[str, Outcome] = {}
     for _ in range(tries):
         found.update(executor.wait(2.0))

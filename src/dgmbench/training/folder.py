@@ -101,7 +101,7 @@ class RunFolder:
         """The finished run's result, or None."""
         try:
             result = json.loads(self.result_file.read_bytes())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except ValueError:
             result = None
