@@ -167,3 +167,13 @@ def test_learns_a_distribution_to_its_entropy(kwargs):
 def test_wrong_arguments_are_explained(kind, kwargs, sentence):
     with pytest.raises(UserError, match=sentence):
         Nade(DataSpec((4,), kind), **kwargs)
+
+
+def test_the_start_of_a_mixture_leaves_no_bias_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Marginals say nothing of a mixture's logits, which must not be what memory happened to hold."""
+    monkeypatch.setattr(torch, "empty_like", lambda t, **_: torch.full_like(t, torch.nan))
+    model = Nade(DataSpec((3,), "real"), hidden=4, components=5)
+    x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+    model.initialise(Batch(x), torch.Generator().manual_seed(0))
+    assert (model.out_bias[:, :5] == 0).all()
+    assert model.log_prob(x).isfinite().all()

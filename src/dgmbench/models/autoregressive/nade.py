@@ -83,7 +83,7 @@ class Nade(Model):
 
     def initialise(self, batch: Batch, generator: Generator) -> None:
         """Set the output biases to the marginals."""
-        marginal = torch.empty_like(self.out_bias)
+        marginal = self.out_bias.detach().clone()  # mixtures keep their logits
         self.conditionals.initialise(marginal, batch.x, generator)
         self.out_bias.data.copy_(marginal[self.sequence])
 
