@@ -116,11 +116,12 @@ def test_bias_formula_at_unit_covariance_and_against_simulation() -> None:
     assert abs(np.mean(values) - expected) < 4 * error + 0.05 * expected
 
 
-def test_standard_error_is_the_spread_over_repetitions() -> None:
+@pytest.mark.parametrize(("shift", "widths"), [(0.5, [0.5, 1, 1, 2, 1]), (2.0, [1, 1, 1, 1, 1])])
+def test_standard_error_is_the_spread_over_repetitions(shift: float, widths: list[float]) -> None:
     values, errors = [], []
     for i in range(150):
         x = normal(400, 5, seed=2 * i)
-        y = normal(300, 5, seed=2 * i + 1) * torch.tensor([0.5, 1, 1, 2, 1], dtype=DOUBLE) + 0.5
+        y = normal(300, 5, seed=2 * i + 1) * torch.tensor(widths, dtype=DOUBLE) + shift
         found = frechet(x, y)
         values.append(found.value)
         errors.append(found.se)

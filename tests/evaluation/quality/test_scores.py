@@ -311,10 +311,11 @@ def test_streams_depend_neither_on_batches_nor_on_order() -> None:
         many.update(part, real=True)
     many.update(y, real=False)
     assert {k: float(v) for k, v in many.compute().items()} == pytest.approx(neighbourhoods(x, y).means())
-    score = InceptionScore(classes=5)
-    for part in x.split(17):
-        score.update(part)
-    assert float(score.compute()) == pytest.approx(inception_score(x, splits=1).value)
+    for splits in (1, 3):  # a batch of 17 starts in another of the three splits each time
+        score = InceptionScore(classes=5, splits=splits)
+        for part in x.split(17):
+            score.update(part)
+        assert float(score.compute()) == pytest.approx(inception_score(x, splits=splits).value, rel=1e-12)
 
 
 def test_measuring_leaves_the_global_generator_alone() -> None:
