@@ -17,18 +17,17 @@ the biases as well, and under Adam would be no penalty of the likelihood at all.
 ``C = 1 / (N l2)``. The objective is convex, so training starts at W = 0 with the biases at the marginals.
 """
 
-import torch
-from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 
 from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError, require
-from dgmbench.models.contract import Logs, Model
+from dgmbench.models.autoregressive.one_order import OneOrder
+from dgmbench.models.contract import Logs
 from dgmbench.nn.conditionals import Conditionals
 from dgmbench.nn.masked import MaskedMlp, Order
 
 
-class Fvbn(Model):
+class Fvbn(OneOrder):
     """Logistic autoregressive network for binary and discrete data.
 
     Args:
@@ -49,11 +48,6 @@ class Fvbn(Model):
         self.net = MaskedMlp(spec.dim, (), self.conditionals.parameters_per_dim, order=order)
         nn.init.zeros_(self.net.linear(0).weight)
 
-    def initialise(self, batch: Batch, generator: Generator) -> None:
-        """Set the biases to the marginals."""
-        bias = self.net.linear(0).bias.detach()
-        self.conditionals.initialise(bias.view(self.spec.dim, -1), batch.x, generator)
-
     def loss(self, player: str, batch: Batch, generator: Generator) -> tuple[Tensor, Logs]:
         """Mean negative log-likelihood and the penalty."""
         log_prob = self.log_prob(batch.x).mean()
@@ -62,29 +56,3 @@ class Fvbn(Model):
             (seen,) = self.net.layer_masks(0)
             loss = loss + 0.5 * self.l2 * self.net.linear(0).weight[seen].square().sum()
         return loss, {"log_prob": log_prob.detach()}
-
-    def log_prob(self, x: Tensor) -> Float[Tensor, " b"]:
-        """Exact log-likelihood of raw x (b, *shape), nats per example."""
-        return self.conditionals.log_prob(self.conditional_logits(x), x).sum(1)
-
-    def conditional_logits(self, x: Tensor) -> Float[Tensor, "b d p"]:
-        """Logits of the conditionals given raw x (b, *shape), dimensions in C order."""
-        return self.net(self.conditionals.inputs(x, self.net.linear(0).bias))
-
-    def ordering(self) -> Int[Tensor, " d"]:
-        """Position of each dimension in the order."""
-        return self.net.positions[0]
-
-    @torch.no_grad()
-    def sample(self, n: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
-        """Draw n exact samples, raw (n, *shape)."""
-        return self.conditionals.sample(n, self.net.ancestral, self.net.linear(0).bias, generator)
-
-    @torch.no_grad()
-    def complete(self, x: Tensor, known: Tensor, *, generator: Generator | None = None) -> Tensor:
-        """Raw x (b, *shape) where ``known``, drawn elsewhere, each value given all those before it in the order.
-
-        Exact where the known dimensions come first in ``ordering()``; known ones do not influence those before them.
-        """
-        sequence, like = self.ordering().argsort(), self.net.linear(0).bias
-        return self.conditionals.complete(x, known, sequence, self.net.ancestral, like, generator)
