@@ -100,7 +100,7 @@ def test_a_small_set_has_smaller_blocks_and_a_tiny_one_is_refused() -> None:
     assert (found.block, found.blocks) == (10, 5)
     with pytest.raises(UserError, match="9 data examples, but this measure needs at least 10"):
         kid(normal(9, 4, seed=0), normal(100, 4, seed=1))
-    with pytest.raises(UserError, match=r"kid\.block=1 must be at least 2"):
+    with pytest.raises(UserError, match=r"blocks\.block=1 must be at least 2"):
         kid(normal(20, 4, seed=0), normal(20, 4, seed=1), block=1)
 
 

@@ -5,59 +5,30 @@ that the number depends neither on the scale of the features nor on the samples 
 bias and may be negative; its standard error comes from disjoint blocks.
 """
 
-import math
-from typing import NamedTuple
-
 import torch
 from torch import Generator, Tensor
 
 from dgmbench.errors import UserError
-from dgmbench.evaluation.quality.feature_set import FeatureSets, checked_pair, shuffled
+from dgmbench.evaluation.quality.blocks import BLOCK, BlockDistance, BlockEstimate, blocked_sets, over_blocks
 from dgmbench.nn.mmd import median_distance, mmd_squared, rbf_mixture
 
-BLOCK, LEAST_BLOCKS, SCALES = 1000, 5, (0.5, 1.0, 2.0)
-
-
-class MmdEstimate(NamedTuple):
-    """The mean over ``blocks`` blocks of ``block`` examples of each set, and its standard error."""
-
-    value: float
-    se: float
-    block: int
-    blocks: int
+SCALES = (0.5, 1.0, 2.0)
 
 
 @torch.no_grad()
-def mmd(data: Tensor, samples: Tensor, *, block: int = BLOCK, generator: Generator | None = None) -> MmdEstimate:
-    """MMD^2 between features of data (n, d) and of samples (m, d).
-
-    A ``block`` larger than a fifth of the smaller set becomes that, so that there are five blocks for a standard error.
-    """
-    checked_pair(data, samples, least=2 * LEAST_BLOCKS)
-    x, y = shuffled(data, generator).double(), shuffled(samples, generator).double()
+def mmd(data: Tensor, samples: Tensor, *, block: int = BLOCK, generator: Generator | None = None) -> BlockEstimate:
+    """MMD^2 between features of data (n, d) and of samples (m, d)."""
+    x, y = (features.double() for features in blocked_sets(data, samples, block, generator))
     middle = median_distance(x)
     if middle == 0:
         raise UserError(
             "More than half of the data examples have equal features, so no kernel width follows from them."
         )
     kernel = rbf_mixture(middle * torch.tensor(SCALES, dtype=torch.float64, device=x.device))
-    fewer = min(len(x), len(y))
-    block = min(block, fewer // LEAST_BLOCKS)
-    parts = [slice(i * block, (i + 1) * block) for i in range(fewer // block)]
-    values = torch.stack([mmd_squared(x[part], y[part], kernel).u_statistic for part in parts])
-    return MmdEstimate(float(values.mean()), float(values.std()) / math.sqrt(len(parts)), block, len(parts))
+    return over_blocks(x, y, lambda a, b: mmd_squared(a, b, kernel).u_statistic, block)
 
 
-class GaussianDistance(FeatureSets):
-    """MMD^2 of features that come in batches; which examples share a block depends on ``seed`` alone."""
+class GaussianDistance(BlockDistance):
+    """MMD^2 of features that come in batches."""
 
-    higher_is_better = False
-
-    def __init__(self, *, block: int = BLOCK, seed: int = 0) -> None:
-        super().__init__()
-        self.block, self.seed = block, seed
-
-    def compute(self) -> Tensor:
-        """The distance."""
-        generator = torch.Generator().manual_seed(self.seed)
-        return torch.tensor(mmd(*self.sets(), block=self.block, generator=generator).value, dtype=torch.float64)
+    estimate = staticmethod(mmd)
