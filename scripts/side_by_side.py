@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dgmbench.bench.report.numbers import HEADLINES, rounded
+from dgmbench.metric_names import is_called
 
 QUALITY = {
     "energy_distance": "energy distance",
@@ -66,7 +67,7 @@ def main() -> None:
 def row(model: str, result: dict[str, Any]) -> str:
     """One line of a table."""
     metrics = result["metrics"]
-    likelihoods = [name for wanted in HEADLINES for name in metrics if name == wanted or is_bound(name, wanted)]
+    likelihoods = [name for wanted in HEADLINES for name in metrics if is_called(name, wanted)]
     name = next((name for name in likelihoods if metrics[name]["unit"] == "nats"), None)
     cells = [f"`{model}`"]
     if name is None:
@@ -75,11 +76,6 @@ def row(model: str, result: dict[str, Any]) -> str:
         bits = metrics.get(f"{name}_bits_per_dim")
         cells += [number(metrics[name]), f"`{name}`, {metrics[name]['kind']}", number(bits)]
     return f"| {' | '.join(cells + [number(metrics.get(each)) for each in QUALITY])} |"
-
-
-def is_bound(name: str, wanted: str) -> bool:
-    """Whether a metric is an importance-weighted bound, which headlines call by one name."""
-    return wanted == "iw_bound" and name.startswith("iw_bound_k") and name.removeprefix("iw_bound_k").isdigit()
 
 
 def number(metric: dict[str, Any] | None) -> str:

@@ -177,6 +177,28 @@ def test_evaluate_adds_metrics_and_keeps_the_others(tmp_path: Path, capsys: pyte
     assert after["protocols"][after["metrics"]["iw_bound_k3"]["protocol_id"]]["k"] == 3
 
 
+def test_a_number_of_the_same_name_under_another_protocol_replaces_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = ["train", *QUICK, f"paths.outputs={tmp_path}", "model=vae", "trainer.budget=5ba"]
+    assert cli.main([*train, "protocol.max_examples=50"]) == 0
+    folder = Path(capsys.readouterr().out.splitlines()[-1])
+    before = json.loads((folder / "result.json").read_text())
+    elbo = before["metrics"]["elbo"]
+    assert cli.main(["evaluate", f"run={folder}", "protocol=quick", "protocol.max_examples=60"]) == 0
+    after = json.loads((folder / "result.json").read_text())
+    assert (after["metrics"]["elbo"]["n"], after["metrics"][f"elbo#{elbo['protocol_id']}"]) == (60, elbo)
+    for metric in after["metrics"].values():
+        assert metric["protocol_id"] in after["protocols"]
+    assert f"elbo#{elbo['protocol_id']}" in capsys.readouterr().out
+    # under the first protocol again: both are still there, each once
+    assert cli.main(["evaluate", f"run={folder}", "protocol=quick", "protocol.max_examples=50"]) == 0
+    again = json.loads((folder / "result.json").read_text())["metrics"]
+    assert again["elbo"] == elbo
+    assert again[f"elbo#{after['metrics']['elbo']['protocol_id']}"] == after["metrics"]["elbo"]
+    assert sum(name.partition("#")[0] == "elbo" for name in again) == 2
+
+
 def test_a_result_says_what_the_run_has_cost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = (*QUICK, f"paths.outputs={tmp_path}", "model=vae", "model.latent=3", "model.hidden_sizes=[5]")
     assert cli.main(["train", *settings, "trainer.budget=6ba", "trainer.batch_size=10"]) == 0

@@ -9,6 +9,7 @@ from dgmbench.bench.cells import Cell
 from dgmbench.bench.report.numbers import HEADLINES, same_protocol
 from dgmbench.bench.suite import Folders, value_of
 from dgmbench.cards import read_settings
+from dgmbench.metric_names import bound_samples, is_called
 
 Result = Mapping[str, Any]
 
@@ -17,18 +18,10 @@ def headline(result: Result, k: int | None = None) -> str | None:
     """The name of the metric that says most about a model; of several bounds, that of the protocol's ``k``."""
     metrics = result["metrics"]
     for wanted in HEADLINES:
-        names = [name for name in metrics if name == wanted or (wanted == "iw_bound" and _is_bound(name))]
+        names = [name for name in metrics if is_called(name, wanted)]
         if names:
-            return f"iw_bound_k{k}" if f"iw_bound_k{k}" in names else max(names, key=_samples)
+            return f"iw_bound_k{k}" if f"iw_bound_k{k}" in names else max(names, key=lambda name: bound_samples(name) or 0)
     return next(iter(metrics), None)
-
-
-def _is_bound(name: str) -> bool:
-    return name.startswith("iw_bound_k") and name.removeprefix("iw_bound_k").isdigit()
-
-
-def _samples(name: str) -> int:
-    return int(name.removeprefix("iw_bound_k")) if _is_bound(name) else 0
 
 
 def protocol_k(cell: Cell, config_dirs: Folders = ()) -> int | None:

@@ -14,6 +14,7 @@ from dgmbench.data.random import keyed_generator
 from dgmbench.errors import UserError
 from dgmbench.evaluation.evaluator import Evaluator, Measured
 from dgmbench.evaluation.features.build import require_nets
+from dgmbench.metric_names import together
 from dgmbench.models.contract import CanSample, Model
 from dgmbench.training.build import build_model, find_device, load_data, load_weights
 from dgmbench.training.files import read_checkpoint
@@ -26,6 +27,7 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Add or refresh the metrics of a finished run without training it again; returns its ``result.json``.
 
+    What was measured under another protocol is kept, with that protocol's id in its name.
     ``data_root`` replaces the data folder that the run was trained with.
     """
     folder = RunFolder.existing(run)
@@ -43,7 +45,7 @@ def evaluate_run(
             )
         device = find_device(hardware)
         measured = measure_run(folder, completed, data, protocol, device, data_root)
-        result["metrics"].update(measured["metrics"])
+        result["metrics"] = together(result["metrics"], measured["metrics"])
         used = {metric["protocol_id"] for metric in result["metrics"].values()}
         protocols = result["protocols"] | measured["protocols"]
         result["protocols"] = {key: value for key, value in protocols.items() if key in used}

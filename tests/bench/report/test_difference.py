@@ -40,6 +40,12 @@ def test_a_protocol_that_several_numbers_share_is_shown_once(bench: Any, number:
     assert found == [("protocol of elbo, fd, kid and 1 more", "k", "50", "5000", "")]
 
 
+def test_numbers_are_compared_under_a_protocol_that_both_runs_know(bench: Any, number: Callable) -> None:
+    first = bench.run(seed=0, metrics={"elbo": number(-90.0)})
+    second = bench.run(seed=1, metrics={"elbo": number(-50.0, "aaaa0002"), "elbo#aaaa0001": number(-91.5)})
+    assert differences(first, second)[1:] == [("metric", "elbo", "-90.00 nats", "-91.50 nats", "-1.50")]
+
+
 def test_costs(bench: Any, number: Callable) -> None:
     first, second = (bench.run(seed=seed, metrics={"elbo": number(1.0)}) for seed in (0, 1))
     result = json.loads((second / "result.json").read_text())

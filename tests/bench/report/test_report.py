@@ -141,6 +141,23 @@ def test_protocols_are_never_mixed_silently(bench: Any, number: Callable) -> Non
     assert {(m[4], m[5]) for m in data["measures"]} == {("aaaa0001", "A"), ("aaaa0002", "B")}
 
 
+def test_a_run_measured_under_two_protocols_has_both_numbers(bench: Any, number: Callable) -> None:
+    for seed, value in enumerate((-90.0, -92.0)):
+        late, early = number(value, "aaaa0001"), number(value + 40, "aaaa0002", note="beware")
+        bench.run(seed=seed, metrics={"elbo": late, "elbo#aaaa0002": early})
+    _, (note,) = write_report_with_notes(bench.folder)
+    assert "elbo on digits_binary was measured under 2 protocols" in note
+    rows = {row["protocol"]: row[OURS] for row in markdown_rows(bench.folder)}
+    assert rows == {"aaaa0001 (A)": "-91.0 ± 1.4 (2)", "aaaa0002 (B)": "-51.0 ± 1.4 (2) †"}
+    _, data = page_of(bench.folder)
+    assert data["metricNames"] == ["elbo"]
+    shown = {(data["measures"][entry[0]][4], entry[1]) for cell in data["cells"] for entry in cell[-1]}
+    assert shown == {("aaaa0001", -90), ("aaaa0001", -92), ("aaaa0002", -50), ("aaaa0002", -52)}
+    with (bench.folder / "report.csv").open() as file:
+        written = {(row["metric"], row["protocol_id"], row["value"]) for row in csv.DictReader(file)}
+    assert ("elbo", "aaaa0002", "-50.0") in written
+
+
 def test_settings_are_not_taken_for_seeds(bench: Any, number: Callable) -> None:
     bench.run(seed=0, metrics={"elbo": number(-90.0)})
     bench.run(seed=1, metrics={"elbo": number(-92.0)})

@@ -2,13 +2,14 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from dgmbench.bench.report.ledger import flatten, read_config
 from dgmbench.bench.report.numbers import finite_or_nan, rounded, signed
 from dgmbench.errors import UserError
+from dgmbench.metric_names import without_protocol
 
 Difference = tuple[str, str, str, str, str]
 """Where, what, the first run's value, the second's, and their difference if they are numbers of one protocol."""
@@ -29,8 +30,7 @@ def differences(first: Path, second: Path) -> list[Difference]:
     protocols = [result.get("protocols") or {} for result in results]
     concerned: dict[Difference, list[str]] = {}
     numbers: list[Difference] = []
-    for name in dict.fromkeys([*metrics[0], *metrics[1]]):
-        one, other = metrics[0].get(name), metrics[1].get(name)
+    for name, one, other in _pairs(*metrics):
         if one is not None and other is not None:
             settings = protocols[0].get(one.get("protocol_id"), {}), protocols[1].get(other.get("protocol_id"), {})
             for row in _unequal("", *settings):
@@ -40,6 +40,23 @@ def differences(first: Path, second: Path) -> list[Difference]:
         more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
         found.append((f"protocol of {', '.join(names[:MOST_NAMES])}{more}", *row[1:]))
     return found + numbers
+
+
+def _pairs(
+    first: Mapping[str, Any], second: Mapping[str, Any]
+) -> Iterator[tuple[str, dict[str, Any] | None, dict[str, Any] | None]]:
+    """Each metric's numbers of two runs: those of every protocol that both know, else the last ones."""
+    sides: list[dict[str, dict[str, Any]]] = [{}, {}]
+    for side, run in zip(sides, (first, second), strict=True):
+        for stored, found in run.items():
+            side.setdefault(without_protocol(stored), {})[found.get("protocol_id", "")] = found
+    for name in dict.fromkeys([*sides[0], *sides[1]]):
+        one, other = (side.get(name, {}) for side in sides)
+        both = [protocol for protocol in one if protocol in other]
+        for protocol in both:
+            yield name, one[protocol], other[protocol]
+        if not both:
+            yield name, first.get(name), second.get(name)
 
 
 def _config(path: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dgmbench.bench.report.ledger import HAS_NUMBERS, Cell, Ledger
+from dgmbench.metric_names import bound_samples, without_protocol
 
 HEADLINES = (
     "log_likelihood", "log_likelihood_ais", "log_likelihood_estimate", "iw_bound", "elbo", "elbo_ais", "elbo_estimate",
@@ -108,7 +109,7 @@ def metric_order(groups: Sequence[Group]) -> list[str]:
     counts = Counter(row.measure.metric for group in groups for row in group.rows if row.measure.metric)
 
     def key(name: str) -> tuple[bool, int, int, str]:
-        stem = "iw_bound" if name.startswith("iw_bound_k") and name.removeprefix("iw_bound_k").isdigit() else name
+        stem = name if bound_samples(name) is None else "iw_bound"
         rank = HEADLINES.index(stem) if stem in HEADLINES else len(HEADLINES)
         return "@" in name, rank, -counts[name], name
 
@@ -118,19 +119,22 @@ def metric_order(groups: Sequence[Group]) -> list[str]:
 def _letters(ledger: Ledger) -> dict[tuple[str, str, str], str]:
     """A letter for each protocol of a metric and data set that has several, the most frequent first."""
     counts: dict[tuple[str, str], Counter[str]] = {}
+    last: Counter[tuple[str, str, str]] = Counter()  # how often it is the protocol that was measured last
     for cell in ledger.cells:
-        for name, metric in cell.metrics.items():
-            counts.setdefault((cell.data, name), Counter())[metric["protocol_id"]] += 1
+        for stored, metric in cell.metrics.items():
+            name, protocol = without_protocol(stored), metric["protocol_id"]
+            counts.setdefault((cell.data, name), Counter())[protocol] += 1
+            last[cell.data, name, protocol] += stored == name
     letters = {}
-    together: dict[tuple[str, tuple[tuple[str, int], ...]], list[str]] = {}
+    alike: dict[tuple[str, tuple[tuple[str, int], ...]], list[str]] = {}
     for (data, name), counter in sorted(counts.items()):
         if len(counter) < 2:
             continue
-        ranked = sorted(counter, key=lambda protocol: (-counter[protocol], protocol))
+        ranked = sorted(counter, key=lambda protocol: (-counter[protocol], -last[data, name, protocol], protocol))
         for rank, protocol in enumerate(ranked):
             letters[data, name, protocol] = chr(ord("A") + rank) if rank < 26 else f"Z{rank - 25}"
-        together.setdefault((data, tuple((p, counter[p]) for p in ranked)), []).append(name)
-    for (data, counted), names in together.items():
+        alike.setdefault((data, tuple((p, counter[p]) for p in ranked)), []).append(name)
+    for (data, counted), names in alike.items():
         ranked = [protocol for protocol, _ in counted]
         parts = [f"{letters[data, names[0], p]} = {p or 'none'} ({count} cells)" for p, count in counted[:6]]
         differing = _differing([ledger.protocols.get(p, {}) for p in ranked])
@@ -161,7 +165,8 @@ def _rows(ledger: Ledger, group: Group, letters: Mapping[tuple[str, str, str], s
     warnings: dict[Measure, list[tuple[int | None, str]]] = {}
     for number in group.cells:
         cell = ledger.cells[number]
-        for name, metric in cell.metrics.items():
+        for stored, metric in cell.metrics.items():
+            name = without_protocol(stored)
             letter = letters.get((cell.data, name, metric["protocol_id"]), "")
             measure = Measure(name, metric["kind"], metric["unit"], metric["direction"], metric["protocol_id"], letter)
             rows.setdefault(measure, Row(measure)).values.append((number, finite_or_nan(metric["value"])))

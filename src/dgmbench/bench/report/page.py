@@ -20,6 +20,7 @@ from dgmbench.bench.report.numbers import Group, Row, metric_order, signed
 from dgmbench.bench.report.pictures import CACHE, find_picture, picture_uris
 from dgmbench.bench.report.tables import model_label
 from dgmbench.cards import FAMILIES
+from dgmbench.metric_names import under_protocol
 
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_CURVES = 400
@@ -94,7 +95,7 @@ def _payload(ledger: Ledger, groups: Sequence[Group], notes: list[str]) -> dict[
             )
             rows.append(_row(row, name, papers))
             for number, value in row.values:
-                metric = ledger.cells[number].metrics[measure.metric]
+                metric = under_protocol(ledger.cells[number].metrics, measure.metric, measure.protocol_id)
                 shown = "not finite" if value != value else _safe(value)
                 entry = [name, shown, _safe(metric.get("se")), metric.get("n")]
                 values.setdefault(number, []).append(entry + ([metric["note"]] if metric.get("note") else []))

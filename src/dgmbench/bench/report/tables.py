@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from dgmbench.bench.report.ledger import HAS_NUMBERS, Ledger
 from dgmbench.bench.report.numbers import Group, Row, finite_or_nan, signed
+from dgmbench.metric_names import without_protocol
 
 CSV_COLUMNS = (
     "model", "family", "data", "seed", "metric", "value", "kind", "unit", "se", "n", "protocol_id", "paper", "status",
@@ -42,7 +43,8 @@ def to_csv(ledger: Ledger) -> str:
                 reasons.append("the value is not finite")
             reasons.append(metric.get("note") or "")
             numbers = [metric.get(key) for key in ("value", "kind", "unit", "se", "n", "protocol_id")]
-            row: list[object] = [cell.model, cell.family, cell.data, cell.seed, name, *numbers, published, cell.status]
+            row: list[object] = [cell.model, cell.family, cell.data, cell.seed, without_protocol(name), *numbers]
+            row += [published, cell.status]
             row.append("; ".join(text for text in reasons if text))
             writer.writerow(["" if value is None else value for value in row])
     return file.getvalue()
