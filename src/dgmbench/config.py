@@ -366,7 +366,12 @@ def _complete_logger(node: Any) -> dict[str, Any]:
 def complete_protocol(node: Any) -> dict[str, Any]:
     """Check the protocol of an evaluation."""
     done = checked(node, settings.Protocol, "protocol")
-    groups = {"ais": settings.Ais, "decoder_ais": settings.DecoderAis, "parzen": settings.Parzen}
+    groups = {
+        "ais": settings.Ais,
+        "decoder_ais": settings.DecoderAis,
+        "parzen": settings.Parzen,
+        "semi_supervised": settings.SemiSupervised,
+    }
     done |= {name: checked(done[name], schema, f"protocol.{name}") for name, schema in groups.items()}
     return done | {"quality": _complete_quality(done["quality"])}
 

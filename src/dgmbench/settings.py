@@ -135,6 +135,21 @@ class Quality:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SemiSupervised:
+    """Linear probes of codes that see few labels only; with no numbers of labels they are left out."""
+
+    labels: list[int] = field(default_factory=list)
+    draws: int = 10
+
+    def __post_init__(self) -> None:
+        if min(self.labels, default=1) < 1 or len(set(self.labels)) < len(self.labels):
+            raise UserError(
+                f"protocol.semi_supervised.labels={self.labels} must name different numbers of labels, each at least 1."
+            )
+        _positive("protocol.semi_supervised", self, "draws")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Protocol:
     """What a measured number means."""
 
@@ -148,6 +163,7 @@ class Protocol:
     decoder_ais: dict[str, Any] = field(default_factory=dict)
     parzen: dict[str, Any] = field(default_factory=dict)
     quality: dict[str, Any] = field(default_factory=dict)
+    semi_supervised: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.max_examples is not None and self.max_examples < 2:

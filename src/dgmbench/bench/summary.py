@@ -20,8 +20,12 @@ def headline(result: Result, k: int | None = None) -> str | None:
     for wanted in HEADLINES:
         names = [name for name in metrics if is_called(name, wanted)]
         if names:
-            return f"iw_bound_k{k}" if f"iw_bound_k{k}" in names else max(names, key=lambda name: bound_samples(name) or 0)
+            return next((name for name in names if k and bound_samples(name) == k), max(names, key=_samples))
     return next(iter(metrics), None)
+
+
+def _samples(name: str) -> int:
+    return bound_samples(name) or 0
 
 
 def protocol_k(cell: Cell, config_dirs: Folders = ()) -> int | None:

@@ -24,7 +24,6 @@ from dgmbench.evaluation.quality.classification import classification
 from dgmbench.evaluation.quality.measure import (
     DISTANCE_SAMPLES,
     codes,
-    labelled_samples,
     reconstruction,
     sample_distance,
     samples,
@@ -48,7 +47,6 @@ PARTS: list[Part] = [
     parzen,
     reconstruction,
     samples,
-    labelled_samples,
     classification,
     codes,
     disentanglement,

@@ -314,3 +314,16 @@ def test_codes_and_reconstructions(digits: DataSet) -> None:
     assert 0 < found["linear_probe_error"].value < 0.08
     assert 0 < found["nearest_neighbour_error"].value < 0.05
     assert found["linear_probe_error"].n == 359
+
+
+def test_few_labels_have_a_name_a_spread_and_a_protocol(digits: DataSet) -> None:
+    model = Autoencoder(digits.spec, 0.1)
+    found = measure(model, digits, semi_supervised={"labels": [50, 5, 5000], "draws": 4})
+    metric, protocol = found["semi_supervised_error_50"]
+    assert found["linear_probe_error"][0].value < metric.value < 0.3
+    assert (protocol["labels"], protocol["draws"], metric.n) == (50, 4, 359)
+    # of the four draws, and of the examples beside it
+    assert 0 < metric.se_draws < metric.se < 0.05
+    assert "5 labels are too few for 10 classes" in found["semi_supervised_error_5"][0].note
+    assert "of them has only" in found["semi_supervised_error_5000"][0].note
+    assert "semi_supervised_error_50" not in measure(model, digits)

@@ -14,11 +14,12 @@ from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from dgmbench.errors import UserError
+from dgmbench.evaluation.quality import probe
 from dgmbench.evaluation.quality.frechet import FrechetDistance
 from dgmbench.evaluation.quality.inception_score import InceptionScore
 from dgmbench.evaluation.quality.kid import KernelDistance
 from dgmbench.evaluation.quality.prdc import PrecisionRecall
-from dgmbench.evaluation.quality.probe import linear_probe_errors, nearest_neighbour_errors
+from dgmbench.evaluation.quality.probe import few_label_errors, linear_probe_errors, nearest_neighbour_errors
 from dgmbench.evaluation.quality.similarity import CAP, psnr, ssim
 
 TWO = Path(__file__).with_name("two.py")
@@ -62,15 +63,62 @@ def test_probes_on_codes_that_know_the_label_and_on_noise() -> None:
     knows = torch.nn.functional.one_hot(y, 4).double() + 0.1 * uniform(400, 4, seed=0)
     noise = uniform(400, 4, seed=1)
     constant = torch.cat([knows, torch.ones(400, 1)], 1)
-    for probe in (linear_probe_errors, nearest_neighbour_errors):
-        assert float(probe(knows[:200], y[:200], knows[200:], y[200:]).mean()) == 0
-        assert float(probe(constant[:200], y[:200], constant[200:], y[200:]).mean()) == 0
+    for errors_of in (linear_probe_errors, nearest_neighbour_errors):
+        assert float(errors_of(knows[:200], y[:200], knows[200:], y[200:]).mean()) == 0
+        assert float(errors_of(constant[:200], y[:200], constant[200:], y[200:]).mean()) == 0
         # chance: an error of 3/4 +- 0.03
-        assert abs(float(probe(noise[:200], y[:200], noise[200:], y[200:]).mean()) - 0.75) < 5 * math.sqrt(3 / 16 / 200)
+        assert abs(float(errors_of(noise[:200], y[:200], noise[200:], y[200:]).mean()) - 0.75) < 5 * math.sqrt(
+            3 / 16 / 200
+        )
         with pytest.raises(UserError, match="All training labels are equal"):
-            probe(knows[:200], torch.zeros(200), knows[200:], y[200:])
+            errors_of(knows[:200], torch.zeros(200), knows[200:], y[200:])
     with pytest.raises(UserError, match="training codes are not finite"):
         linear_probe_errors(knows[:200] * torch.inf, y[:200], knows[200:], y[200:])
+
+
+def test_few_labels_are_drawn_evenly_anew_and_from_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    y = torch.arange(400) % 4
+    x = torch.arange(400.0, dtype=torch.float64)[:, None]
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def looked_at(train: Tensor, train_y: Tensor, test: Tensor, test_y: Tensor) -> Tensor:
+        seen.append((train[:, 0].long(), train_y))
+        return torch.zeros(len(test))
+
+    monkeypatch.setattr(probe, "linear_probe_errors", looked_at)
+
+    def draw(seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        found = few_label_errors(x, y, x[:7], y[:7], labels=10, draws=3, generator=generator)
+        assert found.shape == (3, 7)
+
+    draw(0), draw(0), draw(1)
+    for chosen, labels in seen:
+        assert len(chosen.unique()) == 10
+        assert torch.equal(chosen % 4, labels)
+        assert sorted(torch.bincount(labels).tolist()) == [2, 2, 3, 3]
+    chosen = [set(which.tolist()) for which, _ in seen]
+    assert chosen[:3] == chosen[3:6]
+    assert all(chosen[a] != chosen[b] for a, b in ((0, 1), (1, 2), (0, 6)))
+
+
+def test_few_labels_teach_less_than_many_and_too_few_are_refused() -> None:
+    x, y = (torch.from_numpy(part) for part in load_digits(return_X_y=True))
+    generator = torch.Generator().manual_seed(0)
+    few, more = (
+        few_label_errors(x[:1000], y[:1000], x[1000:], y[1000:], labels=labels, draws=5, generator=generator).mean(1)
+        for labels in (20, 200)
+    )
+    assert few.min() > more.max()
+    # every label there is, each class alike: no draw is left, and the probe is that of all labels
+    balanced = torch.cat([(y == label).nonzero()[:50, 0] for label in range(10)])
+    every = few_label_errors(x[balanced], y[balanced], x[1000:], y[1000:], labels=500, draws=2, generator=generator)
+    whole = linear_probe_errors(x[balanced], y[balanced], x[1000:], y[1000:])
+    assert (every.mean(1) - whole.mean()).abs().max() < 2.5 / len(whole)
+    with pytest.raises(UserError, match="9 labels are too few for 10 classes"):
+        few_label_errors(x, y, x, y, labels=9, draws=1, generator=generator)
+    with pytest.raises(UserError, match="take 180 examples of each class, and one of them has only 174"):
+        few_label_errors(x, y, x, y, labels=1800, draws=1, generator=generator)
 
 
 def test_one_nearest_neighbour_agrees_with_scikit_learn() -> None:

@@ -1,7 +1,9 @@
 """The parts of the evaluation that look at what a model makes: reconstructions, samples, labelled samples and codes."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +24,7 @@ from dgmbench.evaluation.quality.feature_set import shuffled
 from dgmbench.evaluation.quality.inception_score import inception_score
 from dgmbench.evaluation.quality.memorisation import memorisation
 from dgmbench.evaluation.quality.oracle import against_oracle
-from dgmbench.evaluation.quality.probe import linear_probe_errors, nearest_neighbour_errors
+from dgmbench.evaluation.quality.probe import few_label_errors, linear_probe_errors, nearest_neighbour_errors
 from dgmbench.evaluation.quality.similarity import psnr, ssim
 from dgmbench.evaluation.sample_distance import pixel_energy_distance
 from dgmbench.models.contract import (
@@ -119,6 +121,8 @@ def samples(model: Model, context: Context, note: Note) -> Iterator[Found]:
             nothing = Metric(math.nan, "features^2", "estimate", "lower", None, n, note=str(error))
             found = [(net.label("fd"), nothing, details)]
         yield from found
+        if isinstance(model, IsClassConditional):
+            yield from _labelled_samples(model, net, n, context, note)
 
 
 def _count(samples: int, context: Context) -> int:
@@ -208,23 +212,18 @@ def _frechet(
         yield found("fd", free.value, "lower", se=free.se, unit="features^2", variant="inf", parts=list(parts), **on)
 
 
-def labelled_samples(model: Model, context: Context, note: Note) -> Iterator[Found]:
+def _labelled_samples(model: CanSample, net: FeatureNet, n: int, context: Context, note: Note) -> Iterator[Found]:
     """Conditional consistency: how often a classifier of the data gives samples the label they were drawn for."""
-    settings = context.protocol.get("quality")
-    if not (isinstance(model, IsClassConditional) and settings and isinstance(model, CanSample)):
-        return
-    n = _count(settings["samples"], context)
-    for net in _nets(settings["features"], context, note):
-        try:
-            right = _right_labels(model, net, n, context, note)
-        except UserError as error:
-            accuracy = Metric(math.nan, "share", "estimate", "higher", None, n, note=str(error))
-        else:
-            if right is None:
-                continue
-            accuracy = Metric.mean_of(right, unit="share", kind="estimate", direction="higher")
-        details = {**net.record(), "samples": n, "sample_chunk": SAMPLE_CHUNK, "labels": "each as often"}
-        yield net.label("label_accuracy"), accuracy, details
+    try:
+        right = _right_labels(model, net, n, context, note)
+    except UserError as error:
+        accuracy = Metric(math.nan, "share", "estimate", "higher", None, n, note=str(error))
+    else:
+        if right is None:
+            return
+        accuracy = Metric.mean_of(right, unit="share", kind="estimate", direction="higher")
+    details = {**net.record(), "samples": n, "sample_chunk": SAMPLE_CHUNK, "labels": "each as often"}
+    yield net.label("label_accuracy"), accuracy, details
 
 
 def _right_labels(model: CanSample, net: FeatureNet, n: int, context: Context, note: Note) -> Tensor | None:
@@ -242,7 +241,7 @@ def _right_labels(model: CanSample, net: FeatureNet, n: int, context: Context, n
 
 
 def codes(model: Model, context: Context, note: Note) -> Iterator[Found]:
-    """What codes know about the labels: the errors of a linear probe and of the nearest neighbour."""
+    """What codes know about the labels: the errors of linear probes, of all labels or of few, and of a neighbour."""
     labelled = all(context.data.splits[split].y is not None for split in ("train", context.split))
     if not (isinstance(model, CanEncode) and labelled and context.data.spec.num_classes):
         return
@@ -252,13 +251,30 @@ def codes(model: Model, context: Context, note: Note) -> Iterator[Found]:
     details = {"probe_examples": len(train)}
     if len(train_y.unique()) < 2:
         return
-    for name, errors in (("linear_probe", linear_probe_errors), ("nearest_neighbour", nearest_neighbour_errors)):
-        if torch.isfinite(train).all() and torch.isfinite(test).all():
-            values = errors(train, train_y, test, test_y)
-            metric = Metric.mean_of(values, unit="share", kind="estimate", direction="lower")
-        else:
-            metric = Metric(math.nan, "share", "estimate", "lower", note="codes are not finite")
-        yield f"{name}_error", metric, details
+    pairs = (train, train_y, test, test_y)
+    yield "linear_probe_error", _share_wrong(lambda: linear_probe_errors(*pairs)), details
+    yield "nearest_neighbour_error", _share_wrong(lambda: nearest_neighbour_errors(*pairs)), details
+    settings = context.settings("semi_supervised")
+    for labels in settings.get("labels", []):
+        note(f"probes of codes with {labels} labels")
+        draws = settings["draws"]
+        generator = keyed_generator("few labels", context.seed, labels)
+        probe = partial(few_label_errors, *pairs, labels=labels, draws=draws, generator=generator)
+        yield f"semi_supervised_error_{labels}", _share_wrong(probe), {**details, "labels": labels, "draws": draws}
+
+
+def _share_wrong(errors: Callable[[], Tensor]) -> Metric:
+    """The mean of errors (m,) of examples, or (draws, m) of several probes, which add to its standard error."""
+    try:
+        values = errors()
+    except UserError as error:
+        return Metric(math.nan, "share", "estimate", "lower", note=str(error))
+    draws = torch.atleast_2d(values)
+    metric = Metric.mean_of(draws.mean(0), unit="share", kind="estimate", direction="lower")
+    if len(draws) < 2 or metric.se is None:
+        return metric
+    se_draws = float(draws.mean(1).std()) / math.sqrt(len(draws))
+    return replace(metric, se=math.hypot(metric.se, se_draws), se_draws=se_draws)
 
 
 def _codes(model: CanEncode, chunks: Chunks) -> tuple[Tensor, Tensor]:

@@ -1,9 +1,12 @@
-"""What codes know about labels: a linear classifier and the nearest neighbour, trained on codes of training data."""
+"""What codes know about labels: a linear classifier, of all labels or of few, and the nearest neighbour.
+
+All are trained on codes of training data.
+"""
 
 import warnings
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from dgmbench.errors import UserError
 from dgmbench.evaluation.quality.feature_set import checked, nearest
@@ -26,6 +29,35 @@ def linear_probe_errors(train: Tensor, train_y: Tensor, test: Tensor, test_y: Te
         probe.fit(((train.double() - mean) / scale).cpu().numpy(), train_y.cpu().numpy())
     guess = torch.from_numpy(probe.predict(((test.double() - mean) / scale).cpu().numpy()))
     return (guess != test_y.cpu()).double()
+
+
+def few_label_errors(
+    train: Tensor, train_y: Tensor, test: Tensor, test_y: Tensor, *, labels: int, draws: int, generator: Generator
+) -> Tensor:
+    """Errors (draws, m) of linear probes that see ``labels`` labelled examples only, drawn anew for each probe.
+
+    Every class has as many of them, give or take one. That is the semi-supervised M1 of Kingma et al. (2014): a model
+    of all data without labels, then a classifier of its codes (theirs a support vector machine).
+    """
+    classes = train_y.unique()
+    least, most = labels // len(classes), -(-labels // len(classes))
+    if least < 1:
+        raise UserError(f"{labels} labels are too few for {len(classes)} classes; one a class is the least.")
+    rarest = int(torch.bincount(train_y).index_select(0, classes).min())
+    if rarest < most:
+        raise UserError(f"{labels} labels take {most} examples of each class, and one of them has only {rarest}.")
+    errors = []
+    for _ in range(draws):
+        extra = torch.randperm(len(classes), generator=generator, device=generator.device)[: labels % len(classes)]
+        chosen = []
+        for number, label in enumerate(classes):
+            of_class = (train_y == label).nonzero()[:, 0]
+            take = least + int((extra == number).any())
+            order = torch.randperm(len(of_class), generator=generator, device=generator.device)
+            chosen.append(of_class[order[:take].to(of_class.device)])
+        few = torch.cat(chosen)
+        errors.append(linear_probe_errors(train[few], train_y[few], test, test_y))
+    return torch.stack(errors)
 
 
 def nearest_neighbour_errors(train: Tensor, train_y: Tensor, test: Tensor, test_y: Tensor) -> Tensor:
