@@ -16,6 +16,7 @@ from dgmbench.models.contract import (
     IsClassConditional,
     Model,
 )
+from dgmbench.nn.conditionals import Conditionals
 from dgmbench.nn.levels import level_log_prob
 from dgmbench.verify import bounds, density
 from dgmbench.verify.check import Check, chi_squared, combine, frequencies, undecided, within
@@ -127,7 +128,9 @@ def _completions(subject: Subject, model: CanComplete) -> Iterator[Check]:
     if isinstance(model, IsAutoregressive):
         name = "completions of a beginning follow the model"
         parameters = torch.cat([model.conditional_logits(part) for part in support.x.split(8192)])
-        product = level_log_prob(parameters, support.x.flatten(1)).sum(1).double()
+        of_level = getattr(model, "conditionals", None)
+        log_p = of_level.log_prob if isinstance(of_level, Conditionals) else level_log_prob
+        product = log_p(parameters, support.x.flatten(1)).sum(1).double()
         if float((product - log_prob).abs().max()) > 1e-6:
             yield undecided(name, "p(x) is a mixture over orders, which no order's completions follow")
             return

@@ -9,7 +9,7 @@ network add up their outputs, as in the paper, so that both local structure and 
 m is 1 where known; the loss is unbiased for all orders at once and the mixture of M orders is exact (``orderless.py``).
 
 Shapes and units: x is a raw image (b, c, h, w); ``log_prob`` is in nats per example, (b,), M c h w passes. Binary
-pixels have Bernoulli conditionals, discrete ones categorical.
+pixels have Bernoulli conditionals, discrete ones categorical or mixtures of discretised logistics.
 
 Paper: Uria, Cote, Gregor, Murray, Larochelle, "Neural Autoregressive Distribution Estimation", JMLR 2016, section 5,
 https://arxiv.org/abs/1605.02226.
@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from dgmbench.data.spec import DataSpec
 from dgmbench.errors import UserError, require
 from dgmbench.models.autoregressive.orderless import Orderless
+from dgmbench.nn.conditionals import Discrete
 
 ELEMENTS = 2**24  # of one layer's activations in an evaluation
 
@@ -43,15 +44,17 @@ class ConvNade(Orderless):
         kernel: Their size, odd.
         hidden_sizes: Of the fully connected network beside them; none leaves it out.
         orders: M, the number of orders in the mixture.
+        components: Components in the mixture of a pixel that has one.
+        discrete: ``categorical``, ``logistics`` (mixtures of discretised logistics) or ``auto``: see ``Conditionals``.
     """
 
     def __init__(
         self, spec: DataSpec, *, channels: int = 32, depth: int = 4, kernel: int = 3,
-        hidden_sizes: Sequence[int] = (500,), orders: int = 1,
+        hidden_sizes: Sequence[int] = (500,), orders: int = 1, components: int = 10, discrete: Discrete = "auto",
     ) -> None:  # fmt: skip
         if spec.kind not in ("binary", "discrete") or not spec.is_image:
             raise UserError(f"ConvNADE takes binary or discrete images, not {spec}.")
-        super().__init__(spec, orders=orders)
+        super().__init__(spec, orders=orders, components=components, discrete=discrete)
         require(least=1, channels=channels, depth=depth, kernel=kernel, hidden_sizes=hidden_sizes)
         if kernel % 2 == 0:
             raise UserError(f"model.kernel={kernel} must be odd, so that the image keeps its size.")

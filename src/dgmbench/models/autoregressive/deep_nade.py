@@ -29,6 +29,7 @@ from torch.nn import functional as F
 from dgmbench.data.spec import DataSpec
 from dgmbench.errors import UserError, require
 from dgmbench.models.autoregressive.orderless import Orderless
+from dgmbench.nn.conditionals import Discrete
 
 Activation = Literal["relu", "tanh", "sigmoid"]
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
@@ -46,18 +47,19 @@ class DeepNade(Orderless):
         hidden_sizes: Widths of the hidden layers.
         activation: g.
         orders: M, the number of orders in the mixture.
-        components: Gaussians in the mixture of a real dimension.
+        components: Components in the mixture of a dimension that has one.
+        discrete: ``categorical``, ``logistics`` (mixtures of discretised logistics) or ``auto``: see ``Conditionals``.
     """
 
     def __init__(
         self, spec: DataSpec, *, hidden_sizes: Sequence[int] = (500, 500), activation: Activation = "relu",
-        orders: int = 2, components: int = 10,
+        orders: int = 2, components: int = 10, discrete: Discrete = "auto",
     ) -> None:  # fmt: skip
         if spec.kind not in ("binary", "discrete", "real"):
             raise UserError(f"Deep NADE takes binary, discrete or real data, not {spec.kind}.")
         if len(hidden_sizes) < 1:
             raise UserError("Deep NADE needs at least one hidden layer: hidden_sizes=[500].")
-        super().__init__(spec, orders=orders, components=components)
+        super().__init__(spec, orders=orders, components=components, discrete=discrete)
         require(least=1, hidden_sizes=hidden_sizes)
         self.activation = ACTIVATIONS[activation]
         dim, last = spec.dim, hidden_sizes[-1]

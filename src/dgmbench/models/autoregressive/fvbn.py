@@ -6,7 +6,8 @@ one product with a strictly triangular matrix, and the maximum of the likelihood
     log p(x) = sum_i log p(x_i | b_i + sum_{j before i} W_ij x_j),     loss = -E[log p(x)] + l2 / 2 ||W||^2.
 
 Shapes and units: x is raw (b, *shape), flattened in C order and scaled to [0, 1]; W is (D, D) for binary data and
-(D levels, D) for discrete data, whose conditionals are softmaxes; ``log_prob`` is in nats per example, (b,).
+(D levels, D) for discrete data, whose conditionals are softmaxes up to 64 levels. With more they are mixtures of
+discretised logistics, W is (3 D components, D), and the maximum need not be unique. ``log_prob`` is in nats, (b,).
 
 Paper: Frey, "Graphical Models for Machine Learning and Digital Communication", MIT Press 1998; first as the logistic
 belief net without hidden units of Neal, "Connectionist learning of belief networks", Artificial Intelligence 56, 1992,
@@ -23,7 +24,7 @@ from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError, require
 from dgmbench.models.autoregressive.one_order import OneOrder
 from dgmbench.models.contract import Logs
-from dgmbench.nn.conditionals import Conditionals
+from dgmbench.nn.conditionals import Conditionals, Discrete
 from dgmbench.nn.masked import MaskedMlp, Order
 
 
@@ -34,9 +35,14 @@ class Fvbn(OneOrder):
         spec: The data space.
         order: ``natural`` (C order of the array) or ``random``.
         l2: Penalty of the weights, not of the biases.
+        components: Components in the mixture of a dimension that has one.
+        discrete: ``categorical``, ``logistics`` (mixtures of discretised logistics) or ``auto``: see ``Conditionals``.
     """
 
-    def __init__(self, spec: DataSpec, *, order: Order = "natural", l2: float = 0.0) -> None:
+    def __init__(
+        self, spec: DataSpec, *, order: Order = "natural", l2: float = 0.0, components: int = 5,
+        discrete: Discrete = "auto",
+    ) -> None:  # fmt: skip
         super().__init__(spec)
         if spec.kind not in ("binary", "discrete"):
             raise UserError(f"FVBN takes binary or discrete data, not {spec.kind}.")
@@ -44,7 +50,7 @@ class Fvbn(OneOrder):
             raise UserError(f"FVBN's order is natural or random, not {order!r}.")
         require(least=0, l2=l2)
         self.l2 = l2
-        self.conditionals = Conditionals(spec)
+        self.conditionals = Conditionals(spec, components=components, discrete=discrete)
         self.net = MaskedMlp(spec.dim, (), self.conditionals.parameters_per_dim, order=order)
         nn.init.zeros_(self.net.linear(0).weight)
 

@@ -10,14 +10,14 @@ uniform mixture of the M models that share the weights, log p(x) = logsumexp_m l
 probabilities. An average of logits, as sometimes seen, is no distribution: it does not sum to one.
 
 Shapes and units: x is raw (b, *shape), flattened in C order; ``log_prob`` is in nats per example, (b,). The
-conditional of a binary dimension has one logit, of a discrete one ``levels`` logits, and of a real one a mixture of
-Gaussians (logits, means, log standard deviations, the last squashed softly into (-7, 7)).
+conditional of a binary dimension has one logit, of a discrete one ``levels`` logits or a mixture of discretised
+logistics, and of a real one a mixture of Gaussians (logits, means, log scales, the last squashed softly into (-7, 7)).
 
 Paper: Germain, Gregor, Murray, Larochelle, "MADE: Masked Autoencoder for Distribution Estimation", ICML 2015,
 https://arxiv.org/abs/1502.03509. Mixtures for real data: Papamakarios et al. 2017, https://arxiv.org/abs/1705.07057.
 
 Different from the paper: the mask of a batch is drawn at random from the M masks where the paper cycles through them,
-so that the loss needs no counter; categorical and Gaussian outputs are added; samples of a mixture over masks draw
+so that the loss needs no counter; outputs for discrete and real data are added; samples of a mixture over masks draw
 their mask first; output biases start at the data's marginals (the first dimensions see little else, and a bias
 alone learns slowly); the optional "connectivity weights" that tell the network its mask are left out. Sampling
 computes each hidden unit once, in order of degree, where the paper runs D full passes.
@@ -34,7 +34,7 @@ from torch import Generator, Tensor
 from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError, require
 from dgmbench.models.contract import Logs, Model
-from dgmbench.nn.conditionals import Conditionals, Sweep
+from dgmbench.nn.conditionals import Conditionals, Discrete, Sweep
 from dgmbench.nn.masked import MaskedMlp, Order
 
 
@@ -47,12 +47,13 @@ class Made(Model):
         masks: M, the number of masks of the mixture.
         order: ``natural`` (C order of the array), ``random`` (one order for all masks) or ``agnostic`` (one for each).
         direct: Adds masked weights from the inputs straight to the outputs.
-        components: Gaussians in the mixture of a real dimension.
+        components: Components in the mixture of a dimension that has one.
+        discrete: ``categorical``, ``logistics`` (mixtures of discretised logistics) or ``auto``: see ``Conditionals``.
     """
 
     def __init__(
         self, spec: DataSpec, *, hidden_sizes: Sequence[int] = (500,), masks: int = 1, order: Order = "natural",
-        direct: bool = False, components: int = 10,
+        direct: bool = False, components: int = 10, discrete: Discrete = "auto",
     ) -> None:  # fmt: skip
         super().__init__(spec)
         if spec.kind not in ("binary", "discrete", "real"):
@@ -60,7 +61,7 @@ class Made(Model):
         require(least=1, hidden_sizes=hidden_sizes, masks=masks, components=components)
         if order not in ("natural", "random", "agnostic"):
             raise UserError(f"MADE's order is natural, random or agnostic, not {order!r}.")
-        self.conditionals = Conditionals(spec, components=components)
+        self.conditionals = Conditionals(spec, components=components, discrete=discrete)
         parameters = self.conditionals.parameters_per_dim
         self.net = MaskedMlp(spec.dim, tuple(hidden_sizes), parameters, masks=masks, order=order, direct=direct)
 

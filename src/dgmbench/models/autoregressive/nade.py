@@ -8,8 +8,8 @@ a restricted Boltzmann machine would, and each adds one term to those before it:
 All D conditionals, their gradients and samples cost O(HD) an example (``nn/nade.py``).
 
 Shapes and units: x is raw (b, *shape), flattened in C order; ``log_prob`` is in nats per example, (b,). The conditional
-of a binary dimension is Bernoulli, of a discrete one categorical, and of a real one a mixture of Gaussians or Laplaces
-(then the model is RNADE, a density).
+of a binary dimension is Bernoulli, of a discrete one categorical or a mixture of discretised logistics, and of a real
+one a mixture of Gaussians or Laplaces (then the model is RNADE, a density).
 
 Papers: Larochelle, Murray, "The Neural Autoregressive Distribution Estimator", AISTATS 2011,
 https://proceedings.mlr.press/v15/larochelle11a.html; Uria, Murray, Larochelle, "RNADE: the real-valued neural
@@ -18,7 +18,7 @@ autoregressive density-estimator", NIPS 2013, https://arxiv.org/abs/1306.0186; U
 
 Different from the papers: output biases start at the data's marginals; the first hidden units see c alone where RNADE's
 see an input that is always one, which is the same; RNADE's factor of sigma in the gradient of the means is left to
-the optimiser (Adam divides it out again); categorical conditionals are added.
+the optimiser (Adam divides it out again); conditionals of discrete data are added.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ from torch import Generator, Tensor, nn
 from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError, require
 from dgmbench.models.contract import Logs, Model
-from dgmbench.nn.conditionals import Conditionals, Density
+from dgmbench.nn.conditionals import Conditionals, Density, Discrete
 from dgmbench.nn.masked import Order
 from dgmbench.nn.nade import Activation, NadeWeights, nade_ancestral, nade_parameters
 
@@ -45,8 +45,9 @@ class Nade(Model):
         tied: V = W, as in the restricted Boltzmann machine; binary data only.
         rescale: Learns rho_t, started at 1; on for real data and off otherwise if None.
         order: ``natural`` (C order of the array) or ``random``.
-        components: Components in the mixture of a real dimension.
-        density: Of the components, ``gaussian`` or ``laplace``.
+        components: Components in the mixture of a dimension that has one.
+        density: Of a real dimension's components, ``gaussian`` or ``laplace``.
+        discrete: ``categorical``, ``logistics`` (mixtures of discretised logistics) or ``auto``: see ``Conditionals``.
     """
 
     sequence: Tensor
@@ -55,6 +56,7 @@ class Nade(Model):
     def __init__(
         self, spec: DataSpec, *, hidden: int = 500, activation: Activation = "sigmoid", tied: bool = False,
         rescale: bool | None = None, order: Order = "natural", components: int = 10, density: Density = "gaussian",
+        discrete: Discrete = "auto",
     ) -> None:  # fmt: skip
         super().__init__(spec)
         if spec.kind not in ("binary", "discrete", "real"):
@@ -67,7 +69,7 @@ class Nade(Model):
             raise UserError(f"NADE's order is natural or random, not {order!r}.")
         require(least=1, hidden=hidden)
         self.activation: Activation = activation
-        self.conditionals = Conditionals(spec, components=components, density=density)
+        self.conditionals = Conditionals(spec, components=components, density=density, discrete=discrete)
         dim, parameters = spec.dim, self.conditionals.parameters_per_dim
         sequence = torch.arange(dim) if order == "natural" else torch.randperm(dim)
         self.register_buffer("sequence", sequence)  # the dimension at each position of the order

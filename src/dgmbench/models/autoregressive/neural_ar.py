@@ -9,7 +9,8 @@ All groups are one masked layer and all conditionals another (``nn/masked.py`` w
 two matrix products and sampling no more; parameters grow as D^2 ``group``.
 
 Shapes and units: x is raw (b, *shape), flattened in C order; ``log_prob`` is in nats per example, (b,). Binary
-dimensions have Bernoulli conditionals, discrete ones categorical, real ones mixtures of Gaussians.
+dimensions have Bernoulli conditionals, discrete ones categorical or mixtures of discretised logistics, real ones
+mixtures of Gaussians.
 
 Paper: Bengio, Bengio, "Modeling High-Dimensional Discrete Data with Multi-Layer Neural Networks", NIPS 1999 (printed
 2000), https://papers.nips.cc/paper/1679-modeling-high-dimensional-discrete-data-with-multi-layer-neural-networks.
@@ -24,7 +25,7 @@ import torch
 from dgmbench.data.spec import DataSpec
 from dgmbench.errors import UserError, require
 from dgmbench.models.autoregressive.one_order import OneOrder
-from dgmbench.nn.conditionals import Conditionals
+from dgmbench.nn.conditionals import Conditionals, Discrete
 from dgmbench.nn.masked import MaskedMlp, Order
 
 
@@ -35,17 +36,21 @@ class NeuralAr(OneOrder):
         spec: The data space.
         group: Hidden units of each dimension's group. The paper chose it by cross-validation.
         order: ``natural`` (C order of the array) or ``random``.
-        components: Gaussians in the mixture of a real dimension.
+        components: Components in the mixture of a dimension that has one.
+        discrete: ``categorical``, ``logistics`` (mixtures of discretised logistics) or ``auto``: see ``Conditionals``.
     """
 
-    def __init__(self, spec: DataSpec, *, group: int = 8, order: Order = "natural", components: int = 10) -> None:
+    def __init__(
+        self, spec: DataSpec, *, group: int = 8, order: Order = "natural", components: int = 10,
+        discrete: Discrete = "auto",
+    ) -> None:  # fmt: skip
         super().__init__(spec)
         if spec.kind not in ("binary", "discrete", "real"):
             raise UserError(f"neural_ar takes binary, discrete or real data, not {spec.kind}.")
         if order not in ("natural", "random"):
             raise UserError(f"neural_ar's order is natural or random, not {order!r}.")
         require(least=1, group=group)
-        self.conditionals = Conditionals(spec, components=components)
+        self.conditionals = Conditionals(spec, components=components, discrete=discrete)
         # the group of position t has degree t; the first position's group would see nothing, and its bias is enough
         degrees = torch.arange(1, max(spec.dim, 2)).repeat_interleave(group)
         self.net = MaskedMlp(

@@ -25,7 +25,7 @@ from torch import Generator, Tensor
 from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import require
 from dgmbench.models.contract import Logs, Model
-from dgmbench.nn.conditionals import Conditionals
+from dgmbench.nn.conditionals import Conditionals, Discrete
 
 ROWS = 8192  # inputs of the network at a time in an evaluation
 
@@ -40,10 +40,10 @@ class Orderless(Model):
     sequences: Tensor
     rows = ROWS
 
-    def __init__(self, spec: DataSpec, *, orders: int, components: int = 10) -> None:
+    def __init__(self, spec: DataSpec, *, orders: int, components: int = 10, discrete: Discrete = "auto") -> None:
         super().__init__(spec)
         require(least=1, orders=orders)
-        self.conditionals = Conditionals(spec, components=components)
+        self.conditionals = Conditionals(spec, components=components, discrete=discrete)
         # the dimension at each position of each order, (orders, D)
         self.register_buffer("sequences", torch.stack([torch.randperm(spec.dim) for _ in range(orders)]))
 
