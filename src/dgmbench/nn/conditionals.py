@@ -24,11 +24,17 @@ from typing import Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
-from torch.nn import functional as F
 
 from dgmbench.data.spec import DataSpec
 from dgmbench.errors import UserError, require
-from dgmbench.nn.levels import draw_categories, draw_levels, level_log_prob, marginal_parameters, parameters_per_value
+from dgmbench.nn.levels import (
+    draw_categories,
+    draw_levels,
+    level_log_prob,
+    logistic_log_prob,
+    marginal_parameters,
+    parameters_per_value,
+)
 from dgmbench.nn.observation import gaussian_log_density
 from dgmbench.nn.scaling import Scaling
 
@@ -84,24 +90,12 @@ class Conditionals(nn.Module):
         logits, mean, log_scale = self.mixture(parameters.movedim(-1, 0))
         x = x.flatten(1).to(parameters)
         if self.logistics:
-            each = self._level_log_prob(x, mean, log_scale)
+            each = logistic_log_prob(x, mean, log_scale, levels=self.spec.levels or 2, low=self.scaling.low)
         elif self.density == "gaussian":
             each = gaussian_log_density(x, mean, log_scale)
         else:
             each = -(x - mean).abs() * torch.exp(-log_scale) - log_scale - math.log(2)
         return (logits.log_softmax(0) + each).logsumexp(0)
-
-    def _level_log_prob(self, x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-        """log P(x) of the discretised logistics for raw x, broadcast: log(s(a) - s(b)) for its edges a > b.
-
-        For the sigmoid s that is log s(a) + log s(-b) + log(1 - exp(b - a)), which has no difference of like numbers.
-        """
-        step, inverse = self.scaling.step, torch.exp(-log_scale)
-        below, above = (((x + half) * step - mean) * inverse for half in (-0.5, 0.5))
-        first, last = x < 0.5, x > (self.spec.levels or 0) - 1.5
-        width = (-torch.expm1(-step * inverse)).log()
-        each = F.logsigmoid(above).masked_fill(last, 0.0) + F.logsigmoid(-below).masked_fill(first, 0.0)
-        return each + width.masked_fill(first | last, 0.0)
 
     def mixture(self, parameters: Float[Tensor, "p *n"]) -> tuple[Tensor, Tensor, Tensor]:
         """Logits, means and log scales of a dimension's mixture, each (components, *n)."""

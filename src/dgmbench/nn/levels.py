@@ -1,4 +1,4 @@
-"""Conditionals of values with levels: one logit for a binary value, else one for each level.
+"""Conditionals of values with levels: one logit for a binary value, else one for each level, or a logistic's bins.
 
 ``parameters`` have the P numbers of a value on their last axis; values are raw, 0 ... K - 1.
 """
@@ -28,6 +28,19 @@ def every_log_prob(parameters: Float[Tensor, "*b p"]) -> Float[Tensor, "*b k"]:
     if parameters.shape[-1] == 1:
         return F.logsigmoid(torch.cat((-parameters, parameters), -1))
     return parameters.log_softmax(-1)
+
+
+def logistic_log_prob(x: Tensor, mean: Tensor, log_scale: Tensor, *, levels: int, low: float) -> Tensor:
+    """Elementwise log P(x) of raw values under logistics on a scale where the levels span ``low`` to 1, broadcast.
+
+    A level has the mass between the middles to its neighbours, the outermost ones all that lies beyond. The sigmoid's
+    difference s(b) - s(a) is s(b) s(-a) (1 - exp(a - b)), whose logarithm never cancels.
+    """
+    step, inverse = (1 - low) / (levels - 1), torch.exp(-log_scale)
+    centre, half = (x.to(mean) * step + low - mean) * inverse, 0.5 * step * inverse
+    upper, lower = F.logsigmoid(centre + half), F.logsigmoid(half - centre)
+    inside = upper + lower + torch.log(-torch.expm1(-2 * half))
+    return torch.where(x == 0, upper, torch.where(x == levels - 1, lower, inside))
 
 
 def draw_levels(parameters: Float[Tensor, "*b p"], uniform: Float[Tensor, "*b"]) -> Int[Tensor, "*b"]:

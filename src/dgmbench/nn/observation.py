@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from dgmbench.data.spec import DataSpec
 from dgmbench.errors import UserError
+from dgmbench.nn.levels import logistic_log_prob
 
 ObservationName = Literal["auto", "bernoulli", "gaussian", "logistic_mixture"]
 LEAST_LOG_SIGMA = -7.0  # on the network's scale, where data spans 2 (the floor of PixelCNN++)
@@ -182,15 +183,7 @@ class LogisticMixture(Observation):
     def log_prob(self, parameters: Float[Tensor, "..."], x: Tensor) -> Float[Tensor, "..."]:
         """The exact log p(x | parameters)."""
         log_weight, mean, log_scale = self._mixture(parameters)
-        x = x.unsqueeze(self.axis)
-        inverse = torch.exp(-log_scale)
-        centre = (x.to(mean) * self.step - 1.0 - mean) * inverse
-        half = 0.5 * self.step * inverse
-        upper, lower = centre + half, centre - half
-        # sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - exp(a - b)), whose logarithm never cancels
-        inside = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(-2 * half))
-        log_mass = torch.where(x == 0, F.logsigmoid(upper), inside)
-        log_mass = torch.where(x == self.levels - 1, F.logsigmoid(-lower), log_mass)
+        log_mass = logistic_log_prob(x.unsqueeze(self.axis), mean, log_scale, levels=self.levels, low=-1.0)
         return (log_weight + log_mass).logsumexp(self.axis).sum(self.dims)
 
     def mean(self, parameters: Tensor) -> Tensor:
