@@ -56,9 +56,13 @@ def draw_categories(logits: Float[Tensor, "*b k"], uniform: Float[Tensor, "*b"])
     return (uniform[..., None] >= cdf[..., :-1]).sum(-1)
 
 
+def level_counts(x: Tensor, levels: int) -> Int[Tensor, "d k"]:
+    """How often each level occurs in each dimension of raw values x (n, d)."""
+    index = x.long() + levels * torch.arange(x.shape[1], device=x.device)
+    return torch.bincount(index.flatten(), minlength=levels * x.shape[1]).view(-1, levels)
+
+
 def marginal_parameters(x: Tensor, levels: int, parameters: int) -> Float[Tensor, "d p"]:
     """The parameters whose conditionals are the frequencies of raw values x (n, d), half an example added to each."""
-    index = x.long() + levels * torch.arange(x.shape[1], device=x.device)
-    counts = torch.bincount(index.flatten(), minlength=levels * x.shape[1]).view(-1, levels)
-    log_counts = (counts + 0.5).log()
+    log_counts = (level_counts(x, levels) + 0.5).log()
     return log_counts[:, 1:] - log_counts[:, :1] if parameters == 1 else log_counts.log_softmax(1)

@@ -33,7 +33,8 @@ def formulas(model: VaeGan, batch: Batch, gamma: float) -> dict[str, Tensor]:
     g = seeded()
     x = batch.x.double() / 1.5 - 1
     x = x.float()
-    mean, log_std = model.encoder(x).split(3, dim=1)
+    mean, said = model.encoder(x).split(3, dim=1)
+    log_std = 1 - (1 + (1 - said).exp()).log()  # below 1, softly
     z = torch.normal(torch.zeros_like(mean), 1.0, generator=g) * torch.exp(log_std) + mean
     z_prior = torch.normal(torch.zeros_like(mean), 1.0, generator=g)
     reconstruction, sample = model.decoder(z), model.decoder(z_prior)

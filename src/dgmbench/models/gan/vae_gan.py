@@ -17,7 +17,9 @@ Shapes and units: raw x (b, *shape), scaled to [-1, 1]; z (b, latent); sums over
 Paper: Larsen, Sonderby, Larochelle, Winther 2016, https://arxiv.org/abs/1512.09300 (algorithm 1).
 
 What differs: the three players step one after the other, each on its own forward pass, where the paper takes all
-gradients at one point. The default networks are fully connected, for small data; ``net=dcgan`` is the paper's kind.
+gradients at one point. log sigma(x) has a soft ceiling, 1 - softplus(1 - s): its exponential in the KL else throws a
+network of many inputs off its course at a single unusual batch. The default networks are fully connected, for small
+data; ``net=dcgan`` is the paper's kind.
 """
 
 from collections.abc import Sequence
@@ -26,6 +28,7 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
+from torch.nn import functional as F
 
 from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError, require
@@ -34,6 +37,8 @@ from dgmbench.nn.adversarial import NetName, make_discriminator, make_generator
 from dgmbench.nn.adversarial_losses import LOSSES
 from dgmbench.nn.batchnorm import absorb_statistics
 from dgmbench.nn.scaling import Scaling
+
+LARGEST_LOG_STD = 1.0  # of the posterior; the prior's is 0
 
 
 class VaeGan(Model):
@@ -117,7 +122,7 @@ class VaeGan(Model):
     def posterior(self, x: Float[Tensor, " b *shape"]) -> tuple[Float[Tensor, "b latent"], Float[Tensor, "b latent"]]:
         """Mean and log standard deviation of q(z|x) at scaled values."""
         mean, log_std = self.encoder(x).chunk(2, 1)
-        return mean, log_std
+        return mean, LARGEST_LOG_STD - F.softplus(LARGEST_LOG_STD - log_std)
 
     def code(self, mean: Tensor, log_std: Tensor, generator: Generator) -> Float[Tensor, "b latent"]:
         """One draw of q(z|x), differentiable in its mean and log standard deviation."""

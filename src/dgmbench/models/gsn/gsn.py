@@ -44,6 +44,7 @@ from torch.nn import functional as F
 from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError
 from dgmbench.models.contract import Logs, Model
+from dgmbench.nn.levels import level_counts
 
 
 class Gsn(Model):
@@ -95,7 +96,7 @@ class Gsn(Model):
     @torch.no_grad()
     def initialise(self, batch: Batch, generator: Generator) -> None:
         """Frequencies of the levels in each dimension, with one example of each added, and visible biases to match."""
-        counts = F.one_hot(batch.x.flatten(1).long(), self.levels).sum(0).to(self.frequencies) + 1
+        counts = level_counts(batch.x.flatten(1), self.levels).to(self.frequencies) + 1
         self.frequencies.copy_(counts / counts.sum(1, keepdim=True))
         logs = self.frequencies.log()
         self.biases[0].copy_(logs[:, 1] - logs[:, 0] if self.inputs == 1 else logs.flatten())
