@@ -174,8 +174,11 @@ class Protocol:
         if not ks or min(ks) < 1:
             raise UserError(f"protocol.k={self.k} must name numbers of importance samples, each at least 1.")
         for key in ("checkpoint", "splits"):
-            if not getattr(self, key):
+            chosen = getattr(self, key)
+            if not chosen:
                 raise UserError(f"protocol.{key}=[] leaves nothing to evaluate: name at least one.")
+            if len(set(chosen)) < len(chosen):
+                raise UserError(f"protocol.{key}={chosen} must name each only once.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,6 +27,12 @@ def hash_of_target(target: str) -> str | None:
     return None if file is None else hash_of_files(source_files(file))
 
 
+@cache
+def evaluation_hash() -> str:
+    """The same for everything that measures."""
+    return hash_of_files(tuple(sorted(Path(dgmbench.__path__[0], "evaluation").rglob("*.py"))))
+
+
 def hash_of_files(files: tuple[Path, ...]) -> str:
     """16 hex digits of the SHA-256 of the contents of files in this order."""
     digest = hashlib.sha256()

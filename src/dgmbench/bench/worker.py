@@ -4,11 +4,10 @@ import fcntl
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from dgmbench.errors import UserError
 
@@ -60,6 +59,7 @@ def _run(task: Task, run: list[str]) -> tuple[str, str | None]:
     from dgmbench.config import complete, compose, run_name, search_path
     from dgmbench.data.pairs import check_pair, spec_from_card
     from dgmbench.evaluation.evaluate import evaluate_run
+    from dgmbench.evaluation.record import is_measured
     from dgmbench.training.build import count_devices, load_data
     from dgmbench.training.run import train
 
@@ -80,26 +80,9 @@ def _run(task: Task, run: list[str]) -> tuple[str, str | None]:
     run.append(run_name(completed, load_data(completed).content_hash))
     outcome = train(cfg)
     run[0] = outcome.run.name
-    if not measured_under(outcome.result, completed["protocol"]):
+    if not is_measured(outcome.result, completed["protocol"]):  # it is no part of the run's name
         evaluate_run(outcome.run, completed["protocol"], hardware=completed["hardware"])
     return "done", None
-
-
-def measured_under(result: Mapping[str, Any], protocol: Mapping[str, Any]) -> bool:
-    """Whether a run's numbers answer to a protocol: it is no part of the run's name, so a run may have another's."""
-    found = list(result["protocols"].values())
-    for rule in protocol["checkpoint"]:
-        for split in protocol["splits"]:
-            common = {"checkpoint": rule, "split": split, "seed": protocol["seed"]}
-            common["max_examples"] = protocol["max_examples"]
-            same = [details for details in found if all(details.get(key) == item for key, item in common.items())]
-            if not same:
-                return False
-            for key in ("k", "ais"):
-                values = [details[key] for details in found if key in details]
-                if values and protocol[key] not in values:
-                    return False
-    return True
 
 
 def _failure(error: BaseException) -> tuple[str, str]:

@@ -126,30 +126,31 @@ def evaluation_batches(
     batch_size: int,
     device: torch.device | str = "cpu",
     seed: int = 0,
+    rows: Tensor | None = None,
 ) -> Iterator[Batch]:
-    """All examples of a split in order; the last batch may be smaller.
+    """All examples of a split in order, or those of the given ``rows`` (n,) only; the last batch may be smaller.
 
     The noise of a dynamic binarisation is drawn on the CPU for fixed chunks of 100 examples, so that the values
     depend on ``seed`` alone and not on the batch size or the device.
     """
-    part, n = dataset.splits[split], dataset.size(split)
-    for start in range(0, n, batch_size):
-        stop = min(start + batch_size, n)
-        # a copy, because a memory map is read-only
-        x = torch.tensor(part.x[start:stop])
+    part = dataset.splits[split]
+    rows = torch.arange(dataset.size(split)) if rows is None else rows
+    for some in rows.split(batch_size):
+        where = some.numpy()
+        x = torch.from_numpy(part.x[where])  # a copy of these rows: a memory map is read-only
         if dataset.binarise == "dynamic":
-            x = dataset.binarised(x, _chunked_noise(dataset, split, seed, start, stop))
-        y = None if part.y is None else torch.tensor(part.y[start:stop]).to(device)
-        yield Batch(x.to(device), y, torch.arange(start, stop).to(device))
+            x = dataset.binarised(x, _chunked_noise(dataset, split, seed, some))
+        y = None if part.y is None else torch.from_numpy(part.y[where]).to(device)
+        yield Batch(x.to(device), y, some.to(device))
 
 
-def _chunked_noise(dataset: DataSet, split: str, seed: int, start: int, stop: int) -> Tensor:
-    first, last = start // NOISE_CHUNK, (stop - 1) // NOISE_CHUNK
-    chunks = [
+def _chunked_noise(dataset: DataSet, split: str, seed: int, rows: Tensor) -> Tensor:
+    chunks, which = (rows // NOISE_CHUNK).unique(return_inverse=True)
+    noise = [
         torch.rand(
             (NOISE_CHUNK, *dataset.spec.shape),
             generator=keyed_generator("binarise evaluation", split, seed, c),
         )
-        for c in range(first, last + 1)
+        for c in chunks.tolist()
     ]
-    return torch.cat(chunks)[start - first * NOISE_CHUNK : stop - first * NOISE_CHUNK]
+    return torch.cat(noise)[which * NOISE_CHUNK + rows % NOISE_CHUNK]

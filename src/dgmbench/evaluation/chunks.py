@@ -40,22 +40,14 @@ class Chunks:
 
     def batches(self) -> Iterator[Batch]:
         """The chunks with their labels, where the data have them."""
-        batches = evaluation_batches(self.data, self.split, batch_size=CHUNK, device=self.device, seed=self.seed)
-        n = self.data.size(self.split)
-        if self.limit is None or self.limit >= n:
-            yield from batches
-            return
-        # the first examples would not do: some official test sets are sorted by class
-        order = torch.randperm(n, generator=keyed_generator("subset", self.split, self.seed))
-        chosen = torch.zeros(n, dtype=torch.bool, device=self.device)
-        chosen[order[: self.limit]] = True
-        kept = [(batch, chosen[batch.index]) for batch in batches]
-        x = torch.cat([batch.x[where] for batch, where in kept])
-        labels = [batch.y[where] for batch, where in kept if batch.y is not None]
-        y = torch.cat(labels) if labels else None
-        for start in range(0, len(x), CHUNK):
-            part = slice(start, start + CHUNK)
-            yield Batch(x[part], None if y is None else y[part])
+        n, rows = self.data.size(self.split), None
+        if self.limit is not None and self.limit < n:
+            # the first examples would not do: some official test sets are sorted by class
+            order = torch.randperm(n, generator=keyed_generator("subset", self.split, self.seed))
+            rows = order[: self.limit].sort().values
+        yield from evaluation_batches(
+            self.data, self.split, batch_size=CHUNK, device=self.device, seed=self.seed, rows=rows
+        )
 
     def tokens(self) -> Tensor:
         """The number of tokens of every example, up to and including the end of a sentence, (n,) on the CPU."""

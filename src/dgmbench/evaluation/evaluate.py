@@ -14,12 +14,13 @@ from dgmbench.data.random import keyed_generator
 from dgmbench.errors import UserError
 from dgmbench.evaluation.evaluator import Evaluator, Measured
 from dgmbench.evaluation.features.build import require_nets
-from dgmbench.metric_names import together
+from dgmbench.evaluation.record import remember
 from dgmbench.models.contract import CanSample, Model
 from dgmbench.training.build import build_model, find_device, load_data, load_weights
 from dgmbench.training.files import read_checkpoint
 from dgmbench.training.folder import RunFolder
 from dgmbench.training.progress import spinner
+from dgmbench.versions import versions
 
 
 def evaluate_run(
@@ -45,10 +46,7 @@ def evaluate_run(
             )
         device = find_device(hardware)
         measured = measure_run(folder, completed, data, protocol, device, data_root)
-        result["metrics"] = together(result["metrics"], measured["metrics"])
-        used = {metric["protocol_id"] for metric in result["metrics"].values()}
-        protocols = result["protocols"] | measured["protocols"]
-        result["protocols"] = {key: value for key, value in protocols.items() if key in used}
+        remember(result, protocol, measured)
         folder.write_result(result)
         return result
     finally:
@@ -63,7 +61,7 @@ def measure_run(
     device: torch.device,
     data_root: Path | None = None,
 ) -> dict[str, Any]:
-    """Metrics and protocols of a run's checkpoints, in the form of ``result.json``.
+    """Metrics and protocols of a run's checkpoints, in the form of ``result.json``, and what versions measured them.
 
     A name alone stands for the weights that were best on validation and the test split; ``@final`` and ``@train`` or
     ``@valid`` mark the others. Features of data are kept in ``data_root``, by default the run's own.
@@ -100,7 +98,7 @@ def measure_run(
                 for name, (metric, details) in again.items():
                     metrics["@".join([name, *marks])] = metric.as_dict()
                     protocols[metric.protocol_id] = details
-    return {"metrics": metrics, "protocols": protocols}
+    return {"metrics": metrics, "protocols": protocols, "versions": versions(type(model))}
 
 
 def _equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:

@@ -12,7 +12,7 @@ from dgmbench.data import DataSet
 from dgmbench.data.dataset import SplitName
 from dgmbench.data.random import keyed_generator
 from dgmbench.errors import UserError
-from dgmbench.evaluation.chunks import CHUNK, Chunks
+from dgmbench.evaluation.chunks import Chunks
 from dgmbench.evaluation.codes.measure import disentanglement
 from dgmbench.evaluation.likelihood import bounds
 from dgmbench.evaluation.likelihood.ais import annealed_importance_sampling
@@ -77,24 +77,23 @@ class Evaluator:
         folder: Path | None = None,
     ) -> None:
         self.context = Context(data, protocol, split, device, folder=folder)
-        self.common = {
-            "split": split,
-            "data_hash": data.content_hash,
-            "binarise": data.binarise,
-            "max_examples": protocol["max_examples"],
-            "noise_chunk": CHUNK,
-            "checkpoint": rule,
-            "averaged_weights": averaged,
-            "seed": protocol["seed"],
-        }
+        self.common = self.context.common | {"checkpoint": rule, "averaged_weights": averaged}
 
     @torch.no_grad()
     def measure(self, model: Model, *, note: Note = lambda text: None) -> Measured:
-        """All metrics that the model's capabilities allow, as {name: (metric, protocol)}."""
-        found = {}
-        for part in PARTS:
-            for name, metric, details in part(model, self.context, note):
-                found[name] = self._under(metric, {**self.common, **details})
+        """All metrics that the model's capabilities allow, as {name: (metric, protocol)}.
+
+        The model is in evaluation mode meanwhile.
+        """
+        found, training = {}, model.training
+        model.eval()
+        try:
+            for part in PARTS:
+                for name, metric, details in part(model, self.context, note):
+                    protocol = {key: value for key, value in (self.common | details).items() if value is not None}
+                    found[name] = self._under(metric, protocol)
+        finally:
+            model.train(training)
         return found
 
     def relabelled(self, found: Measured) -> Measured:
@@ -124,16 +123,16 @@ def validation_objective(
     if isinstance(model, HasLogProb):
         return "log_likelihood", _mean_nats(bounds.log_likelihood(model, chunks), "exact")
     if isinstance(model, HasElbo):
-        return "elbo", _mean_nats(bounds.elbo(model, chunks), "lower bound")
+        return "elbo", _mean_nats(bounds.elbo(model, chunks).values, "lower bound")
     if isinstance(model, HasLogProbEstimate):
-        values = bounds.log_likelihood_estimate(model, chunks)
+        values = bounds.log_likelihood_estimate(model, chunks).values
         return f"{model.estimate_protocol()['of']}_estimate", _mean_nats(values, "estimate")
     if isinstance(model, HasUnnormalisedLogProb | HasUnnormalisedElbo):
         kind: NumberKind
         if isinstance(model, HasUnnormalisedLogProb):
             name, kind, values = "log_likelihood", "exact", bounds.unnormalised_log_likelihood(model, chunks)
         else:
-            name, kind, values = "elbo", "lower bound", bounds.unnormalised_elbo(model, chunks)
+            name, kind, values = "elbo", "lower bound", bounds.unnormalised_elbo(model, chunks).values
         path = model.annealing_path()
         exact = path.exact_log_partition()
         if exact is not None:

@@ -11,14 +11,19 @@ from torch import Generator, Tensor
 from dgmbench.data import DataSet
 from dgmbench.data.dataset import SplitName
 from dgmbench.data.random import keyed_generator
-from dgmbench.evaluation.chunks import Chunks
+from dgmbench.evaluation.chunks import CHUNK, Chunks
 from dgmbench.evaluation.metrics import Metric
 from dgmbench.models.contract import CanSample, Model
 from dgmbench.training.ranks import Ranks
 
-# Name, number, and what the number depends on besides what all numbers of an evaluation share.
+# Name, number, and what the number depends on besides what all numbers of an evaluation share. None takes out one of
+# these: a number belongs under one protocol id with all that were measured alike, and no others.
 Found = tuple[str, Metric, dict[str, Any]]
 Note = Callable[[str], None]
+WITHOUT_NOISE: dict[str, Any] = {"noise": None}
+"""Of numbers that nothing is drawn for."""
+WITHOUT_EXAMPLES: dict[str, Any] = {"examples": None}
+"""Of numbers that look at no example of the split."""
 
 
 # Samples are drawn in chunks of this many, each with a stream of noise of its own.
@@ -41,6 +46,20 @@ class Context:
     def seed(self) -> int:
         """The seed of all noise."""
         return self.protocol["seed"]
+
+    @property
+    def common(self) -> dict[str, Any]:
+        """What all numbers depend on, if they do not say otherwise."""
+        few = self.protocol["max_examples"]
+        n, dynamic = self.data.size(self.split), self.data.binarise == "dynamic"
+        examples: dict[str, Any] = {} if few is None or few >= n else {"random": few}
+        return {
+            "split": self.split,
+            "data_hash": self.data.content_hash,
+            "binarise": self.data.binarise,
+            "examples": (examples | {"seed": self.seed}) if examples or dynamic else "all",
+            "noise": {"seed": self.seed, "chunk": CHUNK},
+        }
 
     def settings(self, name: str) -> Mapping[str, Any]:
         """A group of the protocol's settings; empty if the protocol does not name it."""

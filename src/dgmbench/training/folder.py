@@ -107,7 +107,7 @@ class RunFolder:
             result = None
         if not isinstance(result, dict) or not set(result) >= RESULT_KEYS:
             raise UserError(f"{self.result_file} is damaged; remove it and give the command again.")
-        return result
+        return {"measured": [], **result}
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Store the result, last of all: only this file means success."""

@@ -10,13 +10,11 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dgmbench import __version__
 from dgmbench.config import complete, run_name
 from dgmbench.data import BatchStream, DataSet, evaluation_batches
 from dgmbench.data.spec import Batch
@@ -24,8 +22,8 @@ from dgmbench.errors import RunFailed, UserError
 from dgmbench.evaluation.evaluate import features_folder, measure_run, require_measurable, sampling_seconds_per_image
 from dgmbench.evaluation.evaluator import validation_objective
 from dgmbench.evaluation.metrics import Metric
+from dgmbench.evaluation.record import bring_forward, is_measured, remember
 from dgmbench.models.contract import Model
-from dgmbench.source import source_hash
 from dgmbench.training.build import (
     OptimizerFactory,
     build_model,
@@ -49,7 +47,6 @@ from dgmbench.training.schedule import Schedule
 # Examples that a model sees in ``initialise`` before the first update.
 INITIAL_EXAMPLES = 10_000
 FRESH = {"best": None, "log_length": 0, "threads": 0, "peak_memory": 0}
-PACKAGES = ("torch", "pytorch-lightning", "hydra-core", "omegaconf", "torchmetrics", "numpy", "scikit-learn")
 
 
 @dataclass(frozen=True)
@@ -109,12 +106,13 @@ def train(cfg: Mapping[str, Any]) -> Outcome:
     try:
         result = folder.read_result()
         if result is not None:
-            measured_under = folder.read_config()["protocol"]
-            if measured_under == completed["protocol"]:
-                return Outcome(folder.path, result, "was done already")
-            message = (
-                f"was done already, and measured under protocol={measured_under['name']} (dgm evaluate adds others)"
-            )
+            message = "was done already"
+            if is_measured(result, completed["protocol"]):
+                if bring_forward(result, completed["protocol"]) and ranks.is_first:
+                    folder.write_result(result)
+            else:
+                names = ", ".join(entry["name"] for entry in result["measured"])
+                message += f", and measured under protocol={names} (dgm evaluate adds others)"
             return Outcome(folder.path, result, message)
         if ranks.is_first:
             folder.write_config(completed)
@@ -316,7 +314,7 @@ class _Run:
         measuring_seconds, measuring_peak = time.perf_counter() - begin, peak_memory(self.device)
         load_weights(model.to(self.device), read_checkpoint(self.folder.best))
         names = self.completed["names"]
-        return {
+        result: dict[str, Any] = {
             "model": names["model"],
             "family": (self.completed["model"].get("card") or {}).get("family"),
             "data": names["data"],
@@ -327,7 +325,6 @@ class _Run:
             "data_hash": self.data.content_hash,
             "data_source": self.data.meta["source"],
             "objective": self.best,
-            **measured,
             "cost": {
                 "parameters": sum(p.numel() for p in model.parameters()),
                 "images": clock.images,
@@ -342,21 +339,11 @@ class _Run:
                 "threads": torch.get_num_threads(),
                 "processes": self.ranks.world,
             },
-            "versions": versions(model),
+            "versions": measured["versions"],
             "finished": int(time.time()),
         }
-
-
-def versions(model: Model) -> dict[str, str]:
-    """Code and package versions that a result depends on; ``model_source`` changes with the model's mathematics."""
-    found = {"dgmbench": __version__, "python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    found["model_source"] = source_hash(type(model))
-    return found
+        remember(result, self.completed["protocol"], measured)
+        return result
 
 
 def _as_metric(stored: Mapping[str, Any]) -> Metric:

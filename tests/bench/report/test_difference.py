@@ -46,6 +46,17 @@ def test_numbers_are_compared_under_a_protocol_that_both_runs_know(bench: Any, n
     assert differences(first, second)[1:] == [("metric", "elbo", "-90.00 nats", "-91.50 nats", "-1.50")]
 
 
+def test_equal_values_of_another_meaning_and_notes_are_differences(bench: Any, number: Callable) -> None:
+    first = bench.run(seed=0, metrics={"elbo": number(-90.0), "fd": number(1.0), "log_z_gap": number(0.1)})
+    metrics = {"elbo": number(-90.0, kind="estimate"), "fd": number(1.0, "aaaa0002")}
+    second = bench.run(seed=1, metrics=metrics | {"log_z_gap": number(0.1, note="wide bracket")})
+    assert [row for row in differences(first, second) if row[0] in ("metric", "note")] == [
+        ("metric", "elbo", "-90.00 nats", "-90.00 nats", "not comparable: lower bound, estimate"),
+        ("metric", "fd", "1.00 nats", "1.00 nats", "not comparable"),
+        ("note", "log_z_gap", "-", "wide bracket", ""),
+    ]
+
+
 def test_costs(bench: Any, number: Callable) -> None:
     first, second = (bench.run(seed=seed, metrics={"elbo": number(1.0)}) for seed in (0, 1))
     result = json.loads((second / "result.json").read_text())

@@ -62,6 +62,26 @@ def test_bins_have_equal_width() -> None:
     assert discretised(codes, 2).tolist() == [[0, 0], [0, 0], [1, 0], [1, 0]]
 
 
+def test_an_outlier_does_not_hide_a_factor(factors: np.ndarray) -> None:
+    codes = factors.astype(float)
+    codes[7] = 1e6
+    assert mutual_information_gap(codes, factors) > 0.98
+
+
+def test_the_gap_is_in_units_of_the_factor_s_entropy() -> None:
+    """A perfect code of a factor that is rare: the gap is 1, whatever the number of its values."""
+    rare = (np.arange(1000) % 10 == 0).astype(int)[:, None]
+    assert mutual_information_gap(rare.astype(float), rare) == pytest.approx(1)
+
+
+def test_the_scale_of_a_dimension_is_no_merit(factors: np.ndarray) -> None:
+    codes = (factors - factors.mean(0)) / factors.std(0) + 0.01 * np.random.RandomState(8).randn(3000, 3)
+    scaled = codes * [1.0, 0.01, 1e-4]
+    assert factor_vae_score(scaled, factors, votes=400) > 0.95
+    assert beta_vae_score(scaled, factors, points=400) > 0.95
+    assert mutual_information_gap(scaled, factors) == pytest.approx(mutual_information_gap(codes, factors))
+
+
 def test_a_code_that_is_the_factors_is_perfect(factors: np.ndarray) -> None:
     codes = factors[:, [2, 0, 1]] * [2.0, -1.0, 0.3] + 0.001 * np.random.RandomState(2).randn(3000, 3)
     found = everything(codes, factors)

@@ -90,14 +90,19 @@ def _number(name: str, first: Mapping[str, Any] | None, second: Mapping[str, Any
         return [("metric", name, _text(first), _text(second), "")]
     values = finite_or_nan(first.get("value")), finite_or_nan(second.get("value"))
     finite = all(map(math.isfinite, values))
-    if values[0] == values[1] or (not finite and _text(first) == _text(second)):
-        return []
     same = all(first.get(key) == second.get(key) for key in ("unit", "kind", "protocol_id"))
+    notes = str(first.get("note") or "-"), str(second.get("note") or "-")
+    found: list[Difference] = [] if notes[0] == notes[1] else [("note", name, *notes, "")]
+    if same and (values[0] == values[1] or (not finite and _text(first) == _text(second))):
+        return found
     spread = min([side["se"] for side in (first, second) if side.get("se")], default=None)
     note = "not comparable"
     if same:
         note = signed(values[1] - values[0], spread) if finite else "not finite"
-    return [("metric", name, _text(first), _text(second), note)]
+    kinds = first.get("kind"), second.get("kind")
+    if kinds[0] != kinds[1]:
+        note += f": {kinds[0]}, {kinds[1]}"
+    return [("metric", name, _text(first), _text(second), note), *found]
 
 
 def _text(metric: Mapping[str, Any] | None) -> str:

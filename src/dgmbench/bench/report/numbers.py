@@ -130,7 +130,8 @@ def _letters(ledger: Ledger) -> dict[tuple[str, str, str], str]:
     for (data, name), counter in sorted(counts.items()):
         if len(counter) < 2:
             continue
-        ranked = sorted(counter, key=lambda protocol: (-counter[protocol], -last[data, name, protocol], protocol))
+        # among equals the order of the cells, which is one for all metrics, so that letters mean the same measurement
+        ranked = sorted(counter, key=lambda protocol: (-counter[protocol], -last[data, name, protocol]))
         for rank, protocol in enumerate(ranked):
             letters[data, name, protocol] = chr(ord("A") + rank) if rank < 26 else f"Z{rank - 25}"
         alike.setdefault((data, tuple((p, counter[p]) for p in ranked)), []).append(name)

@@ -4,7 +4,8 @@ All scores take codes z (n, d) and factor values v (n, F), small integers, of th
 higher is better. They are estimates from these n examples; what each depends on beside them is an argument.
 
 - MIG, the mutual information gap (Chen, Li, Grosse, Duvenaud 2018, https://arxiv.org/abs/1802.04942):
-  1/F sum_k (I(z_j*; v_k) - max_{j != j*} I(z_j; v_k)) / H(v_k), on codes cut into ``bins`` of equal width.
+  1/F sum_k (I(z_j*; v_k) - max_{j != j*} I(z_j; v_k)) / H(v_k), on codes cut into ``bins`` of equal width between
+  their quantiles of 0.1% and 99.9%, so that one outlier does not put all others into one bin.
 - The beta-VAE score (Higgins et al. 2017): accuracy of a linear classifier that tells which factor was held fixed from
   the mean |z - z'| of pairs that share this factor's value.
 - The FactorVAE score (Kim, Mnih 2018, https://arxiv.org/abs/1802.05983): accuracy of a majority vote that tells the
@@ -26,6 +27,9 @@ import numpy as np
 from dgmbench.errors import UserError
 
 HELD_OUT = 0.25  # share of the examples on which classifiers are scored
+STILL = 1e-10  # a variance, relative to the largest, below which a dimension is taken for constant
+OUTLIERS = 1e-3  # share of the values at either end that fall into the outermost bins, wherever they lie
+BETA_POINTS, BETA_PAIRS, VOTES, VOTE_EXAMPLES, TREES = 2000, 32, 1000, 64, 50
 
 
 def mutual_information_gap(codes: np.ndarray, factors: np.ndarray, *, bins: int = 20) -> float:
@@ -41,10 +45,11 @@ def mutual_information_gap(codes: np.ndarray, factors: np.ndarray, *, bins: int 
 
 
 def discretised(codes: np.ndarray, bins: int) -> np.ndarray:
-    """Codes (n, d) as the number of their bin, 0 ... bins - 1; bins of equal width from least to largest value."""
-    low, high = codes.min(0), codes.max(0)
+    """Codes (n, d) as the number of their bin, 0 ... bins - 1; bins of equal width between quantiles."""
+    low = np.quantile(codes, OUTLIERS, axis=0, method="lower")
+    high = np.quantile(codes, 1 - OUTLIERS, axis=0, method="higher")
     width = np.where(high > low, high - low, 1.0)
-    return np.minimum((codes - low) / width * bins, bins - 1).astype(np.int64)
+    return np.clip((codes - low) / width * bins, 0, bins - 1).astype(np.int64)
 
 
 def mutual_information(a: np.ndarray, b: np.ndarray) -> float:
@@ -58,7 +63,7 @@ def mutual_information(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def beta_vae_score(
-    codes: np.ndarray, factors: np.ndarray, *, seed: int = 0, points: int = 2000, pairs: int = 32
+    codes: np.ndarray, factors: np.ndarray, *, seed: int = 0, points: int = BETA_POINTS, pairs: int = BETA_PAIRS
 ) -> float:
     """Accuracy on a quarter of ``points`` differences, each the mean over ``pairs`` pairs that share one factor."""
     codes, factors = checked(codes, factors)
@@ -74,15 +79,15 @@ def beta_vae_score(
 
 
 def factor_vae_score(
-    codes: np.ndarray, factors: np.ndarray, *, seed: int = 0, votes: int = 1000, examples: int = 64
+    codes: np.ndarray, factors: np.ndarray, *, seed: int = 0, votes: int = VOTES, examples: int = VOTE_EXAMPLES
 ) -> float:
     """Accuracy on a quarter of ``votes``, each from ``examples`` examples that share one factor's value.
 
-    Dimensions that hardly vary (a thousandth of the largest variance: collapsed posteriors) do not vote.
+    Dimensions that do not vary have no vote; how far the others do makes no difference.
     """
     codes, factors = checked(codes, factors)
     variance = codes.var(0)
-    alive = np.flatnonzero(variance > 1e-3 * variance.max())
+    alive = np.flatnonzero(variance > STILL * variance.max())
     if variance.max() == 0:
         return 0.0
     rng = np.random.RandomState(seed)
@@ -107,7 +112,7 @@ class Dci(NamedTuple):
     informativeness: float
 
 
-def dci(codes: np.ndarray, factors: np.ndarray, *, seed: int = 0, trees: int = 50) -> Dci:
+def dci(codes: np.ndarray, factors: np.ndarray, *, seed: int = 0, trees: int = TREES) -> Dci:
     """DCI by random forests of ``trees`` trees, one forest a factor."""
     from sklearn.ensemble import RandomForestClassifier
 

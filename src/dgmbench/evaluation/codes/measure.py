@@ -32,16 +32,23 @@ def disentanglement(model: Model, context: Context, note: Note) -> Iterator[Foun
         yield "mig", Metric(math.nan, "1", "estimate", "higher", None, len(codes), note=str(error)), common
         return
 
+    varying = sum(len(np.unique(column)) > 1 for column in values.T)
+
     def found(name: str, value: float, **details: object) -> Found:
         return name, Metric(value, "1", "estimate", "higher", None, len(codes)), {**common, **details}
 
     note("mutual information gap")
-    yield found("mig", scores.mutual_information_gap(codes, values, bins=BINS), bins=BINS, cut="equal width")
-    note("beta-VAE and FactorVAE scores")
-    yield found("beta_vae_score", scores.beta_vae_score(codes, values, seed=context.seed), classifier="discriminant")
-    yield found("factor_vae_score", scores.factor_vae_score(codes, values, seed=context.seed))
-    note("DCI")
-    for name, value in scores.dci(codes, values, seed=context.seed)._asdict().items():
-        yield found(f"dci_{name}", value, forests="50 trees")
+    cut = {"bins": BINS, "cut": "equal width", "outliers": scores.OUTLIERS}
+    yield found("mig", scores.mutual_information_gap(codes, values, bins=BINS), **cut)
+    linear = {"classifier": "discriminant", "held_out": scores.HELD_OUT}
+    if varying > 1:  # to tell one factor from itself is no achievement
+        note("beta-VAE and FactorVAE scores")
+        beta = scores.beta_vae_score(codes, values, seed=context.seed)
+        yield found("beta_vae_score", beta, points=scores.BETA_POINTS, pairs=scores.BETA_PAIRS, **linear)
+        votes = {"votes": scores.VOTES, "examples_a_vote": scores.VOTE_EXAMPLES, "still": scores.STILL}
+        yield found("factor_vae_score", scores.factor_vae_score(codes, values, seed=context.seed), **votes)
+        note("DCI")
+        for name, value in scores.dci(codes, values, seed=context.seed)._asdict().items():
+            yield found(f"dci_{name}", value, trees=scores.TREES, held_out=scores.HELD_OUT)
     note("SAP")
-    yield found("sap", scores.attribute_predictability(codes, values, seed=context.seed), classifier="discriminant")
+    yield found("sap", scores.attribute_predictability(codes, values, seed=context.seed), **linear)

@@ -6,10 +6,12 @@ groups of k successive weights: unbiased for L_k, and all from one pass. The var
 draws is that between groups, divided by their number. A single group has none to compare with; there it is the
 jackknife's, (k - 1) / k sum_i (l_i - mean l)^2 with l_i the bound without the i-th weight, which in expectation is
 never too small (Efron and Stein 1981).
+
+Bounds of one draw are the mean of two, whose difference tells the variance.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,10 +38,14 @@ LEAST_WIDTH = 500  # of a layer: data of few dimensions have hidden layers all t
 
 @dataclass(frozen=True)
 class Draws:
-    """Values (n,) that are random, and the variance of each over its draws (n,), None where one draw tells nothing."""
+    """Values (n,) that are random, and the variance of each over its draws (n,), None where a draw tells nothing."""
 
     values: Tensor
     variance: Tensor | None
+
+    def minus(self, constant: float) -> "Draws":
+        """All values less a constant."""
+        return Draws(self.values - constant, self.variance)
 
 
 def log_likelihood(model: HasLogProb, chunks: Chunks) -> Tensor:
@@ -47,26 +53,41 @@ def log_likelihood(model: HasLogProb, chunks: Chunks) -> Tensor:
     return chunks.each("log_prob", lambda x, _: model.log_prob(x))
 
 
-def elbo(model: HasElbo, chunks: Chunks) -> Tensor:
-    """One draw of the evidence lower bound for every example."""
-    return chunks.each("elbo", lambda x, generator: model.elbo(x, generator=generator))
+def elbo(model: HasElbo, chunks: Chunks) -> Draws:
+    """The evidence lower bound of every example."""
+    return _two(chunks, "elbo", lambda batch, generator: model.elbo(batch.x, generator=generator))
 
 
-def log_likelihood_estimate(model: HasLogProbEstimate, chunks: Chunks) -> Tensor:
-    """One draw of the estimate of log p(x), or of its bound, for every example."""
-    return chunks.each("estimate", lambda x, generator: model.log_prob_estimate(x, generator=generator))
+def log_likelihood_estimate(model: HasLogProbEstimate, chunks: Chunks) -> Draws:
+    """The estimate of log p(x), or of its bound, of every example."""
+    return _two(chunks, "estimate", lambda batch, generator: model.log_prob_estimate(batch.x, generator=generator))
 
 
-def given_labels(model: IsClassConditional, chunks: Chunks) -> Tensor:
-    """log p(x | y), or one draw of its lower bound, of every example under its own label."""
+def given_labels(model: IsClassConditional, chunks: Chunks) -> Tensor | Draws:
+    """log p(x | y), or its lower bound, of every example under its own label."""
+    if isinstance(model, HasLogProb):
+        exact = model.log_prob
+        return chunks.each_labelled(
+            "given_labels",
+            lambda batch, _: exact(batch.x, y=batch.y),  # type: ignore[call-arg]  # what a conditional model promises
+        )
+    assert isinstance(model, HasElbo)
+    bound = model.elbo
+    return _two(
+        chunks,
+        "given_labels",
+        lambda batch, generator: bound(batch.x, y=batch.y, generator=generator),  # type: ignore[call-arg]
+    )
 
-    def value(batch: Batch, generator: Generator) -> Tensor:
-        if isinstance(model, HasLogProb):
-            return model.log_prob(batch.x, y=batch.y)  # type: ignore[call-arg]  # what a conditional model promises
-        assert isinstance(model, HasElbo)
-        return model.elbo(batch.x, y=batch.y, generator=generator)  # type: ignore[call-arg]
 
-    return chunks.each_labelled("given_labels", value)
+def _two(chunks: Chunks, name: str, value: Callable[[Batch, Generator], Tensor]) -> Draws:
+    """The mean of two draws of every example's value, and its variance: a quarter of the squared difference."""
+
+    def both(batch: Batch, generator: Generator) -> Tensor:
+        return torch.stack([value(batch, generator).double() for _ in range(2)], 1)
+
+    pair = chunks.each_labelled(name, both)
+    return Draws(pair.mean(1), 0.25 * (pair[:, 0] - pair[:, 1]).square())
 
 
 def reconstruction_log_prob(model: HasReconstructionLogProb, chunks: Chunks) -> Tensor:
@@ -79,9 +100,9 @@ def unnormalised_log_likelihood(model: HasUnnormalisedLogProb, chunks: Chunks) -
     return chunks.each("log_prob", lambda x, _: model.log_prob_unnormalised(x))
 
 
-def unnormalised_elbo(model: HasUnnormalisedElbo, chunks: Chunks) -> Tensor:
-    """One draw of the lower bound of log p(x) + log Z for every example."""
-    return chunks.each("elbo", lambda x, generator: model.elbo_unnormalised(x, generator=generator))
+def unnormalised_elbo(model: HasUnnormalisedElbo, chunks: Chunks) -> Draws:
+    """The lower bound of log p(x) + log Z of every example."""
+    return _two(chunks, "elbo", lambda batch, generator: model.elbo_unnormalised(batch.x, generator=generator))
 
 
 def importance_weighted_bounds(model: HasLogWeights, chunks: Chunks, ks: Sequence[int]) -> dict[int, Draws]:
@@ -118,6 +139,12 @@ def grouped_bound(log_weights: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 def jackknife_variance(log_weights: Tensor) -> Tensor:
     """Jackknife estimate of the variance of log-mean-exp over log-weights (k, b), as (b,); zero for k = 1."""
+    if len(log_weights) < 2:
+        return torch.zeros_like(log_weights[0])
+    largest = log_weights.argmax(0, keepdim=True)
     share = torch.softmax(log_weights, 0)
-    without = torch.log1p(-share.clamp(max=1 - 1e-15))  # but for a constant
+    # but for a constant; without the largest weight next to nothing may be left, and the others are summed anew
+    without = torch.log1p(-share.scatter(0, largest, 0.0))
+    others = log_weights.scatter(0, largest, -torch.inf).logsumexp(0, keepdim=True) - log_weights.logsumexp(0)
+    without = without.scatter(0, largest, others)
     return (len(log_weights) - 1) * without.var(0, correction=0)

@@ -12,7 +12,7 @@ from dgmbench.evaluation.likelihood.ais import bracket
 from dgmbench.evaluation.likelihood.bounds import Draws
 from dgmbench.evaluation.likelihood.units import bits_per_dim, nats_per_token, perplexity
 from dgmbench.evaluation.metrics import Metric, NumberKind
-from dgmbench.evaluation.parts import Context, Found, Note
+from dgmbench.evaluation.parts import WITHOUT_EXAMPLES, WITHOUT_NOISE, Context, Found, Note
 from dgmbench.models.contract import (
     AnnealingPath,
     HasElbo,
@@ -30,26 +30,28 @@ def likelihood(model: Model, context: Context, note: Note) -> Iterator[Found]:
     """Exact values, bounds, and both sides of an AIS bracket."""
     if isinstance(model, HasLogProb):
         note("exact log-likelihood")
-        yield from _nats(context, "log_likelihood", bounds.log_likelihood(model, context.chunks), "exact", {})
+        yield from _nats(
+            context, "log_likelihood", bounds.log_likelihood(model, context.chunks), "exact", WITHOUT_NOISE
+        )
     if isinstance(model, HasElbo):
         note("evidence lower bound")
-        yield from _nats(context, "elbo", bounds.elbo(model, context.chunks), "lower bound", {"draws": 1})
+        yield from _nats(context, "elbo", bounds.elbo(model, context.chunks), "lower bound", {})
     if isinstance(model, HasLogWeights):
         k = context.protocol["k"]
         ks = sorted({k} if isinstance(k, int) else set(k))
         note(f"importance-weighted bound, k = {', '.join(map(str, ks))}")
         for k, draws in bounds.importance_weighted_bounds(model, context.chunks, ks).items():
-            details = {"k": k, "draws": k * (max(ks) // k)}
-            yield from _nats(context, f"iw_bound_k{k}", draws, "lower bound", details)
+            yield from _nats(context, f"iw_bound_k{k}", draws, "lower bound", {"k": k})
     if isinstance(model, HasLogProbEstimate):
         yield from _estimate(model, context, note)
     if isinstance(model, IsClassConditional) and isinstance(model, HasLogProb | HasElbo):
         note("likelihood given the label")
         kind: NumberKind = "exact" if isinstance(model, HasLogProb) else "lower bound"
         name = "log_likelihood_given_y" if kind == "exact" else "elbo_given_y"
-        yield from _nats(context, name, bounds.given_labels(model, context.chunks), kind, {"given": "label"})
+        details = {"given": "label"} | (WITHOUT_NOISE if kind == "exact" else {})
+        yield from _nats(context, name, bounds.given_labels(model, context.chunks), kind, details)
     if isinstance(model, HasUnnormalisedLogProb):
-        values = bounds.unnormalised_log_likelihood(model, context.chunks)
+        values = Draws(bounds.unnormalised_log_likelihood(model, context.chunks), None)
         yield from _with_log_z(context, "log_likelihood", values, "exact", model.annealing_path(), note)
     elif isinstance(model, HasUnnormalisedElbo):
         values = bounds.unnormalised_elbo(model, context.chunks)
@@ -77,17 +79,18 @@ def _nats(
     if context.data.spec.kind in ("binary", "discrete"):
         yield f"{name}_bits_per_dim", bits_per_dim(nats, context.data.spec.dim), details
     if context.data.spec.kind == "tokens":
-        yield f"{name}_perplexity", perplexity(nats_per_token(values, context.chunks.tokens(), kind)), details
+        yield f"{name}_perplexity", perplexity(nats_per_token(values, context.chunks.tokens(), kind, variance)), details
 
 
 def _with_log_z(
-    context: Context, name: str, values: Tensor, kind: NumberKind, path: AnnealingPath, note: Note
+    context: Context, name: str, values: Draws, kind: NumberKind, path: AnnealingPath, note: Note
 ) -> Iterator[Found]:
     """The values minus log Z: by enumeration where it can be, and from both sides of the AIS bracket."""
     schedule = context.protocol["ais"]
     exact = path.exact_log_partition()
     if exact is not None:
-        yield from _nats(context, name, values - float(exact), kind, {"log_z": "enumeration"})
+        details = {"log_z": "enumeration"} | (WITHOUT_NOISE if values.variance is None else {})
+        yield from _nats(context, name, values.minus(float(exact)), kind, details)
 
     def progress(done: int, total: int) -> None:
         note(f"annealed importance sampling of log Z, step {done} of {total}")
@@ -101,14 +104,17 @@ def _with_log_z(
         warning = f"wide bracket: gap {sides.gap:.2g} nats, {sides.ess:.1f} effective chains"
         warning = warning if math.isfinite(sides.gap) else "the estimates of log Z are not finite"
     for side, estimate in (("ais", sides.forward), ("reverse_ais", sides.reverse)):
-        for each, metric, _ in _nats(context, f"{name}_{side}", values - estimate.log_z, "estimate", details):
+        for each, metric, _ in _nats(context, f"{name}_{side}", values.minus(estimate.log_z), "estimate", details):
             scale = 1.0 if metric.unit == "nats" else context.data.spec.dim * math.log(2.0)
             draws = estimate.se / scale
-            both = replace(metric, se=math.hypot(metric.se or 0.0, draws), se_draws=draws)
+            both = replace(
+                metric, se=math.hypot(metric.se or 0.0, draws), se_draws=math.hypot(metric.se_draws or 0.0, draws)
+            )
             yield each, both.noting(warning), details
         log_z = Metric(estimate.log_z, "nats", "estimate", "none", estimate.se, n, note=warning, se_draws=estimate.se)
-        yield f"log_z_{side}", log_z, details
-        yield f"log_z_{side}_ess", Metric(estimate.ess, "chains", "estimate", "higher", None, n, note=warning), details
+        ess = Metric(estimate.ess, "chains", "estimate", "higher", None, n, note=warning)
+        yield f"log_z_{side}", log_z, details | WITHOUT_EXAMPLES
+        yield f"log_z_{side}_ess", ess, details | WITHOUT_EXAMPLES
     spread = math.hypot(sides.forward.se, sides.reverse.se)
     gap = Metric(sides.gap, "nats", "estimate", "none", spread, n, note=warning, se_draws=spread)
-    yield "log_z_gap", gap, details
+    yield "log_z_gap", gap, details | WITHOUT_EXAMPLES

@@ -34,25 +34,32 @@ def bits_per_dim(nats: Metric, dim: int) -> Metric:
     return nats.scaled(-1.0 / (dim * math.log(2.0)), "bits/dim")
 
 
-def nats_per_token(values: Tensor, tokens: Tensor, kind: NumberKind) -> Metric:
+def nats_per_token(values: Tensor, tokens: Tensor, kind: NumberKind, draw_variance: Tensor | None = None) -> Metric:
     """Negative log-likelihood per token of a whole split, from log-likelihoods (n,) and numbers of tokens (n,).
 
     A ratio of sums, not a mean of ratios: every token weighs the same. The standard error is that of a ratio of means
-    over independent examples; ``n`` is the number of tokens.
+    over independent examples; ``n`` is the number of tokens. ``draw_variance`` (n,) is of values over their draws.
     """
     values, tokens = values.double(), tokens.double()
     count, examples = float(tokens.sum()), len(values)
     nats = -float(values.sum()) / count
     se = float((-values - nats * tokens).std()) * math.sqrt(examples) / count if examples > 1 else None
-    found = Metric(-nats, "nats/token", kind, "higher", se, round(count), note=not_finite(values))
+    se_draws = None if draw_variance is None else math.sqrt(float(draw_variance.double().sum())) / count
+    note = not_finite(values)
+    found = Metric(-nats, "nats/token", kind, "higher", se, round(count), note=note, se_draws=se_draws)
     return found.scaled(-1.0, "nats/token")
 
 
 def perplexity(per_token: Metric) -> Metric:
-    """The one place where nats per token become a perplexity: exp(nats / token)."""
-    value = math.exp(min(per_token.value, 700.0))
-    se = None if per_token.se is None else value * per_token.se
-    return replace(per_token, value=value, se=se, unit="perplexity")
+    """The one place where nats per token become a perplexity: exp(nats / token); a note where that is no number."""
+    try:
+        value = math.exp(per_token.value)
+    except OverflowError:
+        value = math.inf
+    se, se_draws = (None if each is None else value * each for each in (per_token.se, per_token.se_draws))
+    found = replace(per_token, value=value, se=se, se_draws=se_draws, unit="perplexity")
+    beyond = math.isfinite(per_token.value) and not math.isfinite(value)
+    return found.noting(f"exp({per_token.value:.4g} nats/token) is beyond all numbers" if beyond else None)
 
 
 def nats_of_levels(

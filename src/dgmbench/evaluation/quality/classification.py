@@ -7,7 +7,7 @@ from torch import Generator, Tensor
 
 from dgmbench.data.spec import Batch
 from dgmbench.evaluation.metrics import Metric
-from dgmbench.evaluation.parts import Context, Found, Note
+from dgmbench.evaluation.parts import WITHOUT_NOISE, Context, Found, Note
 from dgmbench.models.contract import CanClassify, HasElbo, HasLogProb, IsClassConditional, Model
 
 
@@ -30,11 +30,13 @@ def classification(model: Model, context: Context, note: Note) -> Iterator[Found
         else:
             scores = _by_bayes_rule(model, batch.x, generator)
         assert batch.y is not None
-        return (scores.argmax(1) != batch.y).double()
+        wrong = (scores.argmax(1) != batch.y).double()
+        return wrong.masked_fill(scores.isnan().any(1), torch.nan)  # no label is most probable then
 
     errors = context.chunks.each_labelled("classification", wrong)
     error = Metric.mean_of(errors, unit="share", kind="estimate", direction="lower")
-    yield "classification_error", error, {"by": by}
+    certain = isinstance(model, CanClassify | HasLogProb)
+    yield "classification_error", error, {"by": by} | (WITHOUT_NOISE if certain else {})
 
 
 def _by_bayes_rule(model: Model, x: Tensor, generator: Generator) -> Tensor:

@@ -18,7 +18,7 @@ from dgmbench.evaluation.features.reference import data_features
 from dgmbench.evaluation.likelihood.bounds import reconstruction_log_prob
 from dgmbench.evaluation.likelihood.units import nats_per_token
 from dgmbench.evaluation.metrics import Direction, Metric
-from dgmbench.evaluation.parts import SAMPLE_CHUNK, Context, Found, Note
+from dgmbench.evaluation.parts import SAMPLE_CHUNK, WITHOUT_NOISE, Context, Found, Note
 from dgmbench.evaluation.quality import frechet, kid, mmd, prdc, sliced_wasserstein
 from dgmbench.evaluation.quality.feature_set import shuffled
 from dgmbench.evaluation.quality.inception_score import inception_score
@@ -58,10 +58,11 @@ def reconstruction(model: Model, context: Context, note: Note) -> Iterator[Found
         note("log-probability of reconstructions")
         nats = reconstruction_log_prob(model, context.chunks)
         mean = Metric.mean_of(nats, unit="nats", kind="estimate", direction="higher")
-        yield "reconstruction_log_prob", mean, {"given": "code"}
+        details = {"given": "code"} | WITHOUT_NOISE
+        yield "reconstruction_log_prob", mean, details
         if spec.kind == "tokens":
             per_token = nats_per_token(nats, context.chunks.tokens(), "estimate")
-            yield "reconstruction_nll_per_token", per_token, {"given": "code"}
+            yield "reconstruction_nll_per_token", per_token, details
     if not isinstance(model, CanReconstruct):
         return
     note("reconstruction")
