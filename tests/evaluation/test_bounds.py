@@ -87,6 +87,29 @@ def test_one_weight_above_all_others_is_no_small_error() -> None:
     assert math.isfinite(float(jackknife_variance(log_weights)))
 
 
+def test_the_jackknife_is_that_of_its_definition_however_far_the_weights_lie_apart() -> None:
+    for spread in (1.0, 40.0, 300.0):
+        log_weights = spread * torch.randn(50, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        without = torch.stack(
+            [torch.cat([log_weights[:i], log_weights[i + 1 :]]).logsumexp(0) for i in range(50)]  # each one left out
+        )
+        expected = 49 / 50 * (without - without.mean(0)).square().sum(0)
+        torch.testing.assert_close(jackknife_variance(log_weights), expected, rtol=1e-9, atol=0)
+    assert jackknife_variance(log_weights[:1]).tolist() == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("name", ["elbo", "elbo_ais", "elbo_reverse_ais"])
+def test_the_error_over_draws_is_the_spread_on_the_same_examples(name: str) -> None:
+    model: Model = scrambled(Dbn(BITS, hidden_sizes=(3, 2), fine_tuning=0.0), 1.0)
+    data = dataset(all_bits(4).repeat(5, 1), BITS)
+    ais = {"chains": 10, "temperatures": 20}
+    found = [measured(model, data, seed=seed, k=1, ais=ais)[name] for seed in range(60)]
+    claimed = np.mean([metric.se_draws for metric in found])
+    # 60 repeats know a standard deviation to 9 %
+    assert 0.7 < np.std([metric.value for metric in found], ddof=1) / claimed < 1.35
+    assert all(metric.se > metric.se_draws for metric in found)
+
+
 class Lognormal(Model):
     """log-weights N(-s^2 / 2, s^2), so that log p(x) = 0."""
 

@@ -215,6 +215,30 @@ def test_bounds_of_a_linear_gaussian_lie_where_they_should() -> None:
     assert abs(gaps[2][0] - variance / (2 * 130)) < 4 * gaps[2][1]
 
 
+def test_at_the_true_posterior_every_weight_is_the_evidence() -> None:
+    model = LinearGaussian(widen=1.0)
+    data = dataset(np.random.RandomState(1).randn(150, 2).astype(np.float32), model.spec)
+    found = {name: metric for name, (metric, _) in evaluator(data, k=[1, 7]).measure(model).items()}
+    exact = float(model.exact(torch.from_numpy(data.splits["test"].x)).mean())
+    for name in ("elbo", "iw_bound_k1", "iw_bound_k7"):
+        assert found[name].value == pytest.approx(exact, abs=1e-9)
+        assert found[name].se_draws < 1e-9
+
+
+def test_a_limit_reads_no_other_rows() -> None:
+    class Watched(np.ndarray):
+        read = 0
+
+        def __getitem__(self, key: Any) -> Any:
+            found = super().__getitem__(key)
+            Watched.read += len(found)
+            return np.asarray(found)
+
+    data = dataset(np.arange(2000, dtype=np.float32)[:, None].view(Watched), DataSpec((1,), "real"))
+    chosen = torch.cat(list(Chunks(data, "test", seed=0, limit=130)))
+    assert Watched.read == len(chosen) == len(chosen.unique()) == 130
+
+
 def test_importance_bound_in_blocks_is_the_log_mean_of_all_weights() -> None:
     class Counting(Model):
         """The i-th weight drawn is log(i), so that the bound is log((k + 1) / 2)."""

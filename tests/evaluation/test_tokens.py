@@ -53,6 +53,24 @@ def measure(model: Model, found: DataSet) -> dict[str, Any]:
     return {name: metric for name, (metric, _) in evaluator.measure(model).items()}
 
 
+def test_a_perplexity_beyond_all_numbers_is_none() -> None:
+    tokens = torch.tensor([2.0, 2.0])
+    beyond = perplexity(nats_per_token(torch.tensor([-3000.0, -3000.0]), tokens, "exact"))
+    assert beyond.as_dict()["value"] is None
+    assert "exp(1500 nats/token) is beyond all numbers" in beyond.note
+    impossible = perplexity(nats_per_token(torch.tensor([-1.0, -math.inf]), tokens, "exact"))
+    assert impossible.as_dict()["value"] is None
+    assert impossible.note == "1 of 2 values are not finite"
+
+
+def test_the_error_over_draws_goes_through_to_the_perplexity() -> None:
+    values, tokens = torch.tensor([-4.0, -6.0, -5.0]), torch.tensor([2.0, 3.0, 5.0])
+    variance = torch.tensor([0.01, 0.04, 0.04])
+    found = perplexity(nats_per_token(values, tokens, "lower bound", variance))
+    assert found.kind == "upper bound"
+    assert found.se_draws == pytest.approx(math.exp(1.5) * 0.3 / 10)
+
+
 def test_perplexity_is_exp_of_all_nats_over_all_tokens() -> None:
     found = data()
     x = found.splits["test"].x
