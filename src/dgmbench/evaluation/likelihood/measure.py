@@ -133,8 +133,5 @@ def _reservation(sides: Bracket) -> str | None:
     """What the upper side rests on, in words; None if its starts are exact samples."""
     if sides.exact_start:
         return None
-    starts = "training data and forward runs" if sides.from_data else "forward runs, whose misses they share"
-    return (
-        f"reverse runs start from the states of {starts}, no exact samples: log Z is bounded from above only "
-        "as far as these cover the model's modes"
-    )
+    starts = "training data and forward runs" if sides.from_data else "the forward runs"
+    return f"reverse runs bound log Z from above only as far as their starts, {starts}, cover the model's modes"
