@@ -1,5 +1,6 @@
 """Annealed importance sampling against log Z by enumeration, and against importance sampling by hand."""
 
+import dataclasses
 import math
 from itertools import pairwise
 
@@ -10,6 +11,7 @@ from torch import Generator
 
 from dgmbench.errors import UserError
 from dgmbench.evaluation.likelihood.ais import (
+    Bracket,
     adaptive_schedule,
     annealed_importance_sampling,
     bracket,
@@ -39,6 +41,9 @@ class WithoutEnumeration:
         if name == "sample_target":
             raise AttributeError(name)
         return getattr(self.inner, name)
+
+    def state_from(self, x, *, generator=None):
+        return self.inner.state_from(x, generator=generator)
 
     def exact_log_partition(self):
         return None
@@ -172,9 +177,179 @@ def test_reverse_runs_start_from_long_chains_where_exact_samples_cannot_be_had()
     )
     exact = float(one.exact_log_partition())
     assert not sides.exact_start
-    assert (sides.burn_in, sides.exact) == (60, None)
+    assert (sides.burn_in, sides.exact, sides.from_data) == (60, None, 0)
     low, high = sides.interval(width=3)
     assert low < exact < high
+
+
+def test_exact_starts_are_preferred_to_data():
+    one, data = path(6, 4), torch.zeros(5, 6)
+    with_data, without = (
+        bracket(one, x, chains=50, temperatures=5, generator=Generator().manual_seed(0)) for x in (data, None)
+    )
+    assert with_data.exact_start
+    assert with_data.origins is None
+    assert torch.equal(with_data.reverse.log_weights, without.reverse.log_weights)
+
+
+def ferromagnet():
+    """Twenty visible units that are all on with probability 0.9975, all off otherwise; the base is at the off side.
+
+    Returns the path, log Z, log of the part of Z where most units are off, and exact samples of either mode.
+    """
+    visible, hidden, strength = 20, 10, 1.2
+    couplings = Couplings(
+        strength * torch.ones(visible, hidden).double(),
+        torch.full((visible,), -0.5 * strength * hidden).double(),
+        torch.full((hidden,), -0.5 * strength * visible + 0.6).double(),
+    )
+    one = GeometricPath(couplings, torch.full((visible,), -3.0).double())
+    size = torch.arange(visible + 1).double()  # p(v) depends on the number of units alone
+    states = (torch.arange(visible) < size[:, None]).double()
+    log_ways = torch.lgamma(torch.tensor(visible + 1.0)) - torch.lgamma(size + 1) - torch.lgamma(visible - size + 1)
+    log_p = one.log_unnormalised(states, 1.0) + log_ways
+    assert abs(log_p.logsumexp(0) - one.exact_log_partition()) < 1e-5
+    g = Generator().manual_seed(7)
+    modes = []
+    for where in (size < 10, size > 10):
+        number = torch.multinomial((log_p - log_p.max()).exp() * where, 50, replacement=True, generator=g)
+        places = torch.rand(50, visible, generator=g).argsort(1)
+        modes.append((places < number[:, None]).double())
+    return WithoutEnumeration(one), float(one.exact_log_partition()), float(log_p[:10].logsumexp(0)), *modes
+
+
+def test_a_mode_that_only_data_show_makes_the_bracket_wide():
+    """Starts from the forward runs alone give a closed bracket that is wrong by six nats."""
+    one, exact, off, down, up = ferromagnet()
+    assert exact - off > 5
+    settings = {"chains": 100, "temperatures": 300, "burn_in": 100}
+
+    def sides(data):
+        return bracket(one, data, **settings, generator=Generator().manual_seed(0))
+
+    blind = sides(None)
+    assert blind.reverse.log_z + 3 * blind.reverse.se < exact - 5
+    assert abs(blind.gap) < 0.1
+    assert not blind.wide  # nothing that it could know
+    # data of both modes: the runs of the other mode come back with next to no weight, so the estimates move by log 2
+    both = sides(torch.cat([down[:25], up[:25]]))
+    assert both.wide
+    assert both.from_data == 50
+    assert both.missed == 0.5
+    assert both.origins[0].log_z - both.origins[1].log_z == pytest.approx(math.log(2), abs=0.1)
+    assert abs(both.gap) < both.tolerance  # the gap alone would not have told
+    assert "above those from forward states" in both.trouble
+    assert "do not reach 50% of the runs from data" in both.trouble
+    # data of the other mode alone: the larger estimate is taken, and the bracket encloses log Z
+    other = sides(up)
+    assert other.wide
+    assert other.reverse is other.origins[0]
+    assert other.forward.log_z < exact < other.reverse.log_z
+    assert f"gap {other.gap:.2g} nats" in other.trouble
+    # a share too small for the standard errors is seen by its weights, even with few chains
+    few = bracket(one, torch.cat([up[:2], down[:8]]), **settings | {"chains": 20}, generator=Generator().manual_seed(0))
+    assert few.missed == 0.2
+    assert few.trouble == "forward runs do not reach 20% of the runs from data"
+    # data that know no more than the forward runs: nothing is left to tell
+    same = sides(down)
+    assert not same.wide
+    assert torch.equal(same.reverse.states, torch.cat([half.states for half in same.origins]))
+
+
+@pytest.mark.parametrize("chains", [2, 5])
+def test_the_share_that_forward_runs_miss_is_that_of_their_largest_weights(chains):
+    """Of exact samples: the share of Z that comes from weights above chains Z, once from runs forth, once back."""
+    one, runs, g = path(8, 6, scale=1.2), 40_000, Generator().manual_seed(0)
+    exact = float(one.exact_log_partition())
+    forward = annealed_importance_sampling(one, chains=runs, temperatures=4, generator=g)
+    reverse = reverse_ais(one, start=one.sample_target(runs, generator=g), temperatures=4, generator=g)
+    few = dataclasses.replace(forward, log_z=exact, chains=chains)
+    missed = Bracket(few, reverse, False, 0, None, 1.0, (reverse, reverse)).missed
+    ratio = (forward.log_weights - exact).exp()
+    share = ratio * (ratio > chains)
+    assert missed > 0.02
+    error = math.hypot(float(share.std()), math.sqrt(missed * (1 - missed))) / math.sqrt(runs)
+    assert abs(float(share.mean()) - missed) < 4.5 * error
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_both_halves_of_the_reverse_runs_agree_after_burn_in_and_not_without(seed):
+    """Data of a single state, far from the model, and few forward temperatures, so that both halves start wrongly."""
+    one = path(8, 6, scale=1.0, seed=seed)
+    states = (torch.arange(256)[:, None] >> torch.arange(8) & 1).double()
+    unlikely = states[one.log_unnormalised(states, 1.0).argmin()][None]
+    found = {
+        burn_in: bracket(
+            WithoutEnumeration(one),
+            unlikely,
+            chains=400,
+            temperatures=30,
+            burn_in=burn_in,
+            generator=Generator().manual_seed(seed),
+        )
+        for burn_in in (0, 200)
+    }
+    exact, long = float(one.exact_log_partition()), found[200]
+    assert long.trouble is None
+    assert long.reverse.chains == 400
+    assert long.interval()[0] < exact < long.interval()[1]
+    for half in long.origins:
+        assert abs(half.log_z - exact) < 4 * half.se
+    data, forward = found[0].origins
+    assert abs(data.log_z - exact) > 5 * data.se
+    assert found[0].reverse is max(data, forward, key=lambda half: half.log_z)
+
+
+class Remembering(WithoutEnumeration):
+    """Keeps the states before each transition."""
+
+    def __init__(self, inner):
+        super().__init__(inner)
+        self.states = []
+
+    def transition(self, v, beta, *, generator=None):
+        self.states.append(v)
+        return self.inner.transition(v, beta, generator=generator)
+
+
+def test_starts_from_forward_states_are_drawn_by_their_weights():
+    """Few steps find two modes in the wrong proportions, which the weights put right."""
+    weight, a, b = torch.ones(8, 6), torch.full((8,), -3.0), torch.full((6,), -4 + 1 / 3)
+    one = GeometricPath(Couplings(weight.double(), a.double(), b.double()), torch.zeros(8).double())
+    states = (torch.arange(256)[:, None] >> torch.arange(8) & 1).double()
+    exact = torch.softmax(one.log_unnormalised(states, 1.0), 0) @ states.mean(1)  # units that are on
+    spy = Remembering(one)
+    sides = bracket(spy, chains=10_000, temperatures=5, burn_in=1, generator=Generator().manual_seed(0))
+    starts, final = spy.states[5], sides.forward.states
+    error = 0.5 / math.sqrt(sides.forward.ess)
+    assert exact - final.mean() > 10 * error
+    assert abs(starts.mean() - exact) < 4.5 * error
+
+
+def test_fewer_than_two_effective_chains_are_wide_even_without_a_gap():
+    a = torch.randn(5, dtype=torch.float64, generator=Generator().manual_seed(0))
+    still = GeometricPath(Couplings(torch.zeros(5, 2).double(), a, torch.zeros(2).double()), a)
+    alone, two = (
+        bracket(still, chains=chains, temperatures=3, generator=Generator().manual_seed(1)) for chains in (1, 2)
+    )
+    assert abs(alone.gap) < 1e-12
+    assert alone.ess == 1
+    assert alone.wide
+    assert "1.0 effective chains" in alone.trouble
+    assert not two.wide
+    # nor do halves disagree that differ by rounding, where the standard errors are zero
+    a = a + 1000
+    large = GeometricPath(Couplings(torch.zeros(5, 2).double(), a, torch.zeros(2).double()), a)
+    assert bracket(WithoutEnumeration(large), torch.zeros(5, 5), chains=10, temperatures=3, burn_in=2).trouble is None
+
+
+def test_data_may_be_too_few_or_none():
+    one = WithoutEnumeration(path(6, 4))
+    settings = {"chains": 7, "temperatures": 5, "burn_in": 3}
+    few = bracket(one, torch.zeros(2, 2, 3, dtype=torch.uint8), **settings)
+    assert (few.from_data, few.origins[0].states.shape, few.origins[1].states.shape) == (3, (3, 6), (4, 6))
+    assert bracket(one, torch.zeros(0, 2, 3, dtype=torch.uint8), **settings).from_data == 0
+    assert bracket(one, torch.zeros(2, 6), **settings | {"chains": 1}).from_data == 0
 
 
 def test_float32_machines_agree_with_float64():
@@ -239,6 +414,29 @@ def test_adaptive_steps_are_short_where_the_path_changes_fast_and_narrow_the_bra
     assert gaps["adaptive"] < 0.8 * gaps["even"]
     with pytest.raises(UserError, match="nothing to adapt"):
         bracket(one, temperatures=[0, 0.5, 1], spacing="adaptive")
+
+
+class Early:
+    """One bit whose log-odds go from 0 to 8 in the first hundredth of the way, and stay there."""
+
+    def sample_base(self, n, *, generator=None):
+        return torch.bernoulli(torch.full((n, 1), 0.5).double(), generator=generator)
+
+    def log_unnormalised(self, v, beta):
+        return 8 * min(100 * beta, 1.0) * v[:, 0]
+
+    def transition(self, v, beta, *, generator=None):
+        p = torch.tensor(8 * min(100 * beta, 1.0)).double().sigmoid()
+        return torch.bernoulli(p.expand(len(v), 1), generator=generator)
+
+
+def test_no_adaptive_step_is_longer_than_ten_times_the_mean():
+    """Else a change that the first run has missed would be crossed in one step."""
+    betas = adaptive_schedule(Early(), 100, chains=50, generator=Generator().manual_seed(0))
+    steps = [b - a for a, b in pairwise(betas)]
+    assert max(steps) <= 10 / 100 + 1e-9
+    assert max(steps) > 9 / 100
+    assert sum(step < 1 / 400 for step in steps) > 60
 
 
 def test_adaptive_steps_on_a_path_that_does_not_change_are_even():

@@ -217,6 +217,17 @@ class AnnealingPath(Protocol):
 
 
 @runtime_checkable
+class StartsFromData(Protocol):
+    """An ``AnnealingPath`` that knows the states of data, so that chains of p_1 can start where the data are."""
+
+    def state_from(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
+        """A state for each raw value x (b, *shape), as (b, d): x itself, or drawn given x where the states are units
+        above it.
+        """
+        ...
+
+
+@runtime_checkable
 class HasTransition(Protocol):
     """A Markov kernel on x that leaves the model's distribution invariant."""
 

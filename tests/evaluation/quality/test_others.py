@@ -2,6 +2,7 @@
 
 import math
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from dgmbench.evaluation.quality.kid import KernelDistance
 from dgmbench.evaluation.quality.prdc import PrecisionRecall
 from dgmbench.evaluation.quality.probe import few_label_errors, linear_probe_errors, nearest_neighbour_errors
 from dgmbench.evaluation.quality.similarity import CAP, psnr, ssim
+from dgmbench.training.ranks import Ranks
 
 TWO = Path(__file__).with_name("two.py")
 
@@ -130,7 +132,9 @@ def test_one_nearest_neighbour_agrees_with_scikit_learn() -> None:
 
 def test_two_processes_measure_what_one_does(tmp_path: Path) -> None:
     x, y = uniform(130, 5, seed=0), uniform(111, 5, seed=1) * 1.2
-    expected = {}
+    expected = runpy.run_path(str(TWO))["likelihoods"](Ranks())
+    assert {f"DequantisedGlow.{name}.value" for name in ("elbo", "iw_bound_k20", "elbo_given_y")} < set(expected)
+    assert {f"Rbm.{name}.se" for name in ("log_likelihood_ais", "log_likelihood_reverse_ais")} < set(expected)
     for metric in (FrechetDistance(5), KernelDistance(block=20), PrecisionRecall(), InceptionScore(classes=5)):
         if isinstance(metric, InceptionScore):
             metric.update(y)

@@ -11,7 +11,7 @@ from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError
 from dgmbench.models.boltzmann.dbn import Dbn
 from dgmbench.models.boltzmann.estimators import CD, FPCD, NCE, PCD, PT
-from dgmbench.models.contract import HasUnnormalisedElbo
+from dgmbench.models.contract import HasUnnormalisedElbo, StartsFromData
 
 SPEC = DataSpec((6,), "binary")
 
@@ -87,6 +87,31 @@ def test_on_6_4_3_the_bound_is_below_log_p_by_the_divergence_of_q_from_the_poste
     assert z.abs().max() < 4.5
     assert isinstance(dbn, HasUnnormalisedElbo)
     assert abs(dbn.annealing_path().exact_log_partition() - dbn.top.log_partition()) < 1e-12
+
+
+@pytest.mark.parametrize("untied", [False, True])
+def test_states_of_data_are_drawn_up_to_the_top_machine(states, index, chi_squared, untied):
+    """Frequencies of h2 given x against the sum over h1 of Q(h1 | x) Q(h2 | h1), from the layers' definition."""
+    dbn = make((3, 2, 4))
+    if untied:
+        untie(dbn)
+        with torch.no_grad():
+            for p in dbn.recognition.parameters():
+                p.mul_(-0.7)
+    path, x, h1, h2 = dbn.annealing_path(), data()[:3], states(3), states(2)
+    assert isinstance(path, StartsFromData)
+    with torch.no_grad():
+        up = [
+            (dbn.recognition[n].weight.T, dbn.recognition[n].bias) if untied else dbn.rbms[n].couplings()[::2]
+            for n in range(2)
+        ]
+        means = [(below @ weight + bias).sigmoid() for below, (weight, bias) in zip((x.double(), h1), up, strict=True)]
+        expected = log_likelihood(means[0], h1).exp() @ log_likelihood(means[1], h2).exp()
+    drawn = path.state_from(x.repeat_interleave(5000, 0), generator=Generator().manual_seed(2))
+    assert drawn.shape == (15_000, 2)
+    assert drawn.dtype == torch.float64
+    for p, of_one in zip(expected, drawn.split(5000), strict=True):
+        assert chi_squared(torch.bincount(index(of_one), minlength=4), p) < 5
 
 
 def enter_second_stage(dbn):

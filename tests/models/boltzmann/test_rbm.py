@@ -11,7 +11,7 @@ from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError
 from dgmbench.models.boltzmann.estimators import CD, PCD, PT
 from dgmbench.models.boltzmann.rbm import Rbm
-from dgmbench.models.contract import HasTransition, HasUnnormalisedLogProb
+from dgmbench.models.contract import HasTransition, HasUnnormalisedLogProb, StartsFromData
 
 
 def transition_matrix(rbm, v, h):
@@ -59,6 +59,18 @@ def test_log_partition_is_none_where_both_layers_are_large(make_rbm):
     path = make_rbm(21, 21).annealing_path()
     assert path.exact_log_partition() is None
     assert path.sample_target(3) is None
+
+
+@pytest.mark.parametrize("centred", [False, True])
+def test_the_states_of_data_are_the_data(centred):
+    rbm = Rbm(DataSpec((2, 3), "binary"), hidden=3, centred=centred)
+    path = rbm.annealing_path()
+    x = torch.arange(12).view(2, 2, 3).remainder(5).lt(2).to(torch.uint8)
+    assert isinstance(path, StartsFromData)
+    state = path.state_from(x, generator=Generator())
+    assert state.dtype == rbm.weight.dtype
+    assert torch.equal(state, x.view(2, 6).float())
+    torch.testing.assert_close(path.log_unnormalised(state, 1.0).float(), rbm.log_prob_unnormalised(x).detach())
 
 
 def test_autograd_of_exact_log_p_equals_data_minus_model_moments(make_rbm, states):

@@ -16,7 +16,7 @@ All chains move together, one batched matrix product a step; weights are summed 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import inf, log, log1p, sqrt
+from math import hypot, inf, isfinite, log, log1p, sqrt
 from typing import Any, Literal
 
 import numpy as np
@@ -24,12 +24,14 @@ import torch
 from torch import Generator, Tensor
 
 from dgmbench.errors import UserError
-from dgmbench.models.contract import AnnealingPath
+from dgmbench.models.contract import AnnealingPath, StartsFromData
 
 Progress = Callable[[int, int], None]
 Temperatures = int | Sequence[float] | Sequence[Sequence[float]] | Tensor
 Spacing = Literal["even", "adaptive"]
 PILOT_STEPS = 500
+AGREEMENT = 3.0  # standard errors within which reverse runs of two origins agree
+MISSED = 0.1  # share of the runs from data that tells of a mode if the forward runs are expected to miss it
 
 
 @dataclass(frozen=True)
@@ -75,10 +77,12 @@ class Bracket:
     Attributes:
         forward: the forward estimate, a stochastic lower bound of log Z.
         reverse: the reverse estimate, a stochastic upper bound if its starting states are exact samples of the model.
+            Where runs of two origins differ, that of the origin with the larger log Z, to err upwards.
         exact_start: whether they are; else they come from ``burn_in`` transitions, and ``reverse`` may be too small.
         exact: log Z by enumeration, where the path can.
-        wide: whether the bracket is too wide to compare models with (gap above ``tolerance``, or fewer than two
-            effective chains on either side).
+        tolerance: gap in nats above which the bracket counts as wide.
+        origins: the reverse estimates of the runs that started from data, and of those that started from the forward
+            runs' states; None where all runs have one origin.
     """
 
     forward: AisEstimate
@@ -87,6 +91,12 @@ class Bracket:
     burn_in: int
     exact: float | None
     tolerance: float
+    origins: tuple[AisEstimate, AisEstimate] | None = None
+
+    @property
+    def from_data(self) -> int:
+        """How many of the reverse runs started from data."""
+        return 0 if self.origins is None else self.origins[0].chains
 
     @property
     def gap(self) -> float:
@@ -99,9 +109,43 @@ class Bracket:
         return min(self.forward.ess, self.reverse.ess)
 
     @property
+    def missed(self) -> float:
+        """Share of the runs from data whose states the forward runs are expected to find less than once.
+
+        If the starts are samples of p_1, runs back with weight 1/w are w / Z times as frequent as runs forth with
+        weight w (Crooks 1999). So this share of Z comes from weights above n Z, of which n runs forth find less than
+        one on average, and their estimate lacks -log(1 - share). If they are not, the share may be any, but shows that
+        there is a mode which the forward runs do not reach.
+        """
+        if self.origins is None:
+            return 0.0
+        found = -self.origins[0].log_weights - self.forward.log_z
+        return float((found > log(self.forward.chains)).double().mean())
+
+    @property
+    def trouble(self) -> str | None:
+        """Why models should not be compared by this bracket; None where nothing speaks against it.
+
+        It is wide if its gap exceeds ``tolerance``, if fewer than two chains are effective on either side, or if the
+        runs from data contradict the others: by another log Z, or by lying where the forward runs do not come.
+        """
+        if not isfinite(self.gap):
+            return "the estimates of log Z are not finite"
+        found = []
+        if abs(self.gap) > self.tolerance or self.ess < 2:
+            found.append(f"gap {self.gap:.2g} nats, {self.ess:.1f} effective chains")
+        if self.origins is not None and _differ(*self.origins, self.tolerance):
+            apart = self.origins[0].log_z - self.origins[1].log_z
+            side = "above" if apart > 0 else "below"
+            found.append(f"reverse runs from data put log Z {abs(apart):.2g} nats {side} those from forward states")
+        if self.missed >= MISSED:
+            found.append(f"forward runs do not reach {self.missed:.0%} of the runs from data")
+        return "; ".join(found) or None
+
+    @property
     def wide(self) -> bool:
         """Whether the bracket is too wide to be relied on, as one is that is not finite."""
-        return not (abs(self.gap) <= self.tolerance and self.ess >= 2)
+        return self.trouble is not None
 
     def interval(self, width: float = 3.0) -> tuple[float, float]:
         """The bracket with ``width`` standard errors added on both sides."""
@@ -193,6 +237,20 @@ def _estimate(log_weights: Tensor, states: Tensor, direction: str, steps: int) -
     )
 
 
+def _differ(one: AisEstimate, other: AisEstimate, tolerance: float) -> bool:
+    """Whether two estimates differ beyond their noise, and by more than a tenth of what matters.
+
+    A burn-in never quite ends, so that small differences are found to be significant with enough chains.
+    """
+    noise = AGREEMENT * hypot(one.se, other.se)
+    return abs(one.log_z - other.log_z) > max(tolerance / 10, noise)  # the first, if the noise is not a number
+
+
+def _part(runs: AisEstimate, which: slice) -> AisEstimate:
+    """The estimate of some of the runs."""
+    return _estimate(runs.log_weights[which], runs.states[which], runs.direction, runs.temperatures)
+
+
 @torch.no_grad()
 def annealed_importance_sampling(
     path: AnnealingPath,
@@ -234,6 +292,7 @@ def reverse_ais(
 @torch.no_grad()
 def bracket(
     path: AnnealingPath,
+    data: Tensor | None = None,
     *,
     chains: int = 100,
     temperatures: Temperatures = 10_000,
@@ -245,11 +304,15 @@ def bracket(
 ) -> Bracket:
     """Estimate log Z from below and from above.
 
-    The reverse runs start from exact samples where the path has ``sample_target`` and can enumerate; otherwise from the
-    forward runs' final states, resampled by their weights and moved by ``burn_in`` more transitions at beta = 1.
+    The reverse runs start from exact samples where the path has ``sample_target`` and can enumerate. Otherwise half of
+    them start from ``data``, and half from the forward runs' final states, resampled by their weights; ``burn_in``
+    transitions at beta = 1 come first. From forward states alone, both directions would miss the same modes. The two
+    halves agree if their estimates do within three standard errors; then all runs make up one estimate.
 
     Args:
         path: the distributions.
+        data: raw examples (m, *shape), used from the first on, and again if there are too few; without them, or if
+            the path does not know their states, all reverse runs start from forward states.
         chains: independent runs in each direction.
         temperatures: as in ``annealed_importance_sampling``.
         spacing: of a number of temperatures; see ``adaptive_schedule``.
@@ -278,14 +341,28 @@ def bracket(
     )
     sample_target = getattr(path, "sample_target", None)
     start = sample_target(chains, generator=generator) if sample_target is not None else None
-    exact_start = start is not None
+    exact_start, seen = start is not None, 0
     if start is None:
         weights = torch.softmax(forward.log_weights, 0).nan_to_num(1.0)  # a diverged model leaves none to go by
         start = forward.states[torch.multinomial(weights, chains, replacement=True, generator=generator)]
+        if data is not None and len(data) and isinstance(path, StartsFromData):
+            seen = chains // 2
+            examples = data[torch.arange(seen, device=data.device) % len(data)]
+            start = torch.cat([path.state_from(examples, generator=generator), start[seen:]])
         for _ in range(burn_in):
             start = path.transition(start, 1.0, generator=generator)
-    reverse = reverse_ais(path, start=start, temperatures=betas, generator=generator, progress=later)
+    reverse, origins = reverse_ais(path, start=start, temperatures=betas, generator=generator, progress=later), None
+    if seen:
+        origins = _part(reverse, slice(seen)), _part(reverse, slice(seen, None))
+        if _differ(*origins, tolerance):
+            reverse = max(origins, key=lambda one: one.log_z)
     exact = path.exact_log_partition()
     return Bracket(
-        forward, reverse, exact_start, 0 if exact_start else burn_in, None if exact is None else float(exact), tolerance
+        forward,
+        reverse,
+        exact_start,
+        0 if exact_start else burn_in,
+        None if exact is None else float(exact),
+        tolerance,
+        origins,
     )

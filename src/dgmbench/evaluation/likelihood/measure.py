@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dgmbench.evaluation.likelihood import bounds
-from dgmbench.evaluation.likelihood.ais import bracket
+from dgmbench.evaluation.likelihood.ais import Bracket, bracket
 from dgmbench.evaluation.likelihood.bounds import Draws
 from dgmbench.evaluation.likelihood.units import bits_per_dim, nats_per_token, perplexity
 from dgmbench.evaluation.metrics import Metric, NumberKind
@@ -95,15 +96,21 @@ def _with_log_z(
     def progress(done: int, total: int) -> None:
         note(f"annealed importance sampling of log Z, step {done} of {total}")
 
-    sides = bracket(path, **schedule, generator=context.generator("ais"), progress=progress)
-    start = "exact" if sides.exact_start else f"burn-in {sides.burn_in}"
-    details = {"ais": dict(schedule), "reverse_start": start}
-    n = schedule["chains"]
-    warning = None
-    if sides.wide:
-        warning = f"wide bracket: gap {sides.gap:.2g} nats, {sides.ess:.1f} effective chains"
-        warning = warning if math.isfinite(sides.gap) else "the estimates of log Z are not finite"
-    for side, estimate in (("ais", sides.forward), ("reverse_ais", sides.reverse)):
+    examples = list(context.few(max(schedule["chains"] // 2, 1), "train"))
+    data = torch.cat(examples) if examples else None
+    sides = bracket(path, data, **schedule, generator=context.generator("ais"), progress=progress)
+    forward = {"ais": {key: value for key, value in schedule.items() if key != "burn_in"}}
+    start = {"reverse_start": _start(sides, 0 if data is None else len(data))}
+    reverse = forward | start
+    if not sides.exact_start:
+        reverse["ais"] = dict(schedule) | {"burn_in": sides.burn_in}
+    wide = f"wide bracket: {sides.trouble}" if sides.wide else None
+    upper = "; ".join(filter(None, (wide, _reservation(sides)))) or None
+    for side, estimate, details, warning in (
+        ("ais", sides.forward, forward, wide),
+        ("reverse_ais", sides.reverse, reverse, upper),
+    ):
+        n = estimate.chains
         for each, metric, _ in _nats(context, f"{name}_{side}", values.minus(estimate.log_z), "estimate", details):
             scale = 1.0 if metric.unit == "nats" else context.data.spec.dim * math.log(2.0)
             draws = estimate.se / scale
@@ -116,5 +123,21 @@ def _with_log_z(
         yield f"log_z_{side}", log_z, details | WITHOUT_EXAMPLES
         yield f"log_z_{side}_ess", ess, details | WITHOUT_EXAMPLES
     spread = math.hypot(sides.forward.se, sides.reverse.se)
-    gap = Metric(sides.gap, "nats", "estimate", "none", spread, n, note=warning, se_draws=spread)
-    yield "log_z_gap", gap, details | WITHOUT_EXAMPLES
+    gap = Metric(sides.gap, "nats", "estimate", "none", spread, sides.reverse.chains, note=upper, se_draws=spread)
+    yield "log_z_gap", gap, {"ais": dict(schedule)} | start | WITHOUT_EXAMPLES
+
+
+def _start(sides: Bracket, examples: int) -> str | dict[str, int]:
+    """Where the reverse runs started, for the protocol: how many from how many examples, how many from the others."""
+    if sides.exact_start:
+        return "exact"
+    seen = sides.from_data
+    return {"from_data": seen, "examples": min(examples, seen), "from_forward_states": sides.forward.chains - seen}
+
+
+def _reservation(sides: Bracket) -> str | None:
+    """What the upper side rests on, in words; None if its starts are exact samples."""
+    if sides.exact_start:
+        return None
+    starts = "training data and forward runs" if sides.from_data else "the forward runs"
+    return f"reverse runs bound log Z from above only as far as their starts, {starts}, cover the model's modes"

@@ -12,7 +12,7 @@ belief network are all values of it. ``GeometricPath`` joins it to independent u
 Shapes: W (visible, hidden); states are floats (n, units) with values 0 and 1, or means in [0, 1].
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import log
 from typing import NamedTuple
 
@@ -131,10 +131,18 @@ class GeometricPath:
     Matrix products run in the couplings' dtype, the sums over units in float64. The products of the last states are
     kept, since an annealing step asks for the same states at two temperatures and then moves them. So states are not
     to be changed in place, and a model whose parameters have changed needs a new path.
+
+    ``upwards`` draws the visible units given raw data; without it, they are the data.
     """
 
-    def __init__(self, couplings: Couplings, base_logits: Float[Tensor, " v"]) -> None:
-        self.couplings, self.base_logits = couplings.detached(), base_logits.detach()
+    def __init__(
+        self,
+        couplings: Couplings,
+        base_logits: Float[Tensor, " v"],
+        *,
+        upwards: Callable[[Tensor, Generator | None], Tensor] | None = None,
+    ) -> None:
+        self.couplings, self.base_logits, self.upwards = couplings.detached(), base_logits.detach(), upwards
         self._last: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
 
     def _fields(self, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -152,6 +160,12 @@ class GeometricPath:
     def sample_base(self, n: int, *, generator: Generator | None = None) -> Float[Tensor, "n v"]:
         """Draw n exact samples of p_0."""
         return draw(self.base_logits.sigmoid().expand(n, -1), generator)
+
+    @torch.no_grad()
+    def state_from(self, x: Tensor, *, generator: Generator | None = None) -> Float[Tensor, "n v"]:
+        """Visible units for raw values x (n, *shape)."""
+        v = x.flatten(1) if self.upwards is None else self.upwards(x, generator)
+        return v.to(self.couplings.weight.dtype)
 
     @torch.no_grad()
     def log_unnormalised(self, v: Float[Tensor, "n v"], beta: float) -> Float[Tensor, " n"]:

@@ -264,8 +264,12 @@ class Dbn(Model):
         return self.log_joint_unnormalised(states) - self.log_recognition(states)
 
     def annealing_path(self) -> GeometricPath:
-        """The top RBM's path, whose end has the same Z."""
-        return self.top.annealing_path()
+        """The top RBM's path, whose end has the same Z; data are drawn up to its visible units."""
+
+        def upwards(x: Tensor, generator: Generator | None) -> Tensor:
+            return self.wake_states(x, len(self.rbms) - 1, generator=generator)[-1]
+
+        return GeometricPath(self.top.couplings(), self.top.base_logits, upwards=upwards)
 
     # ---- capabilities ----
 
