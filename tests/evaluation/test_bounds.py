@@ -377,6 +377,15 @@ def test_real_data_have_candidates_for_sigma_on_their_own_scale() -> None:
     assert abs(found["parzen"][0].value + entropy) < 0.3
 
 
+def test_kernels_around_noise_are_wider_than_the_data() -> None:
+    spec = DataSpec((300,), "real")
+    random = np.random.RandomState(0)
+    x, samples = (5 * random.randn(n, 300).astype(np.float32) for n in (100, 200))
+    found = parts_of(Points(samples, spec), dataset(x, spec), parzen={"samples": 200})
+    assert found["parzen_sigma"][0].note is None
+    assert 5 < found["parzen_sigma"][0].value < 5 * math.sqrt(2)  # the nearest of the samples count
+
+
 def test_a_sigma_at_the_end_of_its_grid_is_noted() -> None:
     spec = DataSpec((3,), "real")
     x = np.random.RandomState(0).randn(100, 3).astype(np.float32)

@@ -22,7 +22,7 @@ from dgmbench.evaluation.likelihood.decoder_ais import (
     sigmoid_schedule,
     tuned_steps,
 )
-from dgmbench.evaluation.likelihood.parzen import parzen_log_density, parzen_without, squared_distances
+from dgmbench.evaluation.likelihood.parzen import parzen_jackknife, parzen_log_density, squared_distances
 from dgmbench.evaluation.likelihood.sigma import TOLERANCE, best_sigma
 from dgmbench.evaluation.likelihood.units import bits_per_dim
 from dgmbench.evaluation.metrics import Metric, NumberKind
@@ -30,12 +30,13 @@ from dgmbench.evaluation.parts import SAMPLE_CHUNK, Context, Found, Note
 from dgmbench.models.contract import CanGenerate, CanSample, HasDecoder, Model
 from dgmbench.nn.scaling import Scaling
 
-# First candidates for sigma, in units of the data's range on [0, 1], or of the standard deviation of real data.
-SIGMAS = tuple(round(10 ** (-2 + k / 4), 4) for k in range(9))
+# First candidates for sigma, in units of the data's range on [0, 1], or of the standard deviation of real data: samples
+# of noise lie sqrt(2) of it apart, so kernels may have to be wider.
+SIGMAS = tuple(round(10 ** (-2 + k / 4), 4) for k in range(11))
 PARZEN_CHOOSING = 1000  # examples that sigma is chosen on
 JACKKNIFE_BLOCKS = 10  # of samples, for the error that comes from their draw
 BLUR_CHOOSING = 40  # annealing costs more
-BLUR_SIGMAS = SIGMAS[::2]
+BLUR_SIGMAS = SIGMAS[:9:2]
 # A note warns of annealing with a gap of more nats between its two sides, of fewer effective chains an example, and of
 # an acceptance farther from its target: moves that hardly go anywhere are taken too often or too seldom.
 WIDE_GAP = 1.0
@@ -233,13 +234,11 @@ def _parzen_mean(samples: Tensor, chunks: Chunks, scale: Scaling, sigma: float) 
 
     That sigma was chosen with the same samples adds nothing of the first order, because the value is flat there.
     """
-    dim = samples.shape[1]
     blocks = min(JACKKNIFE_BLOCKS, len(samples))
 
     def value(x: Tensor, _: Generator) -> Tensor:
         distances = squared_distances(scale(x).flatten(1), samples)
-        without = parzen_without(distances, sigma, dim, blocks) if blocks > 1 else distances[:, :0]
-        return torch.cat([parzen_log_density(distances, sigma, dim)[:, None], without], 1)
+        return parzen_jackknife(distances, sigma, samples.shape[1], blocks)
 
     values = chunks.each("parzen", value)
     found = Metric.mean_of(values[:, 0], unit="nats", kind="estimate", direction="higher")

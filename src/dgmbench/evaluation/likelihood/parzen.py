@@ -33,11 +33,11 @@ def parzen_log_density(distances: Tensor, sigma: float, dim: int) -> Tensor:
     return kernel - dim * (math.log(sigma) + 0.5 * math.log(2 * math.pi))
 
 
-def parzen_without(distances: Tensor, sigma: float, dim: int, blocks: int) -> Tensor:
-    """The log-density without each of ``blocks`` >= 2 blocks of the samples, (b, blocks)."""
+def parzen_jackknife(distances: Tensor, sigma: float, dim: int, blocks: int) -> Tensor:
+    """The log-density, and beside it that without each of ``blocks`` blocks of the samples, (b, 1 + blocks)."""
     parts = distances.tensor_split(blocks, 1)
     sizes = distances.new_tensor([part.shape[1] for part in parts])
     sums = torch.stack([parzen_log_density(part, sigma, dim) for part in parts], 1) + sizes.log()
     own = torch.eye(blocks, dtype=torch.bool, device=distances.device)
-    others = sums[:, None, :].masked_fill(own, -math.inf).logsumexp(2)
-    return others - (sizes.sum() - sizes).log()
+    others = sums[:, None, :].masked_fill(own, -math.inf).logsumexp(2) - (sizes.sum() - sizes).log()
+    return torch.cat([sums.logsumexp(1, keepdim=True) - sizes.sum().log(), others], 1)
