@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import minimize_scalar
 from sklearn.neighbors import KernelDensity
 from torch import Generator, Tensor, nn
 
@@ -24,6 +25,7 @@ from dgmbench.evaluation.likelihood.bounds import (
 )
 from dgmbench.evaluation.likelihood.decoder_measure import SIGMAS, parzen
 from dgmbench.evaluation.likelihood.parzen import parzen_log_density, squared_distances
+from dgmbench.evaluation.likelihood.sigma import TOLERANCE
 from dgmbench.evaluation.metrics import Metric
 from dgmbench.evaluation.parts import Context
 from dgmbench.models.boltzmann.dbn import Dbn
@@ -317,19 +319,74 @@ def test_two_kernels_in_one_dimension_by_hand() -> None:
 
 
 def test_parzen_windows_are_scikit_learns_with_the_best_sigma() -> None:
-    spec = DataSpec((1, 3, 3), "discrete", levels=17)
+    spec = DataSpec((1, 6, 6), "discrete", levels=17)
     random = np.random.RandomState(0)
-    x, samples = (random.randint(0, 17, (n, 1, 3, 3)).astype(np.uint8) for n in (150, 700))
+    x, samples = (random.randint(0, 13, (n, 1, 6, 6)).astype(np.uint8) for n in (150, 700))
     found = parts_of(Points(samples, spec), dataset(x, spec), parzen={"samples": 700})
     flat, kernels = (a.reshape(len(a), -1) / 16 for a in (x, samples))
-    scores = {s: KernelDensity(bandwidth=s).fit(kernels).score_samples(flat) for s in SIGMAS}
-    best = max(scores, key=lambda s: scores[s].mean())
-    value, details = found["parzen"]
-    assert found["parzen_sigma"][0].value == best
-    assert value.value == pytest.approx(scores[best].mean(), rel=1e-9)
-    assert value.se == pytest.approx(scores[best].std(ddof=1) / math.sqrt(150))
+
+    def scores(sigma: float) -> np.ndarray:
+        return KernelDensity(bandwidth=sigma, leaf_size=1000).fit(kernels).score_samples(flat)
+
+    top = minimize_scalar(lambda s: -scores(s).mean(), bounds=(0.15, 0.4), method="bounded", options={"xatol": 1e-4})
+    (value, details), sigma = found["parzen"], found["parzen_sigma"][0].value
+    here = scores(sigma)
+    assert value.value == pytest.approx(here.mean(), rel=1e-9)
+    assert here.mean() > -top.fun - TOLERANCE
+    assert max(scores(s).mean() for s in SIGMAS) < -top.fun - 3 * TOLERANCE  # what the grid alone would find
+    blocks = [samples[start : start + 70] for start in range(0, 700, 70)]
+    means = []
+    for i in range(10):
+        others = np.concatenate(blocks[:i] + blocks[i + 1 :]).reshape(630, -1) / 16
+        means.append(KernelDensity(bandwidth=sigma, leaf_size=1000).fit(others).score_samples(flat).mean())
+    assert value.se_draws == pytest.approx(math.sqrt(9 * np.var(means)), rel=1e-6)
+    assert value.se == pytest.approx(math.hypot(here.std(ddof=1) / math.sqrt(150), value.se_draws))
     assert "unreliable" in (value.note or "")
-    assert (details["samples"], details["sigma"]["split"]) == (700, "valid")
+    assert (details["samples"], details["sigma"]["split"], details["sigma"]["examples"]) == (700, "valid", 150)
+
+
+@pytest.mark.parametrize("kernels", [30, 205])  # ten blocks do not divide the latter
+def test_the_error_over_draws_of_kernels_is_the_spread_of_repeated_draws(kernels: int) -> None:
+    class Normal(Model):
+        def sample(self, n: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+            return torch.randn(n, 2, generator=generator)
+
+    spec = DataSpec((2,), "real")
+    data = dataset(np.random.RandomState(0).randn(400, 2).astype(np.float32), spec)
+    repeats = 60
+    found = [
+        parts_of(Normal(spec), data, seed=seed, parzen={"samples": kernels})["parzen"][0] for seed in range(repeats)
+    ]
+    spread = np.std([metric.value for metric in found], ddof=1)
+    claimed = math.sqrt(np.mean([metric.se_draws**2 for metric in found]))
+    # the standard deviation of both: 1 / sqrt(2 (R - 1)), and sqrt(2 / 9) / 2 of a jackknife of ten blocks, / sqrt(R)
+    assert claimed / spread == pytest.approx(
+        1, abs=4 * math.hypot(1 / math.sqrt(2 * repeats), 0.24 / math.sqrt(repeats))
+    )
+    assert all(metric.se > metric.se_draws for metric in found)
+
+
+def test_one_kernel_has_no_spread_and_one_example_no_error_but_that() -> None:
+    spec = DataSpec((2,), "real")
+    x = np.random.RandomState(0).randn(50, 2).astype(np.float32)
+    alone = parts_of(Points(x, spec), dataset(x[1:], spec), parzen={"samples": 1})["parzen"][0]
+    assert alone.se_draws is None
+    assert alone.se > 0
+    few = parts_of(Points(x, spec), dataset(x[1:2] + 0.1, spec), parzen={"samples": 3})["parzen"][0]
+    assert few.se is None
+    assert few.se_draws > 0
+
+
+def test_samples_that_are_not_finite_leave_no_parzen_windows() -> None:
+    spec = DataSpec((2,), "real")
+    x = np.random.RandomState(0).randn(50, 2).astype(np.float32)
+    broken = x.copy()
+    broken[7, 1] = math.nan
+    found = parts_of(Points(broken, spec), dataset(x, spec), parzen={"samples": 50})
+    for metric, _ in found.values():
+        assert metric.as_dict()["value"] is None
+        assert "no sigma of the grid" in (metric.note or "")
+    assert "unreliable" in (found["parzen"][0].note or "")
 
 
 def test_real_data_have_candidates_for_sigma_on_their_own_scale() -> None:
@@ -341,6 +398,15 @@ def test_real_data_have_candidates_for_sigma_on_their_own_scale() -> None:
     # the entropy of N(0, 100^2 I) in two dimensions, which 2000 kernels nearly reach
     entropy = math.log(2 * math.pi * math.e * 100**2)
     assert abs(found["parzen"][0].value + entropy) < 0.3
+
+
+def test_kernels_around_noise_are_wider_than_the_data() -> None:
+    spec = DataSpec((300,), "real")
+    random = np.random.RandomState(0)
+    x, samples = (5 * random.randn(n, 300).astype(np.float32) for n in (100, 200))
+    found = parts_of(Points(samples, spec), dataset(x, spec), parzen={"samples": 200})
+    assert found["parzen_sigma"][0].note is None
+    assert 5 < found["parzen_sigma"][0].value < 5 * math.sqrt(2)  # the nearest of the samples count
 
 
 def test_a_sigma_at_the_end_of_its_grid_is_noted() -> None:

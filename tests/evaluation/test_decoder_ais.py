@@ -5,11 +5,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import minimize_scalar
 from torch import Generator, Tensor, nn
 
 from dgmbench.data import DataSet, DataSpec, Split
 from dgmbench.evaluation.evaluator import Evaluator
+from dgmbench.evaluation.likelihood import decoder_measure
 from dgmbench.evaluation.likelihood.decoder_ais import (
+    ACCEPTANCE,
     Annealing,
     _at,
     _move,
@@ -18,7 +21,14 @@ from dgmbench.evaluation.likelihood.decoder_ais import (
     sigmoid_schedule,
     tuned_steps,
 )
-from dgmbench.evaluation.likelihood.decoder_measure import Decoder
+from dgmbench.evaluation.likelihood.decoder_measure import (
+    ACCEPTANCE_OFF,
+    BLUR_SIGMAS,
+    LEAST_CHAINS,
+    SIGMAS,
+    Decoder,
+)
+from dgmbench.evaluation.likelihood.sigma import TOLERANCE
 from dgmbench.models.contract import CanGenerate, HasDecoder, Model
 from dgmbench.models.gan.gan import Gan
 from dgmbench.models.gan.vae_gan import VaeGan
@@ -208,18 +218,50 @@ def test_a_decoder_gets_its_evidence_with_gap_and_acceptance(examples) -> None:
     assert 0.4 < found["decoder_ais_acceptance"][0].value < 0.9
 
 
-def test_an_implicit_model_gets_the_likelihood_of_its_blurred_samples_at_the_best_sigma(examples) -> None:
-    _, x, _ = examples
-    model = LinearGenerator()
-    found = measured(model, dataset(x.numpy(), model.spec), examples=60)
-    sigma, value = found["blurred_ais_sigma"][0].value, found["blurred_ais"][0]
-    # the data were made with sigma 0.6, and the grid's steps are of a factor 1.78
-    assert 0.6 / 1.8 < sigma < 0.6 * 1.8
-    same = LinearDecoder(sigma=sigma)
+def test_an_implicit_model_gets_the_evidence_at_the_best_sigma_and_not_that_of_a_grid() -> None:
+    dim = 100
+    own = LinearDecoder(dim, latent=1, sigma=0.5)
+    x = own.sample_given(torch.randn(40, 1, generator=seeded(5), dtype=torch.float64), generator=seeded(6))
+
+    def evidence(sigma: float) -> float:
+        return float(LinearDecoder(dim, latent=1, sigma=sigma).evidence(x).mean())
+
+    top = minimize_scalar(lambda t: -evidence(math.exp(t)), bounds=(-2, 1), method="bounded")
+    spread = float(x.double().var(0, correction=0).mean().sqrt())
+    assert -top.fun - max(evidence(spread * sigma) for sigma in SIGMAS) > 3
+    assert -top.fun - max(evidence(spread * sigma) for sigma in BLUR_SIGMAS) > 10
+
+    found = measured(
+        LinearGenerator(dim, latent=1),
+        dataset(x.numpy(), own.spec),
+        examples=40,
+        temperatures=100,
+        chains=8,
+        leapfrog=2,
+    )
+    sigma, protocol = found["blurred_ais_sigma"]
+    value = found["blurred_ais"][0]
+    assert sigma.note is None
+    # the runs that sigma is chosen by are short and of few chains: their noise comes on top of the tolerance
+    slack = TOLERANCE + 0.3
+    assert evidence(sigma.value) > -top.fun - slack
+    assert abs(value.value + top.fun) < slack + 4.5 * value.se_draws
     assert value.kind == "estimate"
-    assert value.note is not None
-    assert "blurred" in value.note
-    assert abs(value.value - float(same.evidence(x).mean())) < 4.5 * value.se_draws
+    assert value.note == f"of samples blurred by sigma = {sigma.value:.3g} data units"
+    assert protocol["sigma"] == {"from": 0.01, "to": 1.0, "tolerance": TOLERANCE, "split": "valid", "examples": 40}
+
+
+def test_samples_that_are_not_finite_leave_no_likelihood_and_say_so() -> None:
+    model = LinearGenerator()
+    with torch.no_grad():
+        model.bias[0] = math.nan
+    x = np.random.RandomState(0).randn(20, 5).astype(np.float32)
+    found = measured(model, dataset(x, model.spec), temperatures=5, chains=2, leapfrog=1)
+    assert set(found) == {"blurred_ais", "blurred_ais_sigma"}
+    for metric, _ in found.values():
+        assert metric.as_dict()["value"] is None
+        assert metric.note == "no sigma of the grid gives the held-out examples a finite likelihood"
+    assert found["blurred_ais"][1]["decoder_ais"]["examples"] == 20  # there are no more
 
 
 def test_a_wide_gap_is_noted(examples) -> None:
@@ -227,6 +269,29 @@ def test_a_wide_gap_is_noted(examples) -> None:
     found = measured(model, dataset(x.numpy(), model.spec), temperatures=1, chains=2)
     assert found["decoder_ais_gap"][0].value > 1
     assert "wide" in (found["decoder_ais"][0].note or "")
+
+
+def test_few_effective_chains_and_strange_acceptance_are_noted(examples, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x, _ = examples
+    data = dataset(x.numpy(), model.spec)
+    good = measured(model, data)
+    assert good["decoder_ais_ess"][0].value > LEAST_CHAINS
+    assert [good[name][0].note for name in ("decoder_ais", "decoder_ais_ess", "decoder_ais_acceptance")] == [None] * 3
+    few = measured(model, data, chains=3, temperatures=8)
+    ess = few["decoder_ais_ess"][0]
+    assert ess.value < LEAST_CHAINS
+    assert ess.note == f"{ess.value:.1f} effective chains an example"
+    assert ess.note in (few["decoder_ais"][0].note or "")
+    for step, side in ((1e-3, 1), (1.9, -1)):  # moves that go nowhere: too short, or refused
+        monkeypatch.setattr(
+            decoder_measure, "tuned_steps", lambda *a, step=step: torch.full((60, a[2]), step, dtype=torch.float64)
+        )
+        found = measured(model, data)
+        acceptance = found["decoder_ais_acceptance"][0]
+        assert side * (acceptance.value - ACCEPTANCE) > ACCEPTANCE_OFF
+        assert acceptance.note == f"acceptance {acceptance.value:.2f}, not 0.65"
+        assert acceptance.note in (found["decoder_ais"][0].note or "")
+        monkeypatch.undo()
 
 
 def test_models_without_a_decoder_and_protocols_without_examples_have_no_such_number(examples) -> None:

@@ -323,9 +323,9 @@ def test_the_objective_of_few_examples_is_that_of_these() -> None:
 
 def test_energy_distance_of_two_points_and_of_two_gaussians() -> None:
     a, b = torch.zeros((5, 3)), torch.full((4, 3), 2.0)
-    assert float(energy_distance(a, b)) == pytest.approx(2 * math.sqrt(12))
+    assert float(energy_distance(a, b).value) == pytest.approx(2 * math.sqrt(12))
     # N(0, 1) against N(m, 1): E|A - B| = 2 s phi(m / s) + m (2 Phi(m / s) - 1) with s = sqrt(2)
-    m, s, n = 1.5, math.sqrt(2), 4000
+    m, s, n = 1.5, math.sqrt(2), 2000
     phi = math.exp(-((m / s) ** 2) / 2) / math.sqrt(2 * math.pi)
     between = 2 * s * phi + m * math.erf(m / s / math.sqrt(2))
     exact = 2 * between - 2 * (2 / math.sqrt(math.pi))
@@ -333,7 +333,7 @@ def test_energy_distance_of_two_points_and_of_two_gaussians() -> None:
     for seed in range(8):
         generator = torch.Generator().manual_seed(seed)
         x, y = (torch.randn((n, 1), generator=generator, dtype=torch.float64) for _ in range(2))
-        values.append(float(energy_distance(x, y + m)))
+        values.append(float(energy_distance(x, y + m).value))
     error = np.std(values, ddof=1) / math.sqrt(8)
     assert abs(np.mean(values) - exact) < 4 * error
 
@@ -342,9 +342,52 @@ def test_energy_distance_is_unbiased_at_zero() -> None:
     values = []
     for seed in range(40):
         generator = torch.Generator().manual_seed(seed)
-        values.append(float(energy_distance(*(torch.randn((30, 4), generator=generator) for _ in range(2)))))
+        values.append(float(energy_distance(*(torch.randn((30, 4), generator=generator) for _ in range(2))).value))
     assert min(values) < 0 < max(values)
     assert abs(np.mean(values)) < 4 * np.std(values, ddof=1) / math.sqrt(40)
+
+
+@pytest.mark.parametrize("same_examples", [False, True])
+@pytest.mark.parametrize("shift", [1.5, 0.3])
+def test_errors_of_the_energy_distance_are_the_spread_of_repeated_draws(shift: float, same_examples: bool) -> None:
+    repeats = 400
+    generator = torch.Generator().manual_seed(1)
+    value, se, se_draws = [], [], []
+    fixed = torch.randn((40, 3), generator=generator, dtype=torch.float64)
+    for _ in range(repeats):
+        a = shift + torch.randn((60, 3), generator=generator, dtype=torch.float64)
+        b = fixed if same_examples else torch.randn((40, 3), generator=generator, dtype=torch.float64)
+        found = energy_distance(a, b)
+        value.append(float(found.value))
+        se.append(float(found.se))
+        se_draws.append(float(found.se_draws))
+    spread = np.std(value, ddof=1)
+    claimed = math.sqrt(np.mean(np.square(se_draws if same_examples else se)))
+    assert claimed / spread == pytest.approx(1, abs=4 / math.sqrt(2 * repeats))
+
+
+def test_at_equality_the_error_of_the_energy_distance_is_that_of_pairs() -> None:
+    # many dimensions of like importance: there the estimate of the vanishing first order is close to its expectation
+    repeats, n, m = 300, 80, 50
+    generator = torch.Generator().manual_seed(2)
+    sets = [[torch.randn((k, 40), generator=generator, dtype=torch.float64) for k in (n, m)] for _ in range(repeats)]
+    found = [energy_distance(a, b) for a, b in sets]
+    spread = np.std([float(each.value) for each in found], ddof=1)
+    claimed = math.sqrt(np.mean([float(each.se) ** 2 for each in found]))
+    # E g^2, the squared distance variance of the normal distribution, by U-centred distances of one large set
+    big = torch.cdist(*[torch.randn((1500, 40), generator=generator, dtype=torch.float64)] * 2)
+    rows = big.sum(1) / 1498
+    g = (big - rows[:, None] - rows + big.sum() / (1499 * 1498)).fill_diagonal_(0.0)
+    second = float(g.square().sum()) / (1500 * 1497)
+    exact = math.sqrt(second * (4 / (n * m) + 2 / n**2 + 2 / m**2))
+    noise = 1 / math.sqrt(2 * repeats)
+    assert spread / exact == pytest.approx(1, abs=0.03 + 4 * noise)
+    # never less, and at most what counts the pairs twice
+    assert min(float(each.se) for each in found) > 0.9 * exact
+    assert 0.97 < claimed / exact < math.sqrt(2)
+    # the first order alone falls as 1 / sqrt(n), this as 1 / n
+    halves = math.sqrt(np.mean([float(energy_distance(a[: n // 2], b[: m // 2]).se) ** 2 for a, b in sets]))
+    assert halves / claimed == pytest.approx(2, rel=0.1)
 
 
 def test_energy_distance_notices_collapse_and_noise() -> None:

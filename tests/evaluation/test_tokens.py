@@ -125,5 +125,6 @@ def test_tokens_are_compared_as_one_hot_vectors() -> None:
     hot_a, hot_b = (torch.nn.functional.one_hot(v, 4).flatten(1).double() for v in (a, b))
     assert torch.allclose(one_hot_distance(a, b), torch.cdist(hot_a, hot_b))
     metric = pixel_energy_distance(a, b, SPEC)
-    assert metric.value == pytest.approx(float(energy_distance(hot_a, hot_b)))
+    value, se, se_draws = (float(each) for each in energy_distance(hot_a, hot_b))
+    assert (metric.value, metric.se, metric.se_draws) == pytest.approx((value, se, se_draws))
     assert metric.unit == "one-hot tokens"

@@ -1,5 +1,6 @@
 """The parts of the evaluation that give a likelihood to decoders and samplers: annealing over noise, Parzen windows."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,6 +12,7 @@ from dgmbench.errors import UserError
 from dgmbench.evaluation.chunks import CHUNK, Chunks
 from dgmbench.evaluation.likelihood.bounds import BLOCK_NUMBERS, LEAST_WIDTH
 from dgmbench.evaluation.likelihood.decoder_ais import (
+    ACCEPTANCE,
     Annealing,
     LogLikelihood,
     Runs,
@@ -20,19 +22,26 @@ from dgmbench.evaluation.likelihood.decoder_ais import (
     sigmoid_schedule,
     tuned_steps,
 )
-from dgmbench.evaluation.likelihood.parzen import parzen_log_density, squared_distances
+from dgmbench.evaluation.likelihood.parzen import parzen_jackknife, parzen_log_density, squared_distances
+from dgmbench.evaluation.likelihood.sigma import TOLERANCE, best_sigma
 from dgmbench.evaluation.likelihood.units import bits_per_dim
 from dgmbench.evaluation.metrics import Metric, NumberKind
 from dgmbench.evaluation.parts import SAMPLE_CHUNK, Context, Found, Note
 from dgmbench.models.contract import CanGenerate, CanSample, HasDecoder, Model
 from dgmbench.nn.scaling import Scaling
 
-# Candidates for sigma, in units of the data's range on [0, 1], or of the standard deviation of real data.
-SIGMAS = tuple(round(10 ** (-2 + k / 8), 4) for k in range(17))
+# First candidates for sigma, in units of the data's range on [0, 1], or of the standard deviation of real data: samples
+# of noise lie sqrt(2) of it apart, so kernels may have to be wider.
+SIGMAS = tuple(round(10 ** (-2 + k / 4), 4) for k in range(11))
 PARZEN_CHOOSING = 1000  # examples that sigma is chosen on
+JACKKNIFE_BLOCKS = 10  # of samples, for the error that comes from their draw
 BLUR_CHOOSING = 40  # annealing costs more
-BLUR_SIGMAS = SIGMAS[2::2]
-TOLERANCE = 1.0  # nats between the two sides of annealing, above which a note warns
+BLUR_SIGMAS = SIGMAS[:9:2]
+# A note warns of annealing with a gap of more nats between its two sides, of fewer effective chains an example, and of
+# an acceptance farther from its target: moves that hardly go anywhere are taken too often or too seldom.
+WIDE_GAP = 1.0
+LEAST_CHAINS = 2.0
+ACCEPTANCE_OFF = 0.25
 SCALED = ("binary", "discrete", "real")
 UNRELIABLE = "unreliable: Parzen windows rank models wrongly in many dimensions"
 
@@ -70,9 +79,13 @@ def decoder_ais(model: Model, context: Context, note: Note) -> Iterator[Found]:
         scale = Scaling(context.data.spec, low=0.0, high=1.0)
         unit = _unit(context, scale)
         note("choosing the blur of samples on held-out examples")
-        sigma, edge = _chosen_blur(model, context, scale, annealing, dtype, unit)
-        details = {"space": f"density of {scale.unit}", "sigma": _grid(context, BLUR_SIGMAS, BLUR_CHOOSING)}
-        yield "blurred_ais_sigma", Metric(sigma, scale.unit, "estimate", "none", note=edge), details
+        sigma, odd = _chosen_blur(model, context, scale, annealing, dtype, unit)
+        details = {"space": f"density of {scale.unit}", "sigma": _choosing(context, BLUR_SIGMAS, BLUR_CHOOSING)}
+        yield "blurred_ais_sigma", Metric(sigma, scale.unit, "estimate", "none", note=odd), details
+        if not math.isfinite(sigma):
+            details = {"decoder_ais": _settings(context), "spacing": "sigmoid", **details}
+            yield "blurred_ais", Metric(math.nan, "nats", "estimate", "higher", note=odd), details
+            return
         blurred = _blurred(model, scale, sigma, dtype)
         extra = {"chunk": scale, "note": f"of samples blurred by sigma = {sigma:.3g} {scale.unit}", **details}
         yield from _annealing(blurred, context, note, "blurred_ais", "estimate", annealing, extra)
@@ -95,15 +108,14 @@ def _blurred(model: CanGenerate, scale: Scaling, sigma: float, dtype: torch.dtyp
 def _chosen_blur(
     model: CanGenerate, context: Context, scale: Scaling, annealing: Annealing, dtype: torch.dtype, unit: float
 ) -> tuple[float, str | None]:
-    """The sigma of the largest likelihood of held-out examples, by a run of a tenth of the temperatures."""
+    """The sigma of the largest likelihood of held-out examples, by runs of a tenth of the temperatures."""
     short = replace(annealing, betas=sigmoid_schedule(max(20, len(annealing.betas) // 10)))
     chunks = _held_out(context, BLUR_CHOOSING)
-    grid = [unit * sigma for sigma in BLUR_SIGMAS]
-    values = []
-    for sigma in grid:
-        runs = _each(_blurred(model, scale, sigma, dtype), chunks, short, "blur", scale)
-        values.append(float(runs[:, 0].mean()))
-    return _best(grid, values)
+
+    def value(sigma: float) -> float:
+        return float(_each(_blurred(model, scale, sigma, dtype), chunks, short, "blur", scale)[:, 0].mean())
+
+    return best_sigma(value, [unit * sigma for sigma in BLUR_SIGMAS], context.data.spec.dim)
 
 
 def _each(
@@ -153,7 +165,7 @@ def _annealing(
     annealing: Annealing,
     extra: dict[str, Any],
 ) -> Iterator[Found]:
-    settings = dict(context.settings("decoder_ais"))
+    settings = _settings(context)
     scaled, about = extra.pop("chunk"), extra.pop("note", None)
     details = {"decoder_ais": settings, "spacing": "sigmoid", **extra}
     note(f"annealing the noise of {settings['examples']} examples, {settings['chains']} chains each")
@@ -161,9 +173,10 @@ def _annealing(
     note("annealing back from the noise of the model's own examples")
     gaps = _gap(decoder, context, annealing, min(CHUNK, len(found)))
     gap = Metric.mean_of(gaps, unit="nats", kind="estimate", direction="lower")
-    narrow = abs(gap.value) <= TOLERANCE  # what is not finite is not narrow
-    wide = None if narrow else f"wide: {gap.value:.2g} nats between both directions of annealing"
-    warning = "; ".join(filter(None, (about, wide))) or None
+    ess = Metric.mean_of(found[:, 2], unit="chains", kind="estimate", direction="higher")
+    acceptance = Metric.mean_of(found[:, 3], unit="share", kind="estimate", direction="none")
+    wide, few, off = _warnings(gap.value, ess.value, acceptance.value)
+    warning = "; ".join(filter(None, (about, wide, few, off))) or None
     nats = Metric.mean_of(
         found[:, 0], unit="nats", kind=kind, direction="higher", draw_variance=found[:, 1], note=warning
     )
@@ -171,9 +184,22 @@ def _annealing(
     if kind == "lower bound" and context.data.spec.kind in ("binary", "discrete"):
         yield f"{name}_bits_per_dim", bits_per_dim(nats, context.data.spec.dim), details
     yield f"{name}_gap", gap.noting(wide), details
-    yield f"{name}_ess", Metric.mean_of(found[:, 2], unit="chains", kind="estimate", direction="higher"), details
-    acceptance = Metric.mean_of(found[:, 3], unit="share", kind="estimate", direction="none")
-    yield f"{name}_acceptance", acceptance, details
+    yield f"{name}_ess", ess.noting(few), details
+    yield f"{name}_acceptance", acceptance.noting(off), details
+
+
+def _warnings(gap: float, ess: float, acceptance: float) -> tuple[str | None, str | None, str | None]:
+    """What is wrong with the gap, the effective chains and the acceptance; what is not finite is wrong."""
+    wide = None if abs(gap) <= WIDE_GAP else f"wide: {gap:.2g} nats between both directions of annealing"
+    few = None if ess >= LEAST_CHAINS else f"{ess:.1f} effective chains an example"
+    off = None if abs(acceptance - ACCEPTANCE) <= ACCEPTANCE_OFF else f"acceptance {acceptance:.2f}, not {ACCEPTANCE}"
+    return wide, few, off
+
+
+def _settings(context: Context) -> dict[str, Any]:
+    """The protocol's settings for annealing, with the number of examples that there are."""
+    settings = dict(context.settings("decoder_ais"))
+    return settings | {"examples": _count(context.few(settings["examples"]))}
 
 
 def parzen(model: Model, context: Context, note: Note) -> Iterator[Found]:
@@ -187,20 +213,39 @@ def parzen(model: Model, context: Context, note: Note) -> Iterator[Found]:
     chosen_on = torch.cat(list(_held_out(context, PARZEN_CHOOSING)))
     distances = squared_distances(scale(chosen_on).flatten(1), samples)
     unit = _unit(context, scale)
-    grid = [unit * sigma for sigma in SIGMAS]
-    sigma, edge = _best(grid, [float(parzen_log_density(distances, s, dim).mean()) for s in grid])
-    values = context.chunks.each(
-        "parzen", lambda x, _: parzen_log_density(squared_distances(scale(x).flatten(1), samples), sigma, dim)
+    sigma, odd = best_sigma(
+        lambda sigma: float(parzen_log_density(distances, sigma, dim).mean()), [unit * s for s in SIGMAS], dim
     )
     details = {
         "samples": n,
         "sample_chunk": SAMPLE_CHUNK,
         "space": f"density of {scale.unit}",
-        "sigma": _grid(context, SIGMAS, PARZEN_CHOOSING),
+        "sigma": _choosing(context, SIGMAS, PARZEN_CHOOSING),
     }
-    warning = f"{UNRELIABLE}; {edge}" if edge else UNRELIABLE
-    yield "parzen", Metric.mean_of(values, unit="nats", kind="estimate", direction="higher", note=warning), details
-    yield "parzen_sigma", Metric(sigma, scale.unit, "estimate", "none", note=edge), details
+    found = Metric(math.nan, "nats", "estimate", "higher")
+    if math.isfinite(sigma):
+        found = _parzen_mean(samples, context.chunks, scale, sigma)
+    yield "parzen", found.noting(UNRELIABLE).noting(odd), details
+    yield "parzen_sigma", Metric(sigma, scale.unit, "estimate", "none", note=odd), details
+
+
+def _parzen_mean(samples: Tensor, chunks: Chunks, scale: Scaling, sigma: float) -> Metric:
+    """The mean over all chunks, with the error of the draw of the samples (S, D) by a jackknife over blocks of them.
+
+    That sigma was chosen with the same samples adds nothing of the first order, because the value is flat there.
+    """
+    blocks = min(JACKKNIFE_BLOCKS, len(samples))
+
+    def value(x: Tensor, _: Generator) -> Tensor:
+        distances = squared_distances(scale(x).flatten(1), samples)
+        return parzen_jackknife(distances, sigma, samples.shape[1], blocks)
+
+    values = chunks.each("parzen", value)
+    found = Metric.mean_of(values[:, 0], unit="nats", kind="estimate", direction="higher")
+    if blocks < 2:
+        return found
+    se_draws = math.sqrt((blocks - 1) * float(values[:, 1:].mean(0).var(correction=0)))
+    return replace(found, se=None if found.se is None else math.hypot(found.se, se_draws), se_draws=se_draws)
 
 
 def _unit(context: Context, scale: Scaling) -> float:
@@ -223,13 +268,18 @@ def _held_out(context: Context, most: int) -> Chunks:
     return context.few(most, split)
 
 
-def _best(grid: list[float], values: list[float]) -> tuple[float, str | None]:
-    """The sigma of the largest value, and a word if it lies at an end of the grid."""
-    best = max(range(len(grid)), key=values.__getitem__)
-    end = {0: "smallest", len(grid) - 1: "largest"}.get(best)
-    return grid[best], f"sigma is the {end} of its grid" if end else None
-
-
-def _grid(context: Context, sigmas: tuple[float, ...], most: int) -> dict[str, Any]:
+def _choosing(context: Context, sigmas: tuple[float, ...], most: int) -> dict[str, Any]:
     """How sigma is chosen, for the protocol."""
-    return {"from": sigmas[0], "to": sigmas[-1], "candidates": len(sigmas), "split": context.other(), "examples": most}
+    chunks = _held_out(context, most)
+    return {
+        "from": sigmas[0],
+        "to": sigmas[-1],
+        "tolerance": TOLERANCE,
+        "split": chunks.split,
+        "examples": _count(chunks),
+    }
+
+
+def _count(chunks: Chunks) -> int:
+    n = chunks.data.size(chunks.split)
+    return n if chunks.limit is None else min(n, chunks.limit)
