@@ -100,8 +100,7 @@ def _with_log_z(
     data = torch.cat(examples) if examples else None
     sides = bracket(path, data, **schedule, generator=context.generator("ais"), progress=progress)
     forward = {"ais": {key: value for key, value in schedule.items() if key != "burn_in"}}
-    start = {"reverse_start": _start(sides, 0 if data is None else len(data))}
-    reverse = forward | start
+    reverse = forward | {"reverse_start": _start(sides, 0 if data is None else len(data))}
     if not sides.exact_start:
         reverse["ais"] = dict(schedule) | {"burn_in": sides.burn_in}
     wide = f"wide bracket: {sides.trouble}" if sides.wide else None
@@ -124,7 +123,7 @@ def _with_log_z(
         yield f"log_z_{side}_ess", ess, details | WITHOUT_EXAMPLES
     spread = math.hypot(sides.forward.se, sides.reverse.se)
     gap = Metric(sides.gap, "nats", "estimate", "none", spread, sides.reverse.chains, note=upper, se_draws=spread)
-    yield "log_z_gap", gap, {"ais": dict(schedule)} | start | WITHOUT_EXAMPLES
+    yield "log_z_gap", gap, reverse | WITHOUT_EXAMPLES
 
 
 def _start(sides: Bracket, examples: int) -> str | dict[str, int]:
