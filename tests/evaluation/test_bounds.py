@@ -24,7 +24,7 @@ from dgmbench.evaluation.likelihood.bounds import (
     jackknife_variance,
 )
 from dgmbench.evaluation.likelihood.decoder_measure import SIGMAS, parzen
-from dgmbench.evaluation.likelihood.parzen import parzen_log_density, squared_distances
+from dgmbench.evaluation.likelihood.parzen import parzen_jackknife, parzen_log_density, squared_distances
 from dgmbench.evaluation.likelihood.sigma import TOLERANCE
 from dgmbench.evaluation.metrics import Metric
 from dgmbench.evaluation.parts import Context
@@ -316,6 +316,14 @@ def test_two_kernels_in_one_dimension_by_hand() -> None:
     assert float(found[1]) == pytest.approx(-2 + constant)
     # far away nothing underflows
     assert float(parzen_log_density(torch.tensor([[1e6]]).double(), 0.01, 1)) == pytest.approx(-5e9, rel=1e-6)
+
+
+def test_densities_without_a_block_of_kernels_are_those_of_the_others() -> None:
+    distances = squared_distances(torch.randn(5, 3, generator=seeded()), torch.randn(8, 3, generator=seeded(1)))
+    found = parzen_jackknife(distances, 0.4, 3, 3)
+    kept = [range(8), range(3, 8), (0, 1, 2, 6, 7), range(6)]  # blocks of 3, 3 and 2
+    expected = torch.stack([parzen_log_density(distances[:, list(each)], 0.4, 3) for each in kept], 1)
+    torch.testing.assert_close(found, expected)
 
 
 def test_parzen_windows_are_scikit_learns_with_the_best_sigma() -> None:

@@ -95,3 +95,11 @@ def test_the_search_ends_on_noise_and_steps() -> None:
         asked = Counted(value)
         best_sigma(asked, BLUR_SIGMAS, dim)
         assert len(asked.asked) < 60
+
+
+def test_a_kink_where_the_interpolation_is_of_no_use_costs_no_endless_search() -> None:
+    for left, right in ((1e3, 1.0), (1.0, 1e3)):
+        tent = Counted(lambda s, left=left, right=right: (left if s < 0.17 else -right) * math.log(s / 0.17))
+        found, _ = best_sigma(tent, BLUR_SIGMAS, 3072)
+        assert abs(math.log(found / 0.17)) < math.sqrt(TOLERANCE / 3072)
+        assert len(tent.asked) < 50

@@ -73,10 +73,9 @@ def _vertex(low: Point, middle: Point, high: Point) -> float | None:
     left, right = low.t - middle.t, high.t - middle.t
     down, up = low.value - middle.value, high.value - middle.value
     left_power, right_power = math.expm1(-2 * left), math.expm1(-2 * right)
-    b = down * right_power - up * left_power  # both times the determinant, which is positive
-    c = left * up - right * down
     determinant = left * right_power - right * left_power
-    b, c = b / determinant, c / determinant
+    b = (down * right_power - up * left_power) / determinant
+    c = (left * up - right * down) / determinant
     if not (math.isfinite(b + c) and b < 0 and c < 0):
         return None
     return middle.t - 0.5 * math.log(b / (2 * c))
