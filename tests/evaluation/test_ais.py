@@ -337,10 +337,19 @@ def test_fewer_than_two_effective_chains_are_wide_even_without_a_gap():
     assert alone.wide
     assert "1.0 effective chains" in alone.trouble
     assert not two.wide
-    # nor do halves disagree that differ by rounding, where the standard errors are zero
-    a = a + 1000
-    large = GeometricPath(Couplings(torch.zeros(5, 2).double(), a, torch.zeros(2).double()), a)
-    assert bracket(WithoutEnumeration(large), torch.zeros(5, 5), chains=10, temperatures=3, burn_in=2).trouble is None
+
+
+def test_halves_that_differ_by_little_agree_however_small_their_errors():
+    """Without a burn-in, from the state that none is in: off by 0.02 nats and many standard errors, but not by 0.1."""
+    a = torch.zeros(5, dtype=torch.float64)
+    near = GeometricPath(Couplings(torch.zeros(5, 2).double(), a + 0.01, torch.zeros(2).double()), a)
+    settings = {"chains": 100, "temperatures": 1, "burn_in": 0}
+    sides = bracket(WithoutEnumeration(near), torch.zeros(1, 5), **settings, generator=Generator().manual_seed(0))
+    data, forward = sides.origins
+    assert 0.01 < abs(data.log_z - forward.log_z) < 0.1
+    assert abs(data.log_z - forward.log_z) > 5 * math.hypot(data.se, forward.se)
+    assert sides.trouble is None
+    assert sides.reverse.chains == 100
 
 
 def test_data_may_be_too_few_or_none():
