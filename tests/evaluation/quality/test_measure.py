@@ -157,8 +157,12 @@ def test_samples_that_are_no_data_get_a_note_and_no_number(digits: DataSet) -> N
     metric, _ = measure(scaled, digits, quality={"samples": 60})["fd_classifier"]
     assert "samples must be raw values of the data's space" in metric.note
     few = measure(Drawer(spec, torch.from_numpy(x)), data, quality={"samples": 4})
-    assert [name for name in few if "random_conv" in name] == ["fd_random_conv"]
-    assert few["fd_random_conv"][0].note == "There are 4 samples, but this measure needs at least 10."
+    assert few["kid_random_conv"][0].note == "There are 4 samples, but this measure needs at least 10."
+    assert "5 nearest neighbours need more than k examples" in few["recall_random_conv"][0].note
+    lost = {name for name, (metric, _) in few.items() if not math.isfinite(metric.value)}
+    blind = ("kid", "mmd", "precision", "recall", "density", "coverage", "two_sample")
+    assert lost == {f"{name}_random_conv" for name in blind}
+    assert {"fd_random_conv", "swd_random_conv", "memorisation_random_conv"} <= set(few) - lost
     found = measure(Drawer(spec, torch.from_numpy(x)), data, quality={"samples": 60})["fd_random_conv"][0]
     assert math.isfinite(found.value)
     assert "60 examples for 128 features: biased upwards" in found.note
