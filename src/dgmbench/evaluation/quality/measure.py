@@ -250,7 +250,7 @@ def _frechet(
     fewer = min(len(data), len(x))
     counts = f"{fewer} examples for {x.shape[1]} features"
     remark = f"{counts}: biased upwards" if fewer < frechet.ENOUGH * x.shape[1] else None
-    small = f"{counts}: up to a third too small" if fewer < frechet.ENOUGH * x.shape[1] else None
+    small = f"{counts}: too small" if fewer < frechet.ENOUGH * x.shape[1] else None
     bias, free_of_bias = ("_".join(filter(None, (variant, name))) for name in ("bias", "inf"))
     yield found("fd", estimate.value, "lower", se=estimate.se, unit="features^2", variant=variant, note=remark, **on)
     yield found("fd", estimate.bias, "none", unit="features^2", variant=bias, note=small, **on)
