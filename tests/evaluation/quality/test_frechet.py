@@ -10,9 +10,9 @@ from torch import Tensor
 
 from dgmbench.errors import UserError
 from dgmbench.evaluation.quality.frechet import (
-    _drawn_factors,
     FrechetDistance,
     Moments,
+    _drawn_factors,
     extrapolated,
     frechet,
     frechet_distance,
