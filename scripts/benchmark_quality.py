@@ -21,7 +21,9 @@ from torch import Tensor, nn
 
 from dgmbench.evaluation.quality.frechet import Moments, frechet, frechet_distance
 from dgmbench.evaluation.quality.kid import kid
+from dgmbench.evaluation.quality.mmd import mmd
 from dgmbench.evaluation.quality.prdc import neighbourhoods
+from dgmbench.evaluation.quality.sliced_wasserstein import sliced_wasserstein
 
 
 def torchmetrics_frechet(x: Tensor, y: Tensor) -> float:
@@ -87,6 +89,7 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=10_000)
     parser.add_argument("--features", type=int, default=2048)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", nargs="*", help="words of the names of the measures to run")
     parser.add_argument("--peers", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -98,6 +101,8 @@ def main() -> None:
         "Frechet distance": lambda: frechet_distance(Moments.of(x), Moments.of(y)),
         "Frechet distance with its standard error and bias": lambda: frechet(x, y).value,
         "KID": lambda: kid(x, y).value,
+        "MMD": lambda: mmd(x, y).value,
+        "sliced Wasserstein": lambda: sliced_wasserstein(x, y).value,
         "precision, recall, density, coverage, 1-NN": lambda: neighbourhoods(x, y).means()["coverage"],
     }
     peers: dict[str, tuple[str, Callable[[], float]]] = {
@@ -110,8 +115,10 @@ def main() -> None:
     print(f"{args.examples} x {args.features} against as many, {args.threads} threads; {before:.0f} MiB before")
     seconds = {}
     for name, run in rows.items():
+        if args.only and not any(word in name for word in args.only):
+            continue
         seconds[name] = report(name, run)
-    for name, (ours, run) in peers.items() if args.peers else ():
+    for name, (ours, run) in peers.items() if args.peers and not args.only else ():
         try:
             print(f"{'':50s} {report(name, run) / seconds[ours]:9.2f} x ours")
         except (ImportError, RuntimeError, MemoryError) as error:

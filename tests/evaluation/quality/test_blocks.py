@@ -5,12 +5,13 @@ import pytest
 import torch
 
 from dgmbench.evaluation.quality.blocks import over_blocks
+from dgmbench.evaluation.quality.feature_set import shuffled
 
 
 @pytest.mark.parametrize(("asked", "block"), [(4, 4), (1000, 5)])
 def test_the_mean_and_its_error_by_hand(asked: int, block: int) -> None:
     rng = np.random.RandomState(0)
-    x, y = rng.randn(29, 2), rng.randn(33, 2)
+    data, samples = (torch.from_numpy(rng.randn(n, 2)) for n in (29, 33))
     seen: list[float] = []
 
     def statistic(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -18,7 +19,9 @@ def test_the_mean_and_its_error_by_hand(asked: int, block: int) -> None:
         seen.extend(a[:, 0].tolist())
         return (a - b).square().sum()
 
-    found = over_blocks(torch.from_numpy(x), torch.from_numpy(y), statistic, asked)
+    found = over_blocks(data, samples, statistic, block=asked, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    x, y = (shuffled(part, generator).numpy() for part in (data, samples))
     blocks = 29 // block
     values = [((x - y[:29])[i * block : (i + 1) * block] ** 2).sum() for i in range(blocks)]
     assert (found.block, found.blocks) == (block, blocks)

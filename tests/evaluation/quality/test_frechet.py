@@ -12,10 +12,12 @@ from dgmbench.errors import UserError
 from dgmbench.evaluation.quality.frechet import (
     FrechetDistance,
     Moments,
+    _drawn_factors,
     extrapolated,
     frechet,
     frechet_distance,
     null_bias,
+    simulated_bias,
     usable_parts,
 )
 
@@ -116,6 +118,62 @@ def test_bias_formula_at_unit_covariance_and_against_simulation() -> None:
     assert abs(np.mean(values) - expected) < 4 * error + 0.05 * expected
 
 
+@pytest.mark.parametrize(
+    ("d", "n", "m", "decay"), [(32, 64, 64, 0.0), (32, 64, 200, -1.5), (64, 200, 128, 0.0), (16, 16, 32, -1.0)]
+)
+def test_bias_at_few_examples_is_that_of_simulated_sets(d: int, n: int, m: int, decay: float) -> None:
+    scale = torch.logspace(0, decay, d, dtype=DOUBLE)
+    found, first, values = [], [], []
+    for i in range(40):
+        data = Moments.of(normal(n, d, seed=2 * i) * scale)
+        values.append(frechet_distance(data, Moments.of(normal(m, d, seed=2 * i + 1) * scale)))
+        found.append(simulated_bias(data.covariance, n, m, torch.Generator().manual_seed(i)))
+        first.append(null_bias(data.covariance, n, m))
+    error = math.hypot(np.std(values, ddof=1), np.std(found, ddof=1)) / math.sqrt(40)
+    expected = np.mean(values)
+    # what it may lack at so few examples; the first order alone lacks twice as much and more
+    assert abs(np.mean(found) - expected) < 4 * error + (0.08 if n >= 2 * d else 0.12) * expected
+    assert expected - np.mean(first) > 1.5 * abs(expected - np.mean(found))
+
+
+@pytest.mark.parametrize("n", [3, 4, 9, 50])
+def test_drawn_covariances_are_those_of_samples(n: int) -> None:
+    roots = torch.tensor([2.0, 1.0, 0.5], dtype=DOUBLE)
+    factor = _drawn_factors(roots, n, 40_000, torch.Generator().manual_seed(0))
+    found = factor @ factor.mT
+    expected = roots.square().diag()
+    # Wishart: the variance of S_ij is (S_ii S_jj + S_ij^2) / (n - 1)
+    variance = (torch.outer(roots, roots).square() + expected.square()) / (n - 1)
+    assert ((found.mean(0) - expected).abs() < 5 * (variance / 40_000).sqrt()).all()
+    torch.testing.assert_close(found.var(0), variance, rtol=0.12, atol=0)
+    determinants = torch.linalg.det(found)
+    if n == 3:  # of rank 2
+        assert determinants.abs().max() < 1e-9
+    else:  # E det S = det(expected) (n - 1)(n - 2)(n - 3) / (n - 1)^3
+        exact = float(expected.det()) * (n - 2) * (n - 3) / (n - 1) ** 2
+        assert abs(float(determinants.mean()) - exact) < 5 * float(determinants.std()) / 200
+
+
+def test_standard_error_of_skewed_features_is_the_spread_over_repetitions() -> None:
+    # exponential features: mean and covariance of a set move together, which Gaussian ones do not show
+    values, free, errors, free_errors = [], [], [], []
+    for i in range(120):
+        g = torch.Generator().manual_seed(i)
+        x = -torch.rand((400, 5), generator=g, dtype=DOUBLE).log()
+        y = -1.5 * torch.rand((300, 5), generator=g, dtype=DOUBLE).log() + 0.3
+        found = frechet(x, y)
+        values.append(found.value)
+        errors.append(found.se)
+        if i < 60:
+            more = extrapolated(x, y, whole=found, generator=g)
+            free.append(more.value)
+            free_errors.append(more.se)
+    assert np.std(values, ddof=1) / np.mean(errors) == pytest.approx(1, abs=0.26)
+    assert np.std(free, ddof=1) / np.mean(free_errors) == pytest.approx(1, abs=0.37)
+    error = np.std(free, ddof=1) / math.sqrt(60)
+    assert abs(np.mean(free) - 5 * (0.5**2 + (1.5 + 0.3 - 1) ** 2)) < 4 * error
+
+
 @pytest.mark.parametrize(("shift", "widths"), [(0.5, [0.5, 1, 1, 2, 1]), (2.0, [1, 1, 1, 1, 1])])
 def test_standard_error_is_the_spread_over_repetitions(shift: float, widths: list[float]) -> None:
     values, errors = [], []
@@ -152,6 +210,17 @@ def test_extrapolation_of_equal_distributions_is_zero_within_its_error() -> None
     spread = np.std(values, ddof=1)
     assert abs(np.mean(values)) < 4 * spread / math.sqrt(60) + 0.03 * null_bias(torch.eye(10), 300, 300)
     assert spread < 1.5 * np.mean(errors)
+
+
+def test_extrapolation_has_the_noise_of_how_sets_are_shared_out() -> None:
+    x, y = normal(300, 10, seed=0), normal(300, 10, seed=1)
+    whole = frechet(x, y)._replace(se=0.0)  # without the draw of the sets themselves
+    found = [extrapolated(x, y, whole=whole, generator=torch.Generator().manual_seed(i)) for i in range(80)]
+    spread, claimed = np.std([f.value for f in found], ddof=1), np.sqrt(np.mean([f.se**2 for f in found]))
+    # least squares weighs the three levels so; the whole set's own noise is claimed as well, and is not seen here
+    w = [1 / 3 - (7 / 3) * (k - 7 / 3) / sum((j - 7 / 3) ** 2 for j in (1, 2, 4)) for k in (1, 2, 4)]
+    shares = (2 * w[1] ** 2 + 4 * w[2] ** 2) / (w[0] ** 2 + 2 * w[1] ** 2 + 4 * w[2] ** 2)
+    assert spread / (claimed * math.sqrt(shares)) == pytest.approx(1, abs=0.4)
 
 
 def test_extrapolation_refuses_what_it_cannot_do() -> None:

@@ -12,7 +12,12 @@ from torch.nn import functional as F
 
 from dgmbench.config import compose, resolve
 from dgmbench.data import DataSet, DataSpec, Split, load
+from dgmbench.evaluation.chunks import Chunks
 from dgmbench.evaluation.evaluator import Evaluator, validation_objective
+from dgmbench.evaluation.features.build import build_net
+from dgmbench.evaluation.parts import Context
+from dgmbench.evaluation.quality import frechet
+from dgmbench.evaluation.quality.inception_score import inception_score
 from dgmbench.models.contract import Model
 
 CPU = torch.device("cpu")
@@ -112,6 +117,52 @@ def test_only_the_check_for_copies_notices_copies(found: dict[str, dict[str, Any
     assert found["copies"]["fd_classifier"].value < found["half the classes"]["fd_classifier"].value
 
 
+@pytest.mark.parametrize("protocol", ["quick", "glance"])
+@pytest.mark.parametrize("kept", [True, False])
+def test_copies_are_noticed_however_few_examples_the_rest_looks_at(
+    digits: DataSet, protocol: str, kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not kept:
+        monkeypatch.setattr("dgmbench.evaluation.quality.measure.MOST_KEPT", 0)
+        monkeypatch.setattr("dgmbench.evaluation.quality.measure.PART", 500)
+    settings = resolve(compose("train", ["model=made", "data=digits", f"protocol={protocol}"]))["protocol"]
+    few = {"max_examples": settings["max_examples"], "quality": settings["quality"]}
+    assert few["max_examples"] <= 200
+    copier = Drawer(digits.spec, torch.from_numpy(digits.splits["train"].x))
+    metric, depends = measure(copier, digits, **few)["memorisation_random_conv"]
+    assert metric.value > 0.97
+    assert metric.n == few["max_examples"]
+    assert depends["reference"] == {"splits": ["train", "test"], "n": [1258, 359]}
+    fresh = Drawer(digits.spec, torch.from_numpy(digits.splits["valid"].x))
+    metric, _ = measure(fresh, digits, **few)["memorisation_random_conv"]
+    assert abs(metric.value) < 4 * metric.se
+
+
+def test_each_distance_is_to_its_own_reference_and_the_score_is_that_of_the_logits(digits: DataSet) -> None:
+    model = Drawer(digits.spec, torch.from_numpy(digits.splits["valid"].x))
+    found = measure(model, digits, max_examples=300, quality={"features": ["classifier"], "samples": 300})
+    net = build_net("classifier", digits, folder=None, device=CPU)
+    context = Context(digits, {"seed": 0, "max_examples": 300}, "test", CPU)
+    x = net(context.draw(model, 300, lambda text: None))
+    for split, variant in (("test", ""), ("train", "_train")):
+        data = torch.cat([net(part) for part in Chunks(digits, split, seed=0, limit=300)])
+        plain, bias, free = (found[f"fd_classifier{variant}{end}"] for end in ("", "_bias", "_inf"))
+        expected = frechet.frechet(data, x)
+        assert plain[0].value == pytest.approx(expected.value, rel=1e-4)
+        assert bias[0].value == pytest.approx(expected.bias, rel=0.1)
+        assert plain[1]["reference"] == bias[1]["reference"] == free[1]["reference"] == {"split": split, "n": 300}
+        assert plain[0].value > bias[0].value > 0
+        parts = tuple(free[1]["parts"])
+        again = frechet.extrapolated(data, x, parts=parts, generator=context.generator("fd_inf"))
+        assert free[0].value == pytest.approx(again.value, rel=1e-3)
+        assert abs(free[0].value - plain[0].value) > 0.05 * plain[0].value
+    test, train = found["fd_classifier"][0].value, found["fd_classifier_train"][0].value
+    assert abs(test - train) > 1e-3 * test
+    logits = net.logits(x)
+    assert logits is not None
+    assert found["classifier_score"][0].value == pytest.approx(inception_score(logits, splits=3).value, rel=1e-6)
+
+
 def test_every_number_says_what_it_depends_on(digits: DataSet) -> None:
     model = Drawer(digits.spec, torch.from_numpy(digits.splits["valid"].x))
     measured = measure(model, digits)
@@ -126,6 +177,8 @@ def test_every_number_says_what_it_depends_on(digits: DataSet) -> None:
     assert protocols["fd_classifier_train"]["reference"] == {"split": "train", "n": 1258}
     assert protocols["kid_classifier"]["block"] == 71
     assert protocols["precision_classifier"]["equal_sets"] == 359
+    assert protocols["precision_classifier"]["neighbours"] == 5
+    assert protocols["mmd_classifier"]["scales"] == [0.5, 1.0, 2.0]
     assert measured["fd_classifier"][0].se > 0
     ids = {metric.protocol_id for metric, _ in measured.values()}
     other = measure(model, digits, quality={"features": ["random_conv"]})
@@ -157,8 +210,12 @@ def test_samples_that_are_no_data_get_a_note_and_no_number(digits: DataSet) -> N
     metric, _ = measure(scaled, digits, quality={"samples": 60})["fd_classifier"]
     assert "samples must be raw values of the data's space" in metric.note
     few = measure(Drawer(spec, torch.from_numpy(x)), data, quality={"samples": 4})
-    assert [name for name in few if "random_conv" in name] == ["fd_random_conv"]
-    assert few["fd_random_conv"][0].note == "There are 4 samples, but this measure needs at least 10."
+    assert few["kid_random_conv"][0].note == "There are 4 samples, but this measure needs at least 10."
+    assert "5 nearest neighbours need more than k examples" in few["recall_random_conv"][0].note
+    lost = {name for name, (metric, _) in few.items() if not math.isfinite(metric.value)}
+    blind = ("kid", "mmd", "precision", "recall", "density", "coverage", "two_sample")
+    assert lost == {f"{name}_random_conv" for name in blind}
+    assert {"fd_random_conv", "swd_random_conv", "memorisation_random_conv"} <= set(few) - lost
     found = measure(Drawer(spec, torch.from_numpy(x)), data, quality={"samples": 60})["fd_random_conv"][0]
     assert math.isfinite(found.value)
     assert "60 examples for 128 features: biased upwards" in found.note

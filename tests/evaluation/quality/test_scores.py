@@ -15,7 +15,12 @@ from dgmbench.evaluation.quality.inception_score import InceptionScore, inceptio
 from dgmbench.evaluation.quality.kid import KernelDistance, cubic_kernel, cubic_mmd, kid
 from dgmbench.evaluation.quality.memorisation import memorisation
 from dgmbench.evaluation.quality.mmd import GaussianDistance, mmd
-from dgmbench.evaluation.quality.prdc import PrecisionRecall, expected_coverage, neighbourhoods
+from dgmbench.evaluation.quality.prdc import (
+    PrecisionRecall,
+    expected_coverage,
+    jackknifed_neighbourhoods,
+    neighbourhoods,
+)
 from dgmbench.evaluation.quality.sliced_wasserstein import SlicedWasserstein, sliced_wasserstein, squared_wasserstein
 
 DOUBLE = torch.float64
@@ -128,6 +133,41 @@ def test_mmd_does_not_depend_on_the_scale_and_refuses_equal_data() -> None:
         mmd(torch.zeros(50, 3), y)
 
 
+@pytest.mark.parametrize(("d", "repeated"), [(16, 80), (64, 80), (128, 80), (128, 100)])
+def test_mmd_refuses_data_that_coincide_wherever_the_origin_is(d: int, repeated: int) -> None:
+    x = torch.rand((100, d), generator=seeded(d))
+    x[:repeated] = x[0].clone()
+    apart, y = x.clone(), torch.rand((100, d), generator=seeded(0))
+    apart[:repeated] += 1e-3 * torch.rand((repeated, d), generator=seeded(1))
+    rounded = x * (1 + 1e-7 * torch.rand((100, d), generator=seeded(2)))  # as a network in other batches may
+    for same in (x, x + 10, 1000 * x, rounded):
+        with pytest.raises(UserError, match="More than half of the data examples have equal features"):
+            mmd(same, y, generator=seeded(0))
+    assert math.isfinite(mmd(apart, y, generator=seeded(0)).value)
+
+
+def test_mmd_does_not_depend_on_the_origin() -> None:
+    x, y = normal(100, 3, seed=0), normal(100, 3, seed=1) + 1
+    near, far = (mmd(x + to, y + to, generator=seeded(0)).value for to in (0.0, 1e5))
+    assert far == pytest.approx(near, rel=1e-6)
+
+
+def test_kid_of_samples_that_drown_the_data_is_no_number() -> None:
+    x, y = normal(100, 8, seed=0), normal(100, 8, seed=1)
+    for huge in (1e5, 1e30, 1e37, 1e150):
+        for wild in (huge * y, torch.cat([huge * y[:1], y[1:]])):
+            with pytest.raises(UserError, match=r"samples are up to \S+ times as large as those of data"):
+                kid(x, wild, generator=seeded(0))
+    large = kid(x, 50 * y, generator=seeded(0))
+    assert math.isfinite(large.value)
+    assert 0 < large.se < math.inf
+    # pairs of different examples are not lost beside one example's kernel with itself
+    one = torch.cat([torch.full((1, 2), 1e6, dtype=DOUBLE), normal(9, 2, seed=2)])
+    exact = sum((float(one[i] @ one[j]) / 2 + 1) ** 3 for i in range(10) for j in range(10) if i != j) / 90
+    zero = torch.zeros((2, 2), dtype=DOUBLE)
+    assert float(cubic_mmd(zero, one)) == pytest.approx(exact + 1 - 2, rel=1e-12)
+
+
 # ---------------------------------------------------------------------- sliced Wasserstein
 
 
@@ -151,6 +191,14 @@ def test_a_shift_is_its_length_over_the_root_of_the_dimension() -> None:
     assert sliced_wasserstein(3 * x, 3 * x + 3 * shift, generator=seeded(0)).value == pytest.approx(
         3 * sliced_wasserstein(x, x + shift, generator=seeded(0)).value
     )
+
+
+def test_the_error_over_directions_is_their_spread() -> None:
+    x, y = normal(60, 6, seed=0), normal(50, 6, seed=1) * torch.tensor([0.2, 0.5, 1, 1, 2, 4], dtype=DOUBLE) + 0.5
+    found = [sliced_wasserstein(x, y, directions=64, generator=seeded(i)) for i in range(150)]
+    values = [f.value for f in found]
+    # the relative error of a standard deviation from 150 values is 6%
+    assert np.std(values, ddof=1) / np.mean([f.se for f in found]) == pytest.approx(1, abs=0.25)
 
 
 # ---------------------------------------------------------------------- inception score
@@ -220,7 +268,8 @@ def test_the_same_set_is_all_precise_and_covered_even_with_repetitions() -> None
 
 
 def test_coverage_and_density_of_equal_distributions() -> None:
-    found = [neighbourhoods(normal(500, 16, seed=2 * i), normal(500, 16, seed=2 * i + 1)).means() for i in range(30)]
+    pairs = [(normal(500, 16, seed=2 * i), normal(500, 16, seed=2 * i + 1)) for i in range(30)]
+    found = [jackknifed_neighbourhoods(x, y).means() for x, y in pairs]
     for name, expected in (("coverage", expected_coverage(500, 500, 5)), ("density", 1.0), ("two_sample", 0.5)):
         values = [f[name] for f in found]
         assert abs(np.mean(values) - expected) < 4 * np.std(values, ddof=1) / math.sqrt(30), name
@@ -235,6 +284,34 @@ def test_a_tight_cluster_in_a_wide_cloud() -> None:
     assert turned["precision"] == found["recall"]  # the two change places
     assert turned["recall"] == found["precision"]
     assert found["coverage"] < 0.3
+
+
+@pytest.mark.parametrize(
+    ("n", "d", "shift", "scale"), [(200, 8, 0.0, 1.0), (200, 32, 0.0, 1.0), (200, 8, 0.5, 1.0), (100, 8, 0.3, 0.8)]
+)
+def test_errors_of_neighbourhoods_are_the_spread_over_repetitions(n: int, d: int, shift: float, scale: float) -> None:
+    values, errors, jackknife = [], [], []
+    for i in range(100):
+        x, y = normal(n, d, seed=2 * i), scale * normal(n, d, seed=2 * i + 1) + shift
+        found = neighbourhoods(x, y, generator=seeded(i)) if i < 25 else jackknifed_neighbourhoods(x, y)
+        values.append([m.value for m in found])
+        if i < 25:
+            errors.append([m.se for m in found])
+            jackknife.append([m.se for m in jackknifed_neighbourhoods(x, y)])
+    spread, claimed = np.std(values, axis=0, ddof=1), np.mean(errors, 0)
+    # the relative error of a standard deviation from 100 values is 7%, that of the mean of 25 calibrations some 5%
+    np.testing.assert_allclose(spread / claimed, 1, atol=0.35)
+    assert (np.mean(jackknife, 0) > claimed).all()
+    assert (np.mean(jackknife, 0) > 0.9 * spread).all()
+
+
+def test_errors_of_neighbourhoods_do_not_depend_on_the_order_and_stay_those_of_the_jackknife_in_tiny_sets() -> None:
+    x, y = normal(150, 4, seed=0), normal(140, 4, seed=1)
+    found = neighbourhoods(x, y, generator=seeded(0))
+    turned = neighbourhoods(x.flip(0), y.flip(0), generator=seeded(0))
+    assert [m.se for m in turned] == pytest.approx([m.se for m in found])
+    assert found.means() == jackknifed_neighbourhoods(x, y).means()
+    assert neighbourhoods(x[:90], y[:90]) == jackknifed_neighbourhoods(x[:90], y[:90])
 
 
 def test_k_must_leave_neighbours() -> None:
@@ -289,6 +366,19 @@ def test_memorisation_of_copies_and_near_copies_is_one() -> None:
     # half of each held-out example's twins in training: a tie is no evidence
     assert memorisation(train, train, train[:50]).excess == pytest.approx(0)
     assert memorisation(train, train, train[:50]).distance_ratio is None
+
+
+def test_training_examples_in_parts_are_searched_as_one() -> None:
+    train, held_out = (torch.randint(0, 3, (n, 5), generator=seeded(n)).float() for n in (300, 100))
+    samples = torch.cat([train[250:270], normal(40, 5, seed=2).float()])
+    whole = memorisation(train, held_out, samples)
+    for size in (7, 120, 300):
+        assert memorisation(iter(train.split(size)), held_out, samples) == pytest.approx(whole)
+        turned = memorisation(iter(train.flip(0).split(size)), held_out.flip(0), samples.flip(0))
+        assert turned == pytest.approx(whole)
+    assert (whole.train, whole.held_out) == (300, 100)
+    with pytest.raises(UserError, match="no training examples"):
+        memorisation(iter([]), held_out, samples)
 
 
 # ---------------------------------------------------------------------- streams

@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from dgmbench.errors import require
-from dgmbench.evaluation.quality.feature_set import FeatureSets, checked_pair, shuffled
+from dgmbench.evaluation.quality.feature_set import FeatureSets, checked_pair, random_order
 
 BLOCK, LEAST_BLOCKS = 1000, 5
 
@@ -22,22 +22,25 @@ class BlockEstimate(NamedTuple):
     blocks: int
 
 
-def blocked_sets(data: Tensor, samples: Tensor, block: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
-    """Both sets in random order, after a check that there are enough examples for five blocks."""
-    require("blocks", least=2, block=block)
-    checked_pair(data, samples, least=2 * LEAST_BLOCKS)
-    return shuffled(data, generator), shuffled(samples, generator)
-
-
-def over_blocks(x: Tensor, y: Tensor, statistic: Callable[[Tensor, Tensor], Tensor], block: int) -> BlockEstimate:
-    """The mean of ``statistic`` over blocks of x (n, d) and y (m, d).
+def over_blocks(
+    data: Tensor,
+    samples: Tensor,
+    statistic: Callable[[Tensor, Tensor], Tensor],
+    *,
+    block: int = BLOCK,
+    generator: Generator | None = None,
+) -> BlockEstimate:
+    """The mean of ``statistic`` over blocks of data (n, d) and samples (m, d), in random order and in float64.
 
     A ``block`` larger than a fifth of the smaller set becomes that, so that there are five blocks for a standard error.
     """
-    fewer = min(len(x), len(y))
+    require("blocks", least=2, block=block)
+    checked_pair(data, samples, least=2 * LEAST_BLOCKS)
+    fewer = min(len(data), len(samples))
     block = min(block, fewer // LEAST_BLOCKS)
+    x, y = random_order(data, generator), random_order(samples, generator)
     parts = [slice(i * block, (i + 1) * block) for i in range(fewer // block)]
-    values = torch.stack([statistic(x[part], y[part]) for part in parts])
+    values = torch.stack([statistic(data[x[part]].double(), samples[y[part]].double()) for part in parts])
     return BlockEstimate(float(values.mean()), float(values.std()) / math.sqrt(len(parts)), block, len(parts))
 
 

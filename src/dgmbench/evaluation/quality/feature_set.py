@@ -38,46 +38,77 @@ def checked_pair(data: Tensor, samples: Tensor, *, least: int = 2) -> None:
         )
 
 
-def shuffled(features: Tensor, generator: Generator | None = None) -> Tensor:
-    """The rows (n, d) in an order drawn from ``generator``, the same whatever order they came in.
+def random_order(features: Tensor, generator: Generator | None = None) -> Tensor:
+    """An order of the rows (n,) drawn from ``generator``: of the same rows the same, whatever order they came in.
 
     They are sorted along a fixed direction first: then neither batches nor processes change what is drawn.
     """
     direction = torch.linspace(1, 2, features.shape[1], dtype=torch.float64, device=features.device).sqrt()
     order = torch.cat([(part.double() * direction).sum(1) for part in features.split(ROWS)]).argsort(stable=True)
     draw = torch.randperm(len(features), generator=generator, device="cpu" if generator is None else generator.device)
-    return features[order[draw.to(order.device)]]
+    return order[draw.to(order.device)]
 
 
-def squared_distances(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """|x_i - y_j|^2 for x (n, d) and y (m, d), some rows at a time: a slice of the rows and their distances (b, m).
+def shuffled(features: Tensor, generator: Generator | None = None, most: int | None = None) -> Tensor:
+    """The rows (n, d) in ``random_order``, at most ``most`` of them."""
+    return features[random_order(features, generator)[:most]]
 
-    The common mean is taken off first, or the matrix product would lose the digits that matter; what is below the
-    remaining rounding error counts as zero.
+
+class Distances:
+    """Squared distances of features from a common centre, and how near two of them are to count as equal.
+
+    The centre is taken off first, or the matrix product would lose the digits that matter, and it is the same for all
+    sets that are compared, so that equal distances stay equal. Up to ``DOUBLE`` multiplications are done in float64,
+    more in float32.
     """
-    dtype = torch.float64 if len(x) * len(y) * x.shape[1] <= DOUBLE else torch.float32
-    noise = 64 * torch.finfo(dtype).eps
-    centre = (
-        y.double().mean(0)
-        if len(y) <= COLUMNS
-        else torch.stack([c.double().sum(0) for c in y.split(COLUMNS)]).sum(0) / len(y)
-    )
-    for start in range(0, len(x), ROWS):
-        rows = slice(start, min(start + ROWS, len(x)))
-        a = (x[rows].double() - centre).to(dtype)
-        length = a.square().sum(1, keepdim=True)
-        pieces = []
-        for columns in y.split(COLUMNS):
-            b = (columns.double() - centre).to(dtype)
-            scale = length + b.square().sum(1)
-            distance = torch.addmm(scale, a, b.T, alpha=-2)
-            pieces.append(distance.masked_fill_(distance < noise * scale, 0))
-        yield rows, torch.cat(pieces, 1)
+
+    def __init__(self, centre: Tensor, multiplications: float) -> None:
+        self.centre = centre
+        self.dtype = torch.float64 if multiplications <= DOUBLE else torch.float32
+        self.noise = 64 * torch.finfo(self.dtype).eps
+
+    @classmethod
+    def between(cls, x: Tensor, y: Tensor) -> "Distances":
+        """For the sets x (n, d) and y (m, d), in either order and within themselves."""
+        total = torch.stack([part.double().sum(0) for each in (x, y) for part in each.split(COLUMNS)]).sum(0)
+        return cls(total / (len(x) + len(y)), max(len(x), len(y)) ** 2 * x.shape[1])
+
+    def of(self, x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """|x_i - y_j|^2 for x (n, d) and y (m, d), some rows at a time: a slice of the rows and their distances (b, m).
+
+        What is below the rounding error of the product counts as zero.
+        """
+        for start in range(0, len(x), ROWS):
+            rows = slice(start, min(start + ROWS, len(x)))
+            a = (x[rows].double() - self.centre).to(self.dtype)
+            length = a.square().sum(1, keepdim=True)
+            distances = torch.empty((len(a), len(y)), dtype=self.dtype, device=x.device)
+            for part, columns in zip(distances.split(COLUMNS, 1), y.split(COLUMNS), strict=True):
+                b = (columns.double() - self.centre).to(self.dtype)
+                scale = length + b.square().sum(1)
+                distance = torch.addmm(scale, a, b.T, alpha=-2)
+                part.copy_(distance.masked_fill_(distance < self.noise * scale, 0))
+            yield rows, distances
+
+    def reach(self, x: Tensor, distance: Tensor) -> Tensor:
+        """The squared distances (n, ...) from each x_i beyond which another is larger than ``distance`` for certain.
+
+        Up to there the two may be equal: the features are rounded, which moves each distance by a few units in the last
+        place of |x_i|, and so is the matrix product.
+        """
+        sizes = [
+            torch.stack([part.double().square().sum(1), (part.double() - self.centre).square().sum(1)])
+            for part in x.split(ROWS)
+        ]
+        raw, length = torch.cat(sizes, 1).view(2, -1, *[1] * (distance.ndim - 1))
+        root = distance.double().sqrt()
+        rounded = root + 4 * torch.finfo(x.dtype).eps * (raw.sqrt() + root)
+        return rounded.square() + self.noise * (length + distance.double())
 
 
 def nearest(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Squared distance from each x_i to its nearest y_j, and that j, both (n,)."""
-    found = [distance.min(1) for _, distance in squared_distances(x, y)]
+    found = [distance.min(1) for _, distance in Distances.between(x, y).of(x, y)]
     return torch.cat([f.values for f in found]).double(), torch.cat([f.indices for f in found])
 
 

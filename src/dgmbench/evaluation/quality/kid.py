@@ -3,11 +3,17 @@ r"""Kernel inception distance: the squared MMD of features under the cubic kerne
 The U-statistic has no bias, so the number may fall below zero (Binkowski et al. 2018, eq. 4). As there, it is averaged
 over blocks of at most a thousand examples; these are disjoint, so that their spread gives an honest standard error.
 Three moments of the features are all that the kernel sees.
+
+The cube makes a few wild samples outgrow everything: where their kernels exceed those of data by all digits of float64,
+no part of the number is left that depends on the data, and there is none.
 """
 
+import torch
 from torch import Generator, Tensor
 
-from dgmbench.evaluation.quality.blocks import BLOCK, BlockDistance, BlockEstimate, blocked_sets, over_blocks
+from dgmbench.errors import UserError
+from dgmbench.evaluation.quality.blocks import BLOCK, BlockDistance, BlockEstimate, over_blocks
+from dgmbench.evaluation.quality.feature_set import ROWS, checked_pair
 
 
 def cubic_kernel(x: Tensor, y: Tensor) -> Tensor:
@@ -17,18 +23,29 @@ def cubic_kernel(x: Tensor, y: Tensor) -> Tensor:
 
 def cubic_mmd(x: Tensor, y: Tensor) -> Tensor:
     """The U-statistic of MMD^2 between x (n, d) and y (m, d), at least two examples each."""
-    x, y = x.double(), y.double()
     n, m = len(x), len(y)
-    within_x, within_y = cubic_kernel(x, x), cubic_kernel(y, y)
-    off_x = (within_x.sum() - within_x.trace()) / (n * (n - 1))
-    off_y = (within_y.sum() - within_y.trace()) / (m * (m - 1))
+    # a sum less its diagonal would lose the pairs where the diagonal is large
+    off_x = cubic_kernel(x, x).fill_diagonal_(0).sum() / (n * (n - 1))
+    off_y = cubic_kernel(y, y).fill_diagonal_(0).sum() / (m * (m - 1))
     return off_x + off_y - 2 * cubic_kernel(x, y).mean()
+
+
+def _largest(x: Tensor) -> float:
+    """The largest k(x_i, x_i)."""
+    squares = torch.cat([part.double().square().mean(1) for part in x.split(ROWS)])
+    return float((squares.max() + 1).pow(3))
 
 
 def kid(data: Tensor, samples: Tensor, *, block: int = BLOCK, generator: Generator | None = None) -> BlockEstimate:
     """KID between features of data (n, d) and of samples (m, d)."""
-    x, y = blocked_sets(data, samples, block, generator)
-    return over_blocks(x, y, cubic_mmd, block)
+    checked_pair(data, samples)
+    of_data, of_samples = _largest(data), _largest(samples)
+    if of_samples * torch.finfo(torch.float64).eps > of_data:
+        raise UserError(
+            f"The features of samples are up to {(of_samples / of_data) ** (1 / 6):.2g} times as large as those of "
+            "data; their cubes leave no digit to the data."
+        )
+    return over_blocks(data, samples, cubic_mmd, block=block, generator=generator)
 
 
 class KernelDistance(BlockDistance):

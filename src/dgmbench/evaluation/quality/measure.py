@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from dgmbench.data.dataset import SplitName
 from dgmbench.data.random import keyed_generator
 from dgmbench.errors import UserError
 from dgmbench.evaluation.chunks import Chunks
@@ -22,7 +23,7 @@ from dgmbench.evaluation.parts import SAMPLE_CHUNK, WITHOUT_NOISE, Context, Foun
 from dgmbench.evaluation.quality import frechet, kid, mmd, prdc, sliced_wasserstein
 from dgmbench.evaluation.quality.feature_set import shuffled
 from dgmbench.evaluation.quality.inception_score import inception_score
-from dgmbench.evaluation.quality.memorisation import memorisation
+from dgmbench.evaluation.quality.memorisation import PART, memorisation
 from dgmbench.evaluation.quality.oracle import against_oracle
 from dgmbench.evaluation.quality.probe import few_label_errors, linear_probe_errors, nearest_neighbour_errors
 from dgmbench.evaluation.quality.similarity import psnr, ssim
@@ -47,6 +48,8 @@ REFERENCE = 50_000
 # The distance for unlimited examples is a line through shares of 1/k of both sets: of all these k, or of two where a
 # single distance takes seconds.
 PARTS, FEWER_PARTS, MANY_FEATURES = (1, 2, 4), (1, 2), 512
+# Training features of more numbers than this (1 GiB) are not kept, but made and searched for copies part by part.
+MOST_KEPT = 2**28
 # Codes of this many training examples train the probes.
 PROBE_EXAMPLES = 10_000
 
@@ -117,7 +120,7 @@ def samples(model: Model, context: Context, note: Note) -> Iterator[Found]:
         details = {**net.record(), "samples": n, "sample_chunk": SAMPLE_CHUNK, "most_reference": REFERENCE}
         try:
             features = torch.cat([net(x.to(context.device)).float() for x in drawn.split(SAMPLE_CHUNK)])
-            found = list(_on_features(net, features, context, details))
+            found = list(_on_features(net, features, context, details, note))
         except UserError as error:
             nothing = Metric(math.nan, "features^2", "estimate", "lower", None, n, note=str(error))
             found = [(net.label("fd"), nothing, details)]
@@ -146,7 +149,7 @@ def _nets(chosen: list[Any] | None, context: Context, note: Note) -> Iterator[Fe
         yield build_net(entry, context.data, folder=context.folder, device=context.device, note=note)
 
 
-def _on_features(net: FeatureNet, x: Tensor, context: Context, details: dict[str, Any]) -> Iterator[Found]:
+def _on_features(net: FeatureNet, x: Tensor, context: Context, details: dict[str, Any], note: Note) -> Iterator[Found]:
     """Every measure of samples with features x (n, d)."""
 
     def found(measure: str, value: float, direction: Direction, **other: Any) -> Found:
@@ -159,26 +162,41 @@ def _on_features(net: FeatureNet, x: Tensor, context: Context, details: dict[str
     on = {"reference": {"split": context.split, "n": len(data)}}
     yield from _frechet(found, data, x, context, on)
 
-    estimate = kid.kid(data, x, generator=context.generator("kid"))
-    blocks = {"block": estimate.block, "blocks": estimate.blocks}
-    yield found("kid", estimate.value, "lower", se=estimate.se, n=estimate.block * estimate.blocks, **on, **blocks)
-    try:
-        gaussian = mmd.mmd(data, x, generator=context.generator("mmd"))
-    except UserError as error:  # data whose features mostly coincide have no kernel width, but all else
-        yield found("mmd", math.nan, "lower", note=str(error), **on)
-    else:
-        blocks = {"block": gaussian.block, "blocks": gaussian.blocks}
-        yield found("mmd", gaussian.value, "lower", se=gaussian.se, n=gaussian.block * gaussian.blocks, **on, **blocks)
+    widths = {"scales": list(mmd.SCALES), "width_examples": mmd.WIDTH_EXAMPLES}
+    for name, distance, kernel in (
+        ("kid", kid.kid, {"kernel": "cubic"}),
+        ("mmd", mmd.mmd, {"kernel": "gaussian", **widths}),
+    ):
+        depends = {**on, **kernel}
+        try:
+            estimate = distance(data, x, generator=context.generator(name))
+        except (
+            UserError
+        ) as error:  # data that mostly coincide have no kernel width, but all else; likewise huge samples
+            yield found(name, math.nan, "lower", note=str(error), **depends)
+            continue
+        blocks = {"block": estimate.block, "blocks": estimate.blocks}
+        yield found(
+            name, estimate.value, "lower", se=estimate.se, n=estimate.block * estimate.blocks, **depends, **blocks
+        )
     sliced = sliced_wasserstein.sliced_wasserstein(data, x, generator=context.generator("sliced"))
     directions = {"directions": sliced_wasserstein.DIRECTIONS}
     yield found("swd", sliced.value, "lower", se=sliced.se, unit="features", **on, **directions)
 
     fewer = min(len(data), len(x))
-    equal = {"k": prdc.NEIGHBOURS, "equal_sets": fewer}
-    around = prdc.neighbourhoods(shuffled(data, context.generator("prdc"))[:fewer], x[:fewer])
-    for name, values in around._asdict().items():
-        mean = Metric.mean_of(values, unit="1", kind="estimate", direction="none" if name == "two_sample" else "higher")
-        yield net.label(name), mean, {**details, **on, **equal}
+    equal = {"neighbours": prdc.NEIGHBOURS, "equal_sets": fewer}
+    generator = context.generator("prdc")
+    measures: dict[str, prdc.Jackknifed | None] = dict.fromkeys(prdc.Neighbourhoods._fields)
+    remark = None
+    try:
+        around = prdc.neighbourhoods(shuffled(data, generator, fewer), x[:fewer], generator=generator)
+        measures.update(around._asdict())
+    except UserError as error:  # too few examples have no neighbours, but distances
+        remark = str(error)
+    for name, measure in measures.items():
+        direction: Direction = "none" if name == "two_sample" else "higher"
+        value, se, n = measure or (math.nan, None, fewer)
+        yield found(name, value, direction, se=se, n=n, note=remark, **on, **equal)
 
     logits = net.logits(x)
     if logits is not None:
@@ -189,28 +207,60 @@ def _on_features(net: FeatureNet, x: Tensor, context: Context, details: dict[str
         train = data_features(net, context.few(REFERENCE, "train"), context.folder)
         on_train = {"reference": {"split": "train", "n": len(train)}}
         yield from _frechet(found, train, x, context, on_train, variant="train")
-        copies = memorisation(train, data, x)
-        both = {"reference": {"splits": ["train", context.split], "n": [len(train), len(data)]}}
+        note(f"copies of training data on {net.name}")
+        # whatever else is measured on a part of the data: an original that is not looked at hides its copies
+        held_out = data_features(net, _all(context, context.split), context.folder)
+        copies = memorisation(_training_features(net, x.shape[1], context), held_out, x)
+        both = {"reference": {"splits": ["train", context.split], "n": [copies.train, copies.held_out]}}
         yield found("memorisation", copies.excess, "lower", se=copies.se, **both)
         if copies.distance_ratio is not None:
             yield found("nn_distance_ratio", copies.distance_ratio, "none", **both)
 
 
+def _all(context: Context, split: SplitName) -> Chunks:
+    """Every example of a split, but of the measured one no more than any measure takes."""
+    most = None if split == "train" else REFERENCE
+    return Chunks(context.data, split, seed=context.seed, limit=most, device=context.device)
+
+
+def _training_features(net: FeatureNet, width: int, context: Context) -> Tensor | Iterator[Tensor]:
+    """Features (n, width) of all training examples, in parts where they are too many to keep."""
+    chunks = _all(context, "train")
+    if context.data.size("train") * width <= MOST_KEPT:
+        return data_features(net, chunks, context.folder)
+    return _parts(net, chunks)
+
+
+def _parts(net: FeatureNet, chunks: Chunks) -> Iterator[Tensor]:
+    """Features of the examples in ``chunks``, in parts long enough for block-wise distances."""
+    held: list[Tensor] = []
+    for x in chunks:
+        held.append(net(x).float())
+        if sum(len(part) for part in held) >= PART:
+            yield torch.cat(held)
+            held = []
+    if held:
+        yield torch.cat(held)
+
+
 def _frechet(
     found: Any, data: Tensor, x: Tensor, context: Context, on: Mapping[str, Any], *, variant: str = ""
 ) -> Iterator[Found]:
-    estimate = frechet.frechet(data, x)
-    few = min(len(data), len(x)) < x.shape[1]
-    remark = f"{min(len(data), len(x))} examples for {x.shape[1]} features: biased upwards" if few else None
+    """The distance, what it would be by chance, and its extrapolation, to one of the reference sets."""
+    estimate = frechet.frechet(data, x, generator=context.generator("fd_bias"))
+    fewer = min(len(data), len(x))
+    counts = f"{fewer} examples for {x.shape[1]} features"
+    remark = f"{counts}: biased upwards" if fewer < frechet.ENOUGH * x.shape[1] else None
+    small = f"{counts}: too small" if fewer < frechet.ENOUGH * x.shape[1] else None
+    bias, free_of_bias = ("_".join(filter(None, (variant, name))) for name in ("bias", "inf"))
     yield found("fd", estimate.value, "lower", se=estimate.se, unit="features^2", variant=variant, note=remark, **on)
-    if variant:
-        return
-    yield found("fd", estimate.bias, "none", unit="features^2", variant="bias", note=remark, **on)
+    yield found("fd", estimate.bias, "none", unit="features^2", variant=bias, note=small, **on)
     wanted = PARTS if x.shape[1] <= MANY_FEATURES else FEWER_PARTS
     parts = frechet.usable_parts(len(data), len(x), x.shape[1], wanted)
     if len(parts) > 1:
-        free = frechet.extrapolated(data, x, parts=parts, generator=context.generator("fd_inf"))
-        yield found("fd", free.value, "lower", se=free.se, unit="features^2", variant="inf", parts=list(parts), **on)
+        free = frechet.extrapolated(data, x, parts=parts, whole=estimate, generator=context.generator("fd_inf"))
+        about = {"unit": "features^2", "variant": free_of_bias, "parts": list(parts)}
+        yield found("fd", free.value, "lower", se=free.se, **about, **on)
 
 
 def _labelled_samples(model: CanSample, net: FeatureNet, n: int, context: Context, note: Note) -> Iterator[Found]:

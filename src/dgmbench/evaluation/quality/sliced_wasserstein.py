@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor
 
 from dgmbench.errors import require
-from dgmbench.evaluation.quality.feature_set import FeatureSets, checked_pair
+from dgmbench.evaluation.quality.feature_set import COLUMNS, FeatureSets, checked_pair
 
 DIRECTIONS = 256
 
@@ -47,10 +47,15 @@ def sliced_wasserstein(
     at = "cpu" if generator is None else generator.device
     u = torch.randn((data.shape[1], directions), generator=generator, dtype=torch.float64, device=at)
     u = (u / u.norm(dim=0)).to(data.device)
-    values = torch.cat([squared_wasserstein(data.double() @ part, samples.double() @ part) for part in u.split(64, 1)])
+    values = torch.cat([squared_wasserstein(_along(data, part), _along(samples, part)) for part in u.split(64, 1)])
     value = math.sqrt(float(values.mean()))
     error = float(values.std()) / math.sqrt(directions)
     return SlicedEstimate(value, error / (2 * value) if value > 0 else 0.0)
+
+
+def _along(x: Tensor, directions: Tensor) -> Tensor:
+    """The projections (n, s) of features (n, d), float64, without a copy of all of them in float64."""
+    return torch.cat([part.double() @ directions for part in x.split(COLUMNS)])
 
 
 class SlicedWasserstein(FeatureSets):
