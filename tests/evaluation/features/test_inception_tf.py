@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dgmbench.config import complete, compose
 from dgmbench.data import DataSet, DataSpec, Split
 from dgmbench.errors import UserError
 from dgmbench.evaluation.features import inception_tf
@@ -245,3 +246,215 @@ def test_features_and_logits_are_those_of_the_published_table(
     logits = net.logits(found)
     assert logits is not None
     assert float((logits - found @ weights["fc.weight"].T).abs().max()) < 1e-3
+
+
+def test_the_file_has_the_published_size(weights: State) -> None:
+    numbers = sum(value.numel() for value in weights.values())
+    # Inception-v3 with 1000 classes and without auxiliary head has 23,834,568 weights; eight classes more are 8 * 2049
+    buffers = sum(value.numel() for name, value in weights.items() if "running" in name)
+    assert numbers - buffers == 23_834_568 + 8 * 2049
+    # the published file has 95,628,359 bytes, some 100 kB of them names and headers
+    assert 0 < 95_628_359 - 4 * numbers < 200_000
+
+
+# ---------------------------------------------------------------------- the resize
+
+
+def tf1_bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The rule in loops over output pixels: corners on corners, the last row and column repeated."""
+    rows, columns = image.shape
+    result = np.empty((height, width))
+    for i in range(height):
+        for j in range(width):
+            y = np.float32(i) * (np.float32(rows) / np.float32(height))
+            x = np.float32(j) * (np.float32(columns) / np.float32(width))
+            top, left = int(np.floor(y)), int(np.floor(x))
+            bottom, right = min(top + 1, rows - 1), min(left + 1, columns - 1)
+            dy, dx = float(y) - top, float(x) - left
+            above = image[top, left] * (1 - dx) + image[top, right] * dx
+            below = image[bottom, left] * (1 - dx) + image[bottom, right] * dx
+            result[i, j] = above * (1 - dy) + below * dy
+    return result
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [((8, 8), (29, 29)), ((5, 9), (11, 4)), ((32, 32), (10, 13)), ((6, 6), (6, 6))]
+)
+def test_resize_is_that_of_tensorflow_1(old: tuple[int, int], new: tuple[int, int]) -> None:
+    image = np.random.RandomState(0).randint(0, 256, old).astype(np.float64)
+    found = resize_tf1(torch.from_numpy(image).float()[None, None], *new)[0, 0]
+    np.testing.assert_allclose(found.numpy(), tf1_bilinear(image, *new), atol=1e-3)
+    if old != new:  # what other tools do instead
+        theirs = F.interpolate(torch.from_numpy(image)[None, None], new, mode="bilinear", align_corners=False)[0, 0]
+        assert float((theirs - found).abs().max()) > 5
+
+
+def test_a_ramp_grows_by_the_ratio_and_stops_at_the_edge() -> None:
+    ramp = torch.arange(4.0).expand(1, 1, 1, 4)
+    expected = torch.tensor([0, 0.5, 1, 1.5, 2, 2.5, 3, 3])  # half-pixel centres would give 0, 0.25, 0.75, ...
+    torch.testing.assert_close(resize_tf1(ramp, 1, 8)[0, 0, 0], expected)
+
+
+# ---------------------------------------------------------------------- the file: where it is looked for, what it is
+
+
+@pytest.fixture
+def pictures() -> DataSet:
+    return data_of(images((3, 8, 8), 256, 4, seed=0), 256)
+
+
+def test_a_path_is_no_part_of_what_the_net_is(
+    file: Path,
+    sha256: str,
+    pictures: DataSet,
+    build: Callable[..., InceptionTf],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(inception_tf, "SHA256", sha256)
+    (tmp_path / "elsewhere.pth").symlink_to(file)
+    state = torch.get_rng_state()
+    by_path = build({**NODE, "path": str(tmp_path / "elsewhere.pth")}, pictures)
+    by_folder = build("inception_tf", pictures, file.parent)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert by_path.hash == by_folder.hash
+    assert by_path.record()["net_settings"] == {}
+    assert [by_path.label(m) for m in ("fd", "score", "kid")] == ["fid", "inception_score", "kid_inception_tf"]
+    assert by_path.label("fd", "train") == "fid_train"
+    second = build(
+        {**NODE, "name": "copy", "path": str(file)}, pictures
+    )  # two nets must not share their numbers' names
+    assert second.label("fd") == "fd_copy"
+
+
+def test_what_is_missing_and_what_to_do_about_it(pictures: DataSet, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"needs the weights {FILE}, and {tmp_path}/{FILE} does not exist") as error:
+        require_nets(["inception_tf"], pictures, tmp_path)
+    assert "path:FILE" in str(error.value)
+    assert "download:true" in str(error.value)
+    for allowed in (False, True):  # a download goes to the data folder and would not help
+        with pytest.raises(UserError, match=r"There is no file .*/mine\.pth, which features\.path of") as error:
+            require_nets([{**NODE, "path": str(tmp_path / "mine.pth"), "download": allowed}], pictures, tmp_path)
+        assert "download:true" not in str(error.value)
+    with pytest.raises(UserError, match=r"name the file by features\.path=FILE"):
+        require_nets([{**NODE, "download": True}], pictures, None)
+
+
+def test_the_advice_is_a_command_that_works(pictures: DataSet, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        require_nets(["inception_tf"], pictures, tmp_path)
+    node = str(error.value).partition("write ")[2].partition(" instead")[0].replace("FILE", "/a/file.pth")
+    quality = complete(compose("train", ["model=vae", f"protocol.quality.features=[{node}]"]))["protocol"]["quality"]
+    assert quality["features"] == [{**NODE, "path": "/a/file.pth", "download": False}]
+
+
+def test_weights_must_be_the_published_ones(
+    weights: State, pictures: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / FILE
+    path.write_bytes(b"something else")
+    with pytest.raises(UserError, match="not the published sha256:6726825d"):
+        require_nets(["inception_tf"], pictures, tmp_path)
+    net = InceptionTf(pictures.spec)
+    with pytest.raises(UserError, match=r"no file of weights that PyTorch can read: "):
+        net.load(path)
+    torch.save([1, 2], path)
+    with pytest.raises(UserError, match=r"no file of weights that PyTorch can read: AttributeError"):
+        net.load(path)
+    torch.save({**weights, "fc.weight": torch.zeros(1000, 2048)}, path)
+    with pytest.raises(UserError, match=r"is no file of the network: fc\.weight"):
+        net.load(path)
+    torch.save({name: value for name, value in weights.items() if name != "fc.bias"}, path)
+    with pytest.raises(UserError, match=r"is no file of the network: fc\.bias \(1008,\) does not agree"):
+        net.load(path)
+
+
+def test_images_it_cannot_see_are_refused() -> None:
+    with pytest.raises(UserError, match="needs images with 1 or 3 channels"):
+        InceptionTf(DataSpec((5,), "real"))
+    for kind in ("real", "counts"):
+        with pytest.raises(UserError, match=rf"least and greatest value are known.* not {kind} 3x8x8; use random_conv"):
+            InceptionTf(DataSpec((3, 8, 8), kind))
+
+
+# ---------------------------------------------------------------------- the download, from a server on this machine
+
+
+class Handler(SimpleHTTPRequestHandler):
+    def do_GET(self) -> None:
+        if self.path.endswith("broken"):  # ends long before the end
+            self.send_response(200)
+            self.send_header("Content-Length", "100000")
+            self.end_headers()
+            self.wfile.write(b"x" * 1000)
+            self.close_connection = True
+        else:
+            super().do_GET()
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, str]]:
+    """A folder and the address that it is served under."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield folder, f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_download_gives_the_net_and_happens_once(
+    served: tuple[Path, str],
+    file: Path,
+    sha256: str,
+    pictures: DataSet,
+    build: Callable[..., InceptionTf],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder, address = served
+    (folder / FILE).symlink_to(file)
+    monkeypatch.setattr(inception_tf, "SHA256", sha256)
+    monkeypatch.setattr(inception_tf, "URL", f"{address}/{FILE}")
+    features = tmp_path / "data" / "features"
+    require_nets([{**NODE, "download": True}], pictures, features)
+    assert [path.name for path in features.iterdir()] == [FILE]
+    (folder / FILE).unlink()
+    net = build({**NODE, "download": True}, pictures, features)
+    assert net.hash == build({**NODE, "path": str(file)}, pictures).hash
+
+
+@pytest.mark.parametrize(
+    ("what", "sentence"),
+    [
+        (
+            "wrong",
+            r"The download of http://127\.0\.0\.1:\d+/wrong does not have the published sha256:6726825d.*; retry",
+        ),
+        ("missing", r"http://127\.0\.0\.1:\d+/missing cannot be fetched .*404.* get pt_inception.* by other means"),
+        ("broken", r"http://127\.0\.0\.1:\d+/broken cannot be fetched .* get pt_inception.* by other means"),
+        ("nobody", r"http://127\.0\.0\.1:1/nobody cannot be fetched .* get pt_inception.* by other means"),
+    ],
+)
+def test_a_download_that_fails_leaves_nothing(
+    what: str,
+    sentence: str,
+    served: tuple[Path, str],
+    pictures: DataSet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder, address = served
+    (folder / "wrong").write_bytes(b"another file")
+    monkeypatch.setattr(inception_tf, "URL", f"{'http://127.0.0.1:1' if what == 'nobody' else address}/{what}")
+    features = tmp_path / "features"
+    with pytest.raises(UserError, match=sentence):
+        require_nets([{**NODE, "download": True}], pictures, features)
+    assert list(features.iterdir()) == []

@@ -45,6 +45,7 @@ def build_net(
             with _in_a_sentence(net.who):
                 net.prepare(data, folder, note)
                 net.try_out(data)
+    note(f"feature net {net.name} {net.hash[:8]}")  # from here on it is known by its hash
     return net.requires_grad_(False)
 
 
@@ -54,7 +55,10 @@ def require_nets(chosen: Sequence[str | Mapping[str, Any]], data: DataSet, folde
     check_names(nodes)
     for node in nodes:
         with _own_noise():
-            _unprepared(node, data).eval().require(data, folder)
+            net = _unprepared(node, data).eval()
+        with _own_noise(), _in_a_sentence(net.who):
+            net.require(data, folder)
+        _ = net.source  # of the code that was imported just now
 
 
 @contextmanager

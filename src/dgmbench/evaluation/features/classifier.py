@@ -30,7 +30,6 @@ from dgmbench.data import BatchStream, DataSet, DataSpec, evaluation_batches, ke
 from dgmbench.errors import UserError, require
 from dgmbench.evaluation.features.net import Note, Standardised
 from dgmbench.evaluation.features.reference import cannot_keep
-from dgmbench.source import hash_of_files
 
 FORMAT = 1  # of what training does and of the file
 FEATURES = 64
@@ -91,7 +90,7 @@ class Classifier(Standardised):
         parts = [FORMAT, dict(self.settings), self.images, self.seed, data.content_hash]
         parts.append({name: list(p.shape) for name, p in self.named_parameters()})
         if type(self) is not Classifier:  # FORMAT speaks for this class alone
-            parts += [self.target, hash_of_files(self.sources())]
+            parts += [self.target, self.source]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def require(self, data: DataSet, folder: Path | None) -> None:
@@ -120,7 +119,7 @@ class Classifier(Standardised):
 
     def _found(self, key: str, target: Path | None) -> bool:
         """Take weights that this process or another has trained, if there are any and they are not damaged."""
-        if target is not None and (target / "classifier.json").is_file():
+        if target is not None:
             with contextlib.suppress(UserError):
                 self._load(target / "classifier.json")
                 return True

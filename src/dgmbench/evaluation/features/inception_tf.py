@@ -229,8 +229,8 @@ class InceptionTf(FeatureNet):
                 download(published, folder)
             if not path.is_file():
                 raise UserError(
-                    f"features=inception_tf needs the weights {FILE}, and {path} does not exist. Put the file there; or "
-                    f"write {{name:{NAME},_target_:{dotted(InceptionTf)},path:FILE}} instead of {NAME} to name it "
+                    f"features=inception_tf needs the weights {FILE}, and {path} does not exist. Put the file there, "
+                    f"or write {{name:{NAME},_target_:{dotted(InceptionTf)},path:FILE}} instead of {NAME} to name it "
                     f"elsewhere, or download:true instead of path:FILE to fetch it from {URL}."
                 )
         try:

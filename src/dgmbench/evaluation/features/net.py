@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -123,9 +124,14 @@ class FeatureNet(nn.Module):
         """The net in a sentence."""
         return f"The feature net {self.name} ({self.target})"
 
-    def sources(self) -> tuple[Path, ...]:
-        """The files of the code that features depend on."""
-        return source_files(Path(inspect.getfile(type(self))))
+    def made_of(self) -> tuple[Callable[..., Any], ...]:
+        """The classes and functions whose code features depend on."""
+        return (type(self),)
+
+    @property
+    def source(self) -> str:
+        """16 hex digits for the files of that code and what they import of the mathematics and from beside them."""
+        return hash_of_code(self.made_of())
 
     def state(self) -> Iterator[tuple[str, Any]]:
         """All that was learnt, drawn or read: parameters and buffers, also buffers that are not saved."""
@@ -137,7 +143,7 @@ class FeatureNet(nn.Module):
     def hash(self) -> str:
         """sha256 over the name, the class and its source code, the settings and all weights."""
         if self._hash is None:
-            known = [self.name, self.target, hash_of_files(self.sources()), dict(self.settings)]
+            known = [self.name, self.target, self.source, dict(self.settings)]
             content = hashlib.sha256(json.dumps(known, sort_keys=True).encode())
             for key, value in sorted(self.state(), key=lambda item: item[0]):
                 if isinstance(value, Tensor):
@@ -154,10 +160,17 @@ class FeatureNet(nn.Module):
         return {
             "net": self.name,
             "net_class": self.target,
-            "net_source": hash_of_files(self.sources()),
+            "net_source": self.source,
             "net_settings": dict(self.settings),
             "net_hash": self.hash[:16],
         }
+
+
+@cache
+def hash_of_code(kinds: tuple[Callable[..., Any], ...]) -> str:
+    """16 hex digits for source files, read once: what is edited while a long training runs is not what was imported."""
+    files = [file for kind in kinds for file in source_files(Path(inspect.getfile(kind)))]
+    return hash_of_files(tuple(dict.fromkeys(files)))
 
 
 def default_name(made_by: Callable[..., Any]) -> str:

@@ -1,18 +1,15 @@
 """A user's own module as a feature net: any ``nn.Module`` that a ``_target_`` names."""
 
-import inspect
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from dgmbench.data import DataSet, DataSpec
 from dgmbench.errors import UserError
 from dgmbench.evaluation.features.net import FeatureNet, default_name, dotted
-from dgmbench.source import source_files
 
 
 class Own(FeatureNet):
@@ -45,11 +42,11 @@ class Own(FeatureNet):
                 f"{self.who}{weights} fails on float32 values of shape {tuple(x.shape)}: {said(error)}."
             ) from error
 
-    def sources(self) -> tuple[Path, ...]:
-        """Of this class and of all parts that are not PyTorch's own."""
-        kinds = [self.made_by, *dict.fromkeys(type(part) for part in self.module.modules())]
-        files = [source_files(Path(inspect.getfile(k))) for k in kinds if k.__module__.partition(".")[0] != "torch"]
-        return tuple(dict.fromkeys([*super().sources(), *(file for some in files for file in some)]))
+    def made_of(self) -> tuple[Callable[..., Any], ...]:
+        """This class, what made the module, and the classes of all its parts that are not PyTorch's own."""
+        kinds = [self.made_by, *(type(part) for part in self.module.modules())]
+        own = [kind for kind in kinds if kind.__module__.partition(".")[0] != "torch"]
+        return (*super().made_of(), *dict.fromkeys(own))
 
     def state(self) -> Iterator[tuple[str, Any]]:
         """With the attributes of all parts that are numbers, texts or arrays: they may decide what is computed."""

@@ -73,7 +73,7 @@ def _checksum(key: str, values: np.ndarray) -> str:
 def _read(file: Path, key: str) -> Tensor | None:
     """The features in the file, or None if they must be computed."""
     try:
-        with np.load(file, allow_pickle=False) as found:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as found:
             values, checksum = found["features"], str(found["sha256"])
     except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, zipfile.BadZipFile):
         return None
