@@ -28,6 +28,7 @@ import torch
 from torch import nn
 from dgmbench.evaluation.features.inception_tf import InceptionTf
 from dgmbench.evaluation.features.pixel import Pixel
+from own_library import Layer
 from own_part import FACTOR, Part
 
 class First(nn.Module):
@@ -144,6 +145,9 @@ def made(layers: int = 1):
 
 def reads():
     return Part()
+
+def mixed():
+    return nn.Sequential(nn.Flatten(), Layer())
 """
 PART = """
 from torch import nn
@@ -159,11 +163,19 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[s
     """Nodes of the modules above; with ``write`` they come from a changed source."""
     monkeypatch.syspath_prepend(str(tmp_path))
 
-    def write(modules: str = MODULES, part: str = PART) -> None:
+    library = tmp_path / "elsewhere" / "own_library.py"
+    library.parent.mkdir()
+    monkeypatch.syspath_prepend(str(library.parent))
+
+    def forget() -> None:
+        for name in ("own_nets", "own_part", "own_library"):
+            sys.modules.pop(name, None)
+
+    def write(modules: str = MODULES, part: str = PART, layer: str = PART) -> None:
         (tmp_path / "own_nets.py").write_text(modules)
         (tmp_path / "own_part.py").write_text(part)
-        for name in ("own_nets", "own_part"):
-            sys.modules.pop(name, None)
+        library.write_text(layer.replace("Part", "Layer"))
+        forget()
 
     def node(module: str, /, **settings: Any) -> dict[str, Any]:
         return {"_target_": f"own_nets.{module}", **settings}
@@ -171,8 +183,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[s
     write()
     node.write = write  # type: ignore[attr-defined]
     yield node
-    for name in ("own_nets", "own_part"):
-        sys.modules.pop(name, None)
+    forget()
 
 
 # ---------------------------------------------------------------------- what they compute and are known by
@@ -222,12 +233,15 @@ def test_the_hash_sees_changed_code_and_what_no_state_dict_holds(own: Any, digit
         net = build(own(module, name="mine", **settings), data)
         return net.hash, net.record()["net_source"]
 
-    before = both("First"), both("reads"), both("Hidden")
-    assert (both("First"), both("reads"), both("Hidden")) == before
+    before = both("First"), both("reads"), both("mixed")
+    assert (both("First"), both("reads"), both("mixed")) == before
     own.write(MODULES.replace(":32]", ":32] * 2"))
     assert all(a != b for a, b in zip(both("First"), before[0], strict=True))
     own.write(part=PART.replace("1 * x", "2 * x"))  # a part of another file
     assert all(a != b for a, b in zip(both("reads"), before[1], strict=True))
+    own.write(layer=PART.replace("1 * x", "2 * x"))  # a class of a library
+    assert all(a != b for a, b in zip(both("mixed"), before[2], strict=True))
+    assert both("First") == before[0]
     # not the code: what it finds outside, in attributes and in buffers that are not saved
     own.write()
     import own_nets  # type: ignore[import-not-found]

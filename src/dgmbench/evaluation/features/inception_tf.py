@@ -21,7 +21,6 @@ from dgmbench.data import DataSet, DataSpec
 from dgmbench.data.files import PublishedFile, checksum, download
 from dgmbench.errors import UserError
 from dgmbench.evaluation.features.net import FeatureNet, Note, dotted
-from dgmbench.evaluation.features.own import said
 
 NAME = "inception_tf"
 SIDE = 299
@@ -250,7 +249,7 @@ class InceptionTf(FeatureNet):
             state = torch.load(path, map_location="cpu", weights_only=True)
             given = {name: tuple(value.shape) for name, value in state.items()}
         except Exception as error:  # PyTorch raises what it likes for a file that it did not write
-            raise UserError(f"{path} is no file of weights that PyTorch can read: {said(error)}.") from error
+            raise UserError(f"{path} is no file of weights that PyTorch can read ({type(error).__name__}).") from error
         wanted = {name: tuple(value.shape) for name, value in self.state_dict().items()}
         counted = {name for name in wanted if name.endswith("num_batches_tracked")}  # not in every copy
         wrong = {item for item in given.items() ^ wanted.items() if item[0] not in counted}
