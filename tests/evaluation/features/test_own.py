@@ -261,6 +261,7 @@ def test_no_features_of_another_net_are_served(own: Any, digits: Digits, build: 
     x = torch.from_numpy(data.splits["test"].x).float().flatten(1) / 16
     for node, expected in ((own("First", name="mine"), x[:, :32]), (own("Second", name="mine"), 100 * x[:, 32:])):
         torch.testing.assert_close(data_features(build(node, data), chunks, tmp_path / "features"), expected)
+    assert len(list((tmp_path / "features").iterdir())) == 2  # neither took the place of the other
     own.write(MODULES.replace(":32]", ":32] * 2"))
     for forget in (True, False):
         if forget:
