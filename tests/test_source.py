@@ -41,6 +41,24 @@ def test_the_hash_changes_with_what_is_imported(tmp_path: Path, monkeypatch: pyt
     assert source.hash_of_target("mine.Model") != before
 
 
+def test_a_package_of_ones_own_is_followed(tmp_path: Path) -> None:
+    files = {
+        "mine/__init__.py": "",
+        "mine/nets/net.py": "from .parts import A\nfrom ..top import B\nfrom . import sibling\nimport mine.other\n",
+        "mine/nets/parts.py": "from mine.deep.layers import C\n",
+        "mine/nets/sibling.py": "",
+        "mine/nets/unused.py": "",
+        "mine/top/__init__.py": "",
+        "mine/other.py": "",
+        "mine/deep/layers.py": "",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    found = [file.relative_to(tmp_path).as_posix() for file in source.source_files(tmp_path / "mine/nets/net.py")]
+    assert set(found) == set(files) - {"mine/__init__.py", "mine/nets/unused.py"}
+
+
 def test_a_target_and_its_class_have_one_hash() -> None:
     assert source.hash_of_target("dgmbench.models.flow.realnvp.RealNvp") == source.source_hash(RealNvp)
     assert source.hash_of_target("dgmbench.models.flow.flow.Flow") != source.source_hash(RealNvp)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import dgmbench
 
-MATHEMATICS = ("dgmbench.models", "dgmbench.nn")
-"""Packages whose files are followed; a model of the user's own is followed to the files beside it as well."""
+MATHEMATICS = ("dgmbench.models", "dgmbench.nn", "dgmbench.evaluation.features")
+"""Packages whose files are followed; a user's own code is followed to the files beside it and those of its package."""
 
 
 def source_hash(model: type) -> str:
@@ -60,18 +60,28 @@ def _imports(file: Path) -> tuple[Path, ...]:
     """The files of the modules that one file imports, as far as they are followed."""
     inside = Path(dgmbench.__path__[0]) in file.parents
     names: list[str] = []
+    files: list[Path | None] = []
     for node in ast.walk(ast.parse(file.read_bytes())):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    files = []
+        elif isinstance(node, ast.ImportFrom) and not inside:  # relative
+            folder = file.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+            files += _modules(folder, *(folder / alias.name for alias in node.names))
     for name in dict.fromkeys(names):
         if name.startswith(MATHEMATICS):
             files.append(_file_of(name))
-        elif not inside and "." not in name:
-            files.append(file.parent / f"{name}.py")
-    return tuple(path for path in files if path is not None and path.is_file())
+        elif not inside:
+            first, *rest = name.split(".")
+            folders = [file.parent / first, *(folder for folder in file.parents if folder.name == first)]
+            files += _modules(*(folder.joinpath(*rest) for folder in folders))
+    return tuple(path for path in dict.fromkeys(files) if path is not None and path.is_file())
+
+
+def _modules(*paths: Path) -> list[Path]:
+    """Where modules of these paths without ending would lie."""
+    return [place for path in paths for place in (path.with_suffix(".py"), path / "__init__.py")]
 
 
 def _file_of(module: str) -> Path | None:

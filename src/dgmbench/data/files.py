@@ -65,7 +65,7 @@ class PublishedReader(Reader):
                 "or let data.download=true fetch them."
             )
         for file in missing:
-            _download(file, folder)
+            download(file, folder)
 
     def path(self, folder: Path, name: str) -> Path:
         """The path of one file, its checksum compared if that was asked for."""
@@ -79,7 +79,7 @@ class PublishedReader(Reader):
         return path
 
 
-def _download(file: PublishedFile, folder: Path) -> None:
+def download(file: PublishedFile, folder: Path) -> None:
     """Fetch one file with a progress bar; it appears under its name only when complete and verified."""
     import pooch
 

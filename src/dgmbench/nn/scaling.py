@@ -4,14 +4,15 @@ import torch
 from torch import Tensor, nn
 
 from dgmbench.data.spec import DataSpec
+from dgmbench.errors import UserError
 
 
 class Scaling(nn.Module):
     """Affine map of raw values to floats in [low, high], and back.
 
     Binary and discrete values 0 ... K-1 become ``low + (high - low) x / (K - 1)``; ``real`` values pass unchanged.
-    ``inverse`` rounds to the nearest level and returns the raw dtype. The map is no density transform: a model with
-    a likelihood accounts for its own log-determinant.
+    ``inverse`` rounds to the nearest level, returns the raw dtype and refuses NaN. The map is no density transform: a
+    model with a likelihood accounts for its own log-determinant.
     """
 
     def __init__(self, spec: DataSpec, *, low: float = -1.0, high: float = 1.0) -> None:
@@ -33,4 +34,6 @@ class Scaling(nn.Module):
         """Float (b, *shape) to the nearest raw values (b, *shape)."""
         if not self.bounded or self.spec.levels is None:
             return u.to(self.spec.dtype)
+        if bad := int(torch.isnan(u).flatten(1).any(1).sum()):  # the cast would make a level of them, mostly 0
+            raise UserError(f"{bad} of {len(u)} examples have values that are NaN, which no level is nearest to.")
         return self.unrounded(u).round().clamp(0, self.spec.levels - 1).to(torch.uint8)

@@ -1,7 +1,8 @@
 """From the names and nodes of ``protocol.quality.features`` to feature nets that are ready."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,16 @@ from torch import nn
 
 from dgmbench.cards import read_settings
 from dgmbench.config import instantiate, options
-from dgmbench.data import DataSet
+from dgmbench.data import DataSet, keyed_seed
 from dgmbench.errors import UserError, nearest
-from dgmbench.evaluation.features.net import FeatureNet, Note, Own
+from dgmbench.evaluation.features.net import FeatureNet, Note, default_name, dotted
+from dgmbench.evaluation.features.own import Own, said
 from dgmbench.signatures import TARGET, complete_node, locate
 
 # The only name for which a Frechet distance is called FID, and so no other net may have it.
 RESERVED = {"inception_tf": "dgmbench.evaluation.features.inception_tf.InceptionTf"}
-NO_CONTENT = ("path", "download")  # settings that say where weights come from, not what they are
+TAKEN = ("inception",)  # its score would be an inception_score
+VARIANTS = ("train", "bias", "inf")  # a second word after a net's name
 
 
 def default_features(data: DataSet) -> list[str]:
@@ -34,41 +37,82 @@ def build_net(
     note: Note = lambda text: None,
 ) -> FeatureNet:
     """The net of a name or a node ``{name, _target_, ...}``, ready for the data. ``folder`` keeps what was trained."""
-    net = _unprepared(entry, data).to(device).eval()
-    net.prepare(data, folder, note)
+    with _own_noise():
+        net = _unprepared(entry, data).to(device).eval()
+        if net.target.startswith("dgmbench."):
+            net.prepare(data, folder, note)
+        else:
+            with _in_a_sentence(net.who):
+                net.prepare(data, folder, note)
+                net.try_out(data)
+    note(f"feature net {net.name} {net.hash[:8]}")  # from here on it is known by its hash
     return net.requires_grad_(False)
 
 
 def require_nets(chosen: Sequence[str | Mapping[str, Any]], data: DataSet, folder: Path | None) -> None:
     """Refuse nets that ``build_net`` would refuse, without training any: to be asked before a model is trained."""
-    for entry in chosen:
-        _unprepared(entry, data).require(data, folder)
+    nodes = [complete_net(entry) for entry in chosen]
+    check_names(nodes)
+    for node in nodes:
+        with _own_noise():
+            net = _unprepared(node, data).eval()
+        with _own_noise(), _in_a_sentence(net.who):
+            net.require(data, folder)
+        _ = net.source  # of the code that was imported just now
+
+
+@contextmanager
+def _own_noise() -> Iterator[None]:
+    """Weights that a module draws are the same each time, and nobody else's stream of noise moves on."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(keyed_seed("feature net"))
+        yield
+
+
+@contextmanager
+def _in_a_sentence(who: str) -> Iterator[None]:
+    """Whatever a user's code raises, a missing file of weights for instance, is the user's to mend."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{who} fails: {said(error)}.") from error
 
 
 def _unprepared(entry: str | Mapping[str, Any], data: DataSet) -> FeatureNet:
     node = complete_net(entry)
     target = locate(node[TARGET], "features")
     settings = {key: value for key, value in node.items() if key not in ("name", TARGET)}
-    if isinstance(target, type) and issubclass(target, FeatureNet):
-        net: FeatureNet = instantiate({TARGET: node[TARGET], **settings}, data.spec)
-    else:
-        module = instantiate({TARGET: node[TARGET], **settings})
-        if not isinstance(module, nn.Module):
-            raise UserError(f"features._target_={node[TARGET]} gives a {type(module).__name__}, not an nn.Module.")
-        net = Own(data.spec, module)
-    net.name = str(node.get("name") or net.name)
-    net.settings = {key: value for key, value in settings.items() if key not in NO_CONTENT}
-    if not re.fullmatch(r"[a-z0-9_]+", net.name):
-        raise UserError(f"features.name={net.name} must consist of small letters, digits and underscores.")
-    if net.name in RESERVED and node[TARGET] != RESERVED[net.name]:
-        raise UserError(f"The name {net.name} is reserved for {RESERVED[net.name]}; give your feature net another one.")
+    net: FeatureNet
+    with _in_a_sentence(f"features._target_={node[TARGET]}"):
+        if isinstance(target, type) and issubclass(target, FeatureNet):
+            net = instantiate({TARGET: node[TARGET], **settings}, data.spec)
+        else:
+            module = instantiate({TARGET: node[TARGET], **settings})
+            if not isinstance(module, nn.Module):
+                raise UserError(f"features._target_={node[TARGET]} gives a {type(module).__name__}, not an nn.Module.")
+            net = Own(data.spec, module, target)
+    net.name = node["name"]
+    net.settings = {key: value for key, value in settings.items() if key not in net.NO_CONTENT}
     return net
 
 
 def complete_net(entry: str | Mapping[str, Any], config_dirs: Iterable[str | Path] = ()) -> dict[str, Any]:
-    """The node of an entry of ``protocol.quality.features``, a name or a node, with the defaults of its class."""
+    """The node of an entry of ``protocol.quality.features``, a name or a node, with the defaults of its class.
+
+    A net without a name gets that of its class, so that two of them never go by the same name unnoticed.
+    """
     node = read_net(entry, config_dirs) if isinstance(entry, str) else dict(entry)
-    return complete_node(node, "features", supplied=("spec",), metadata=("name",))
+    node = complete_node(node, "features", supplied=("spec",), metadata=("name",))
+    target = locate(node[TARGET], "features")
+    node["name"] = name = str(node.get("name") or default_name(target))
+    if not re.fullmatch(r"[a-z0-9_]+", name):
+        raise UserError(f"features.name={name} must consist of small letters, digits and underscores.")
+    if name in TAKEN or (name in RESERVED and dotted(target) != RESERVED[name]):
+        owner = RESERVED.get(name, "the Inception score")
+        raise UserError(f"The name {name} is reserved for {owner}; give your feature net another one.")
+    return node
 
 
 def read_net(name: str, config_dirs: Iterable[str | Path] = ()) -> dict[str, Any]:
@@ -80,8 +124,14 @@ def read_net(name: str, config_dirs: Iterable[str | Path] = ()) -> dict[str, Any
 
 
 def check_names(nodes: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse two nets of one name, whose numbers would overwrite each other."""
-    names = [node.get("name") for node in nodes]
+    """Refuse two nets whose numbers would overwrite each other: of one name, or ``fd_a_train`` of a and of a_train."""
+    names = [node["name"] for node in nodes]
     for name in names:
-        if name is not None and names.count(name) > 1:
+        if names.count(name) > 1:
             raise UserError(f"Two feature nets are named {name}; give each its own features.name.")
+        for variant in VARIANTS:
+            if f"{name}_{variant}" in names:
+                raise UserError(
+                    f"Numbers of the feature nets {name} and {name}_{variant} would have one name; give the second "
+                    "another features.name."
+                )

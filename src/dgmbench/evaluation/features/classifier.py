@@ -1,15 +1,22 @@
 """A small classifier of the data's own labels, trained once: features that know what the data set is about.
 
 The last hidden layer gives 64 features, the output the class probabilities of ``classifier_score`` and of label
-consistency. It is trained on the training split with labels, deterministically by its seed, and kept in the data folder
-with its accuracy and hash; for the embedded digits it comes with the package.
+consistency. It is trained on the training split with labels, by its seed, and kept in the data folder with its
+accuracy; for the embedded digits it comes with the package.
+
+On one processor and release of PyTorch the weights are the same bits each time, because training runs in one thread
+whatever the number of threads is. Other processors and GPUs add in another order, and training blows such differences
+up to other weights. The hash is of the weights themselves, so numbers of two such classifiers never pass for the same
+protocol; who wants the same ids on two machines copies the data folder's ``features/``.
 """
 
 import contextlib
 import hashlib
 import json
 import os
+import shutil
 import uuid
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,12 +29,14 @@ from torch.nn import functional as F
 from dgmbench.data import BatchStream, DataSet, DataSpec, evaluation_batches, keyed_seed
 from dgmbench.errors import UserError, require
 from dgmbench.evaluation.features.net import Note, Standardised
+from dgmbench.evaluation.features.reference import cannot_keep
 
 FORMAT = 1  # of what training does and of the file
 FEATURES = 64
 BATCH, RATE = 100, 2e-3
 NO_LABELS = "features=classifier needs data with labels, and these have none; use random_conv."
 SHIPPED = Path(__file__).parent / "weights"
+_memory: dict[str, tuple[dict[str, Tensor], dict[str, float]]] = {}  # weights and accuracy of what was trained here
 
 
 class Classifier(Standardised):
@@ -80,6 +89,8 @@ class Classifier(Standardised):
         """What the trained weights depend on."""
         parts = [FORMAT, dict(self.settings), self.images, self.seed, data.content_hash]
         parts.append({name: list(p.shape) for name, p in self.named_parameters()})
+        if type(self) is not Classifier:  # FORMAT speaks for this class alone
+            parts += [self.target, self.source]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def require(self, data: DataSet, folder: Path | None) -> None:
@@ -88,7 +99,7 @@ class Classifier(Standardised):
             raise UserError(NO_LABELS)
 
     def prepare(self, data: DataSet, folder: Path | None, note: Note) -> None:
-        """Load the trained weights, from the package or from ``folder``, else train and keep them."""
+        """Load the trained weights, from the package or from ``folder``, else train, and keep them if that works."""
         self.require(data, folder)
         super().prepare(data, folder, note)
         key = self.key(data)
@@ -96,25 +107,38 @@ class Classifier(Standardised):
             if json.loads(record.read_text())["key"] == key:
                 self._load(record)
                 return
-        if folder is None:
-            self._train(data, note)
+        target = None if folder is None else folder / f"classifier-{data.name}-{key}"
+        if self._found(key, target):
             return
-        target = folder / f"classifier-{data.name}-{key}"
+        with _lock(target):
+            if not self._found(key, target):
+                self._train(data, note)
+                _memory[key] = {name: value.cpu().clone() for name, value in self.state_dict().items()}, self.accuracy
+                if target is not None:
+                    self._keep(data, target)
+
+    def _found(self, key: str, target: Path | None) -> bool:
+        """Take weights that this process or another has trained, if there are any and they are not damaged."""
+        if target is not None:
+            with contextlib.suppress(UserError):
+                self._load(target / "classifier.json")
+                return True
+        if key in _memory:
+            weights, self.accuracy = _memory[key]
+            self.load_state_dict(weights)
+        return key in _memory
+
+    def _keep(self, data: DataSet, target: Path) -> None:
+        """Put the weights in place of what is there, in one step."""
+        partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with _lock(target.with_name(f".{target.name}.lock")):
-                if not (target / "classifier.json").is_file():
-                    self._train(data, note)
-                    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
-                    partial.mkdir()
-                    self.save(data, partial / "classifier")
-                    partial.rename(target)
+            partial.mkdir(parents=True)
+            self.save(data, partial / "classifier")
+            shutil.rmtree(target, ignore_errors=True)  # damaged
+            partial.rename(target)
         except OSError as error:
-            raise UserError(
-                f"The folder of feature nets {folder} cannot be written ({error.strerror or error}); make it writable "
-                "or choose another data root with paths.data=DIR or DGM_DATA_DIR."
-            ) from error
-        self._load(target / "classifier.json")
+            cannot_keep(target.parent, error)
+            shutil.rmtree(partial, ignore_errors=True)
 
     def save(self, data: DataSet, stem: Path) -> None:
         """Write ``stem``.npz and its record ``stem``.json."""
@@ -140,13 +164,16 @@ class Classifier(Standardised):
             with np.load(weights, allow_pickle=False) as arrays:
                 self.load_state_dict({name: torch.from_numpy(arrays[name]) for name in arrays.files})
             self.accuracy = known["accuracy"]
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            where = weights.parent
-            raise UserError(f"The trained classifier {weights} cannot be read ({error}); delete {where}.") from error
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile) as error:
+            raise UserError(f"The trained classifier {weights} cannot be read ({error}).") from error
 
     @torch.enable_grad()
     def _train(self, data: DataSet, note: Note) -> None:
-        """Minimise the cross-entropy with Adam, its rate falling to 0 linearly; the same weights for the same seed."""
+        """Minimise the cross-entropy with Adam, its rate falling to 0 linearly."""
+        with _one_thread():
+            self._descend(data, note)
+
+    def _descend(self, data: DataSet, note: Note) -> None:
         device = self.shift.device
         self.train()
         stream = BatchStream(data, batch_size=BATCH, seed=keyed_seed("feature classifier", self.seed), device=device)
@@ -192,10 +219,25 @@ class Classifier(Standardised):
 
 
 @contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Let the second of two processes wait for the first one's weights: theirs may differ in the last digit."""
+def _one_thread() -> Iterator[None]:
+    """Sums in one order: several threads would share them out by their number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def _lock(target: Path | None) -> Iterator[None]:
+    """Let the second of two processes wait for the first one's weights, where a lock can be had: an economy."""
     import fcntl
 
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with contextlib.ExitStack() as stack:
+        if target is not None:
+            with contextlib.suppress(OSError):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                file = stack.enter_context(target.with_name(f".{target.name}.lock").open("w"))
+                fcntl.flock(file, fcntl.LOCK_EX)
         yield

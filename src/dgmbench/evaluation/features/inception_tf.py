@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dgmbench.data import DataSet, DataSpec
-from dgmbench.data.files import checksum
+from dgmbench.data.files import PublishedFile, checksum, download
 from dgmbench.errors import UserError
-from dgmbench.evaluation.features.net import FeatureNet, Note
+from dgmbench.evaluation.features.net import FeatureNet, Note, dotted
 
+NAME = "inception_tf"
 SIDE = 299
 FILE = "pt_inception-2015-12-05-6726825d.pth"
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
@@ -169,10 +170,17 @@ class InceptionTf(FeatureNet):
     ``path`` is the file of weights, by default in the data folder's ``features/``, where ``download`` may fetch it.
     """
 
+    NO_CONTENT = ("path", "download")  # the checksum says what the weights are
+
     def __init__(self, spec: DataSpec, *, path: str | None = None, download: bool = False) -> None:
         super().__init__(spec)
         if not spec.is_image or spec.shape[0] not in (1, 3):
             raise UserError(f"features=inception_tf needs images with 1 or 3 channels, not {spec}; use random_conv.")
+        if not self.scaling.bounded:
+            raise UserError(
+                f"features=inception_tf needs images whose least and greatest value are known, to become 0 and 255, "
+                f"not {spec}; use random_conv."
+            )
         self.path, self.download = path, download
         self.Conv2d_1a_3x3, self.Conv2d_2a_3x3 = ConvBn(3, 32, 3, 2), ConvBn(32, 32, 3, same=False)
         self.Conv2d_2b_3x3, self.Conv2d_3b_1x1 = ConvBn(32, 64, 3), ConvBn(64, 80, 1)
@@ -188,6 +196,8 @@ class InceptionTf(FeatureNet):
 
     def label(self, measure: str, variant: str = "") -> str:
         """Its Frechet distance is *the* FID, its score *the* Inception score."""
+        if self.name != NAME:  # a second copy, or a class derived from this one
+            return super().label(measure, variant)
         if measure == "score":
             return "inception_score"
         return f"fid{variant and '_'}{variant}" if measure == "fd" else super().label(measure, variant)
@@ -202,33 +212,50 @@ class InceptionTf(FeatureNet):
 
     def _file(self, folder: Path | None) -> Path:
         """Where the file is, its checksum compared."""
-        path = Path(self.path).expanduser() if self.path else (folder or Path()) / FILE
-        if not path.is_file() and self.download and not self.path and folder is not None:
-            import pooch
-
-            try:
-                pooch.retrieve(URL, known_hash=f"sha256:{SHA256}", fname=FILE, path=folder, progressbar=True)
-            except (OSError, ValueError) as error:
-                raise UserError(f"{URL} cannot be fetched ({error}); get {FILE} by other means.") from error
-        if not path.is_file():
+        published = PublishedFile(FILE, f"sha256:{SHA256}", URL)
+        if self.path:
+            path = Path(self.path).expanduser()
+            if not path.is_file():
+                raise UserError(
+                    f"There is no file {path}, which features.path of inception_tf names; it must be {FILE}, to be had "
+                    f"from {URL}."
+                )
+        elif folder is None:
+            raise UserError(f"features=inception_tf needs the weights {FILE}; name the file by features.path=FILE.")
+        else:
+            path = folder / FILE
+            if not path.is_file() and self.download:
+                download(published, folder)
+            if not path.is_file():
+                raise UserError(
+                    f"features=inception_tf needs the weights {FILE}, and {path} does not exist. Put the file there, "
+                    f"or write {{name:{NAME},_target_:{dotted(InceptionTf)},path:FILE}} instead of {NAME} to name it "
+                    f"elsewhere, or download:true instead of path:FILE to fetch it from {URL}."
+                )
+        try:
+            found = checksum(path, "sha256")
+        except OSError as error:
+            raise UserError(f"The weights {path} cannot be read ({error.strerror or error}).") from error
+        if found != published.checksum:
             raise UserError(
-                f"features=inception_tf needs the weights {FILE}, and {path} does not exist. Put the file there, name "
-                f"it by path=FILE, or allow the download from {URL} with download=true."
+                f"{path} has {found}, not the published {published.checksum}; its distance would be no FID. Delete it "
+                f"and get it again from {URL}."
             )
-        if (found := checksum(path, "sha256")) != f"sha256:{SHA256}":
-            raise UserError(f"{path} has {found}, not the published sha256:{SHA256}; its distance would be no FID.")
         return path
 
     def load(self, path: Path) -> None:
         """Load a file of weights whose names and shapes are this network's."""
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        expected = {name: tuple(value.shape) for name, value in self.state_dict().items()}
-        counted = {name for name in expected if name.endswith("num_batches_tracked")}  # not in every copy
-        given = {name: tuple(value.shape) for name, value in state.items() if name not in counted}
-        wanted = {name: shape for name, shape in expected.items() if name not in counted}
-        if given != wanted:
-            wrong = sorted(set(given.items()) ^ set(wanted.items()))[0]
-            raise UserError(f"{path} is no file of the network: {wrong[0]} {wrong[1]} does not agree.")
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            given = {name: tuple(value.shape) for name, value in state.items()}
+        except Exception as error:  # PyTorch raises what it likes for a file that it did not write
+            raise UserError(f"{path} is no file of weights that PyTorch can read ({type(error).__name__}).") from error
+        wanted = {name: tuple(value.shape) for name, value in self.state_dict().items()}
+        counted = {name for name in wanted if name.endswith("num_batches_tracked")}  # not in every copy
+        wrong = {item for item in given.items() ^ wanted.items() if item[0] not in counted}
+        if wrong:
+            name, shape = min(wrong)
+            raise UserError(f"{path} is no file of the network: {name} {shape} does not agree.")
         self.load_state_dict({**{name: torch.tensor(0) for name in counted}, **state})
 
     def features(self, x: Tensor) -> Tensor:

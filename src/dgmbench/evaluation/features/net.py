@@ -1,19 +1,31 @@
 """What a feature net is: a fixed map of raw values to vectors, with a name and a hash that numbers are stored with."""
 
 import hashlib
+import inspect
+import itertools
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from dgmbench.data import DataSet, DataSpec
+from dgmbench.data import DataSet, DataSpec, evaluation_batches
+from dgmbench.data.random import keyed_generator
 from dgmbench.errors import UserError
 from dgmbench.nn.scaling import Scaling
+from dgmbench.source import hash_of_files, source_files
 
 Note = Callable[[str], None]
+
+# A dry run sees this many examples of the data, and as many random values where there are levels.
+TRIED = 8
+# Another batch may change features by this share of the largest: rounding in half precision is less, a dropped unit
+# or a mean over the batch is more.
+SAME = 0.03
 
 
 class FeatureNet(nn.Module):
@@ -25,12 +37,16 @@ class FeatureNet(nn.Module):
 
     name: str
     settings: Mapping[str, Any]
+    target: str
+    """The dotted name of what made the net: its class, or the class or function that made a module of the user's."""
+    NO_CONTENT: ClassVar[tuple[str, ...]] = ()
+    """Settings that say where weights are found, not what they are: no part of settings, hash and record."""
 
     def __init__(self, spec: DataSpec) -> None:
         super().__init__()
         self.spec = spec
         self.scaling = Scaling(spec, low=0.0, high=1.0)
-        self.name, self.settings = type(self).__name__.lower(), {}
+        self.name, self.settings, self.target = default_name(type(self)), {}, dotted(type(self))
         self._hash: str | None = None
 
     def require(self, data: DataSet, folder: Path | None) -> None:
@@ -52,9 +68,21 @@ class FeatureNet(nn.Module):
         return f"{self.name}_score" if measure == "score" else f"{measure}_{self.name}{variant and '_'}{variant}"
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features (b, d) of raw values x (b, *shape); refuses values that are not in the space of the data."""
+        """Features (b, d) of raw values x (b, *shape); refuses values that are not in the space of the data, and
+        features that are no numbers.
+        """
         self.check(x)
-        return self.features(self.scaling(x))
+        found = self.features(self.scaling(x))
+        if not isinstance(found, Tensor):
+            raise UserError(f"{self.who} returned a {type(found).__name__}; it must return one tensor (n, d).")
+        if found.ndim != 2 or len(found) != len(x) or not found.shape[1] or found.is_complex():
+            kind = "complex values of shape" if found.is_complex() else "shape"
+            raise UserError(
+                f"{self.who} returned {kind} {tuple(found.shape)} for {len(x)} examples; it must return (n, d)."
+            )
+        if bad := int((~torch.isfinite(found).all(1)).sum()):
+            raise UserError(f"{self.who} gives features that are not finite for {bad} of {len(x)} examples.")
+        return found
 
     def check(self, x: Tensor) -> None:
         """Refuse values that are no raw values of the data."""
@@ -70,43 +98,89 @@ class FeatureNet(nn.Module):
             bad = int((~torch.isfinite(x.flatten(1)).all(1)).sum())
             raise UserError(f"{bad} of {len(x)} examples have values that are not finite.")
 
+    @torch.no_grad()
+    def try_out(self, data: DataSet) -> None:
+        """Refuse a net that is no fixed map of single examples to numbers that tell examples apart, by a dry run."""
+        device = next((value.device for value in itertools.chain(self.parameters(), self.buffers())), None)
+        x = next(iter(evaluation_batches(data, "train", batch_size=TRIED, device=device or torch.device("cpu")))).x
+        if self.scaling.bounded:
+            generator = keyed_generator("dry run", device=x.device)
+            some = torch.randint(self.spec.levels or 2, (TRIED, *x.shape[1:]), generator=generator, device=x.device)
+            x = torch.cat([x, some.to(x.dtype)])
+        found = self(x)
+        half = self(x[: max(1, len(x) // 2)])
+        if half.shape[1] != found.shape[1] or float((half - found[: len(half)]).abs().max()) > SAME * float(
+            found.abs().max()
+        ):
+            raise UserError(
+                f"{self.who} gives the same examples other features in another batch; it must be a fixed map of single "
+                "examples, without noise and without statistics of the batch."
+            )
+        if len(x.flatten(1).unique(dim=0)) > 1 and bool((found == found[0]).all()):
+            raise UserError(f"{self.who} gives {len(x)} different examples the same features.")
+
+    @property
+    def who(self) -> str:
+        """The net in a sentence."""
+        return f"The feature net {self.name} ({self.target})"
+
+    def made_of(self) -> tuple[Callable[..., Any], ...]:
+        """The classes and functions whose code features depend on."""
+        return (type(self),)
+
+    @property
+    def source(self) -> str:
+        """16 hex digits for the files of that code and what they import of the mathematics and from beside them."""
+        return hash_of_code(self.made_of())
+
+    def state(self) -> Iterator[tuple[str, Any]]:
+        """All that was learnt, drawn or read: parameters and buffers, also buffers that are not saved."""
+        saved = self.state_dict()
+        yield from saved.items()
+        yield from ((name, value) for name, value in self.named_buffers() if name not in saved)
+
     @property
     def hash(self) -> str:
-        """sha256 over the class, the settings and all weights."""
+        """sha256 over the name, the class and its source code, the settings and all weights."""
         if self._hash is None:
-            content = hashlib.sha256(json.dumps([_path(self), self.name, dict(self.settings)], sort_keys=True).encode())
-            for key, value in sorted(self.state_dict().items()):
-                content.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
-                content.update(value.detach().cpu().contiguous().numpy().tobytes())
+            known = [self.name, self.target, self.source, dict(self.settings)]
+            content = hashlib.sha256(json.dumps(known, sort_keys=True).encode())
+            for key, value in sorted(self.state(), key=lambda item: item[0]):
+                if isinstance(value, Tensor):
+                    flat = value.detach().cpu().contiguous().reshape(-1)
+                    content.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
+                    content.update(flat.view(torch.uint8).numpy().data)  # numpy knows no bfloat16
+                else:
+                    content.update(f"{key} {value!r}\n".encode())
             self._hash = content.hexdigest()
         return self._hash
 
     def record(self) -> dict[str, Any]:
         """What a protocol says about the net."""
-        return {"net": self.name, "net_hash": self.hash[:16], "net_settings": dict(self.settings)}
+        return {
+            "net": self.name,
+            "net_class": self.target,
+            "net_source": self.source,
+            "net_settings": dict(self.settings),
+            "net_hash": self.hash[:16],
+        }
 
 
-def _path(net: nn.Module) -> str:
-    return f"{type(net).__module__}.{type(net).__qualname__}"
+@cache
+def hash_of_code(kinds: tuple[Callable[..., Any], ...]) -> str:
+    """16 hex digits for source files, read once: what is edited while a long training runs is not what was imported."""
+    files = [file for kind in kinds for file in source_files(Path(inspect.getfile(kind)))]
+    return hash_of_files(tuple(dict.fromkeys(files)))
 
 
-class Own(FeatureNet):
-    """Any other ``nn.Module``: it gets values scaled to [0, 1], (b, *shape) float32, and returns (b, d)."""
+def default_name(made_by: Callable[..., Any]) -> str:
+    """The name of a net that is given none: ``random_conv`` for the class RandomConv."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", made_by.__name__).lower()
 
-    def __init__(self, spec: DataSpec, module: nn.Module) -> None:
-        super().__init__(spec)
-        self.module = module.eval()
-        self.name = type(module).__name__.lower()
 
-    def features(self, x: Tensor) -> Tensor:
-        """The module's output."""
-        found: Tensor = self.module(x)
-        if found.ndim != 2 or len(found) != len(x):
-            raise UserError(
-                f"The feature net {_path(self.module)} returned shape {tuple(found.shape)} for {len(x)} examples; "
-                "it must return (n, d)."
-            )
-        return found.float()
+def dotted(made_by: Callable[..., Any]) -> str:
+    """Where a class or function comes from, as a ``_target_`` has it."""
+    return f"{made_by.__module__}.{made_by.__qualname__}"
 
 
 class Standardised(FeatureNet):
