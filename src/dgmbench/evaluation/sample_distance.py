@@ -11,6 +11,7 @@ no longer normal but skewed, with a long tail to the right. The variance of the 
 pairs twice (Efron and Stein 1981), so it is subtracted once.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -72,12 +73,20 @@ def pixel_energy_distance(samples: Tensor, data: Tensor, spec: DataSpec) -> Metr
     """
     scale = Scaling(spec, low=0.0, high=1.0)
     if spec.kind == "tokens":
-        unit, a, b = "one-hot tokens", samples.flatten(1), data.flatten(1)
+        a, b = samples.flatten(1), data.flatten(1)
         found, bad = energy_distance(a, b, one_hot_distance), 0
     else:
-        unit = scale.unit
         a, b = (scale(x).flatten(1).double() for x in (samples, data))
         found, bad = energy_distance(a, b), int((~a.isfinite().all(1)).sum())
     value, se, se_draws = (float(each) for each in found)
-    metric = Metric(value, unit, "estimate", "lower", se, min(len(a), len(b)), se_draws=se_draws)
+    metric = Metric(value, _unit(spec), "estimate", "lower", se, min(len(a), len(b)), se_draws=se_draws)
     return metric.noting(f"{bad} of {len(a)} samples are not finite" if bad else None)
+
+
+def no_distance(spec: DataSpec, n: int, why: Exception) -> Metric:
+    """What stands for the energy distance of n samples that are no values of the data's space."""
+    return Metric(math.nan, _unit(spec), "estimate", "lower", None, n, note=str(why))
+
+
+def _unit(spec: DataSpec) -> str:
+    return "one-hot tokens" if spec.kind == "tokens" else Scaling(spec, low=0.0, high=1.0).unit

@@ -27,7 +27,7 @@ from dgmbench.evaluation.quality.memorisation import PART, memorisation
 from dgmbench.evaluation.quality.oracle import against_oracle
 from dgmbench.evaluation.quality.probe import few_label_errors, linear_probe_errors, nearest_neighbour_errors
 from dgmbench.evaluation.quality.similarity import psnr, ssim
-from dgmbench.evaluation.sample_distance import pixel_energy_distance
+from dgmbench.evaluation.sample_distance import no_distance, pixel_energy_distance
 from dgmbench.models.contract import (
     CanEncode,
     CanGenerate,
@@ -110,7 +110,12 @@ def samples(model: Model, context: Context, note: Note) -> Iterator[Found]:
         return
     settings = context.protocol.get("quality") or {"samples": DISTANCE_SAMPLES, "features": []}
     n = _count(settings["samples"], context)
-    drawn = context.draw(model, n, note)
+    try:
+        drawn = context.draw(model, n, note)
+    except UserError as error:  # NaN, which is no value of the data's space
+        details = {"samples": n, "sample_chunk": SAMPLE_CHUNK}
+        yield "energy_distance", no_distance(context.data.spec, n, error), details
+        return
     yield _energy_distance(drawn, context)
     yield from against_oracle(drawn, context)
     if context.data.spec.kind == "tokens":  # no feature net reads text
@@ -345,5 +350,8 @@ def sample_distance(model: CanSample, chunks: Chunks) -> Metric:
         raise UserError("The energy distance needs at least two examples; raise protocol.max_examples.")
     generator = keyed_generator("samples", chunks.seed, device=chunks.device)
     n = DISTANCE_SAMPLES if isinstance(model, CanGenerate | HasDecoder) else len(data)
-    drawn = model.sample(n, generator=generator)
+    try:
+        drawn = model.sample(n, generator=generator)
+    except UserError as error:
+        return no_distance(chunks.data.spec, n, error)
     return pixel_energy_distance(drawn, data, chunks.data.spec)
