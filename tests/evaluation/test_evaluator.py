@@ -19,6 +19,7 @@ from dgmbench.evaluation.metrics import Metric, protocol_id
 from dgmbench.evaluation.sample_distance import energy_distance, pixel_energy_distance
 from dgmbench.models.boltzmann.rbm import Rbm
 from dgmbench.models.contract import Model
+from dgmbench.models.gan.gan import Gan
 from dgmbench.training.ranks import Ranks
 
 CPU = torch.device("cpu")
@@ -319,6 +320,21 @@ def test_the_objective_of_few_examples_is_that_of_these() -> None:
 
 
 # ---------------------------------------------------------------------- samples
+
+
+def test_samples_that_are_nan_are_no_level_and_have_no_distance() -> None:
+    torch.manual_seed(0)
+    gan = Gan(DataSpec((6,), "discrete", levels=4), latent=2, hidden_sizes=(4,))
+    with torch.no_grad():
+        next(gan.generator.parameters()).fill_(math.nan)
+    x = np.random.RandomState(0).randint(0, 4, (50, 6)).astype(np.uint8)
+    data = dataset(x, gan.spec)
+    found = {name: metric for name, (metric, _) in evaluator(data).measure(gan).items()}
+    assert found["energy_distance"].as_dict()["value"] is None
+    assert "NaN" in found["energy_distance"].note
+    name, objective = validation_objective(gan, data, device=CPU)
+    assert name == "energy_distance"
+    assert not objective.better_than(None)
 
 
 def test_energy_distance_of_two_points_and_of_two_gaussians() -> None:

@@ -112,7 +112,8 @@ def test_only_the_check_for_copies_notices_copies(found: dict[str, dict[str, Any
         assert excess["copies"].value == pytest.approx(1)
         for kind in ("fresh", "blurred", "noisy", "half the classes", "collapsed", "noise"):
             assert abs(excess[kind].value) < 4 * excess[kind].se, (net, kind)
-        assert found["copies"][f"nn_distance_ratio_{net}"].value == 0
+        # features of one image differ in the last digits between batches
+        assert found["copies"][f"nn_distance_ratio_{net}"].value < 1e-4
         assert found["noise"][f"nn_distance_ratio_{net}"].value > 2
     assert found["copies"]["fd_classifier"].value < found["half the classes"]["fd_classifier"].value
 

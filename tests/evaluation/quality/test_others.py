@@ -16,10 +16,9 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from dgmbench.errors import UserError
 from dgmbench.evaluation.quality import probe
-from dgmbench.evaluation.quality.frechet import FrechetDistance
-from dgmbench.evaluation.quality.inception_score import InceptionScore
+from dgmbench.evaluation.quality.frechet import FrechetDistance, frechet
+from dgmbench.evaluation.quality.inception_score import InceptionScore, inception_score
 from dgmbench.evaluation.quality.kid import KernelDistance
-from dgmbench.evaluation.quality.prdc import PrecisionRecall
 from dgmbench.evaluation.quality.probe import few_label_errors, linear_probe_errors, nearest_neighbour_errors
 from dgmbench.evaluation.quality.similarity import CAP, psnr, ssim
 from dgmbench.training.ranks import Ranks
@@ -123,6 +122,24 @@ def test_few_labels_teach_less_than_many_and_too_few_are_refused() -> None:
         few_label_errors(x, y, x, y, labels=1800, draws=1, generator=generator)
 
 
+def test_measures_of_sets_keep_their_precision_and_have_no_value_of_a_batch() -> None:
+    x, y = uniform(60, 4, seed=0), uniform(50, 4, seed=1) + 0.1
+    for dtype in (torch.float32, torch.bfloat16):
+        fd, score = FrechetDistance(4), InceptionScore(classes=4)
+        holder = torch.nn.ModuleList([fd, score])
+        fd(x[:30], real=True)
+        assert fd(y, real=False) is None
+        score.update(y)
+        holder.to(dtype)  # as a training in another precision does
+        fd.update(x[30:], real=True)
+        assert float(fd.compute()) == pytest.approx(frechet(x, y).value, rel=1e-12)
+        assert float(score.compute()) == pytest.approx(inception_score(y, splits=1).value, rel=1e-12)
+    for metric in (FrechetDistance(4), KernelDistance()):
+        metric.update(x, real=True)
+        with pytest.raises(UserError, match=r"Features of shape \(60, 3\) do not fit: \(n, 4\) is expected"):
+            metric.update(x[:, :3], real=False)
+
+
 def test_one_nearest_neighbour_agrees_with_scikit_learn() -> None:
     x, y = load_digits(return_X_y=True)
     expected = KNeighborsClassifier(1).fit(x[:500], y[:500]).predict(x[500:900]) != y[500:900]
@@ -132,18 +149,11 @@ def test_one_nearest_neighbour_agrees_with_scikit_learn() -> None:
 
 def test_two_processes_measure_what_one_does(tmp_path: Path) -> None:
     x, y = uniform(130, 5, seed=0), uniform(111, 5, seed=1) * 1.2
-    expected = runpy.run_path(str(TWO))["likelihoods"](Ranks())
+    two = runpy.run_path(str(TWO))
+    expected = two["likelihoods"](Ranks())
     assert {f"DequantisedGlow.{name}.value" for name in ("elbo", "iw_bound_k20", "elbo_given_y")} < set(expected)
     assert {f"Rbm.{name}.se" for name in ("log_likelihood_ais", "log_likelihood_reverse_ais")} < set(expected)
-    for metric in (FrechetDistance(5), KernelDistance(block=20), PrecisionRecall(), InceptionScore(classes=5)):
-        if isinstance(metric, InceptionScore):
-            metric.update(y)
-        else:
-            metric.update(x, real=True)
-            metric.update(y, real=False)
-        found = metric.compute()
-        each = found if isinstance(found, dict) else {"value": found}
-        expected |= {f"{type(metric).__name__}.{key}": float(value) for key, value in each.items()}
+    expected |= two["measures"](x, y, lambda name: slice(None))
     torch.save((x, y), tmp_path / "sets.pt")
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29631", str(TWO),

@@ -1,9 +1,11 @@
 """Sets of feature vectors: what is refused, an order that does not depend on how they came in, distances in blocks."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
+from torch.nn import Module
 from torchmetrics import Metric
 
 from dgmbench.errors import UserError
@@ -112,27 +114,53 @@ def nearest(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([f.values for f in found]).double(), torch.cat([f.indices for f in found])
 
 
-class FeatureSets(Metric):
-    """Base of the measures that need all features of both sets: keeps them, on every process its share."""
+class SetMeasure(Metric):
+    """Base of the measures of sets: they keep their precision wherever their module is sent, and batches have no value.
+
+    Examples that a sampler repeats to give every process as many count as often as they come.
+    """
 
     full_state_update = False
+
+    def forward(self, *arguments: Any, **named: Any) -> None:
+        """Add a batch; the value is that of all batches, and ``compute`` gives it."""
+        self.update(*arguments, **named)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> Module:
+        """Follow a module to another device, not to another precision; ``set_dtype`` alone changes that."""
+        return super()._apply(fn if self._dtype_convert else lambda t: t.to(fn(t).device), exclude_state)
+
+
+class FeatureSets(SetMeasure):
+    """Base of the measures that need all features of both sets: keeps them, on every process its share.
+
+    They are kept in the metric's precision, float32 unless ``set_dtype`` changes it, and flat, so that a process
+    without examples has nothing of the same form as all others.
+    """
+
     data: list[Tensor]
     samples: list[Tensor]
+    width: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.add_state("data", default=[], dist_reduce_fx="cat")
         self.add_state("samples", default=[], dist_reduce_fx="cat")
+        self.add_state("width", default=torch.zeros((), dtype=torch.int64), dist_reduce_fx="max")
 
     def update(self, features: Tensor, *, real: bool) -> None:
         """Add features (b, d) of data (``real``) or of samples."""
-        (self.data if real else self.samples).append(features.detach())
+        if features.ndim != 2 or (int(self.width) and features.shape[1] != int(self.width)):
+            expected = int(self.width) or "d"
+            raise UserError(f"Features of shape {tuple(features.shape)} do not fit: (n, {expected}) is expected.")
+        self.width = torch.full_like(self.width, features.shape[1])
+        (self.data if real else self.samples).append(features.detach().to(self.dtype).flatten())
 
     def sets(self) -> tuple[Tensor, Tensor]:
         """All features of data and of samples."""
-        empty = torch.empty((0, 1), device=self.device)
+        width = max(int(self.width), 1)
         data, samples = (
-            torch.cat(held) if isinstance(held, list) and held else held if isinstance(held, Tensor) else empty
+            (torch.cat(held) if held else torch.empty(0, device=self.device)) if isinstance(held, list) else held
             for held in (self.data, self.samples)
         )
-        return data, samples
+        return data.view(-1, width), samples.view(-1, width)

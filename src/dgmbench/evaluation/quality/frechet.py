@@ -31,10 +31,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Generator, Tensor
-from torchmetrics import Metric
 
 from dgmbench.errors import UserError
-from dgmbench.evaluation.quality.feature_set import checked, checked_pair, random_order
+from dgmbench.evaluation.quality.feature_set import SetMeasure, checked, checked_pair, random_order
 
 ENOUGH = 2  # examples a feature; with fewer, the distance is mostly its bias
 BLOCK = 4096  # rows that are turned to float64 at a time
@@ -234,12 +233,12 @@ def extrapolated(
     return Extrapolated(float(weights @ mean), math.sqrt(whole.se**2 + noise), usable)
 
 
-class FrechetDistance(Metric):
+class FrechetDistance(SetMeasure):
     """FD of features that come in batches; processes merge their moments."""
 
-    full_state_update = False
     is_differentiable = False
     higher_is_better = False
+    data_mean: Tensor
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -254,6 +253,9 @@ class FrechetDistance(Metric):
         """Add features (b, d) of data (``real``) or of samples."""
         side = "data" if real else "samples"
         checked(features, f"features of the {side}", least=1)
+        if features.shape[1] != self.data_mean.shape[-1]:
+            expected = self.data_mean.shape[-1]
+            raise UserError(f"Features of shape {tuple(features.shape)} do not fit: (n, {expected}) is expected.")
         merged = self.moments(real=real).merged(Moments.of(features))
         setattr(self, f"{side}_n", torch.full((1,), merged.n, dtype=torch.float64, device=features.device))
         setattr(self, f"{side}_mean", merged.mean[None])

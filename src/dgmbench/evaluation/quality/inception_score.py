@@ -12,10 +12,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from dgmbench.errors import UserError, require
-from dgmbench.evaluation.quality.feature_set import checked
+from dgmbench.evaluation.quality.feature_set import SetMeasure, checked
 
 
 class ScoreEstimate(NamedTuple):
@@ -35,10 +34,13 @@ def inception_score(logits: Tensor, *, splits: int = 10) -> ScoreEstimate:
     return ScoreEstimate(float(values.mean()), se, splits)
 
 
-class InceptionScore(Metric):
-    """The score of logits that come in batches; with one split their order does not matter."""
+class InceptionScore(SetMeasure):
+    """The score of logits that come in batches; with one split their order does not matter.
 
-    full_state_update = False
+    With several, a sample belongs to the split of its number: its place in order of arrival, or ``index``, which
+    processes give that share out one sequence.
+    """
+
     higher_is_better = True
     seen: Tensor
     count: Tensor
@@ -54,11 +56,13 @@ class InceptionScore(Metric):
         self.add_state("probability", torch.zeros((splits, classes), dtype=torch.float64), dist_reduce_fx="sum")
         self.set_dtype(torch.float64)
 
-    def update(self, logits: Tensor) -> None:
-        """Add the class logits (b, classes) of samples."""
+    def update(self, logits: Tensor, index: Tensor | None = None) -> None:
+        """Add the class logits (b, classes) of samples, whose numbers ``index`` (b,) may tell."""
         log_p = checked(logits, "samples", least=1).double().log_softmax(1)
         p = log_p.exp()
-        split = (torch.arange(len(p), device=p.device) + int(self.count.sum())) % self.splits
+        if index is None:
+            index = torch.arange(len(p), device=p.device) + int(self.count.sum())
+        split = index % self.splits
         self.count = self.count.index_add(0, split, torch.ones_like(p[:, 0]))
         self.negative_entropy = self.negative_entropy.index_add(0, split, torch.xlogy(p, p).sum(1))
         self.probability = self.probability.index_add(0, split, p)
