@@ -100,6 +100,14 @@ def test_the_error_under_chance_is_the_variance_over_all_ways_to_choose_the_trai
     assert claimed == pytest.approx([np.std(values)] * 84)
 
 
+def test_more_samples_than_a_block_of_distances_holds() -> None:
+    train, held_out, samples = (
+        torch.randint(0, 4, (n, 5), generator=torch.Generator().manual_seed(n)) for n in (300, 200, 1100)
+    )
+    found = memorisation(train.float(), held_out.float(), samples.float())
+    assert found.excess == pytest.approx(exact_memorisation(train, held_out, samples), abs=1e-9)
+
+
 def test_constant_features_say_nothing() -> None:
     same = torch.full((40, 3), 0.3)
     found = jackknifed_neighbourhoods(same, same[:30])

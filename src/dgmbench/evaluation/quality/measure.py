@@ -23,7 +23,7 @@ from dgmbench.evaluation.parts import SAMPLE_CHUNK, WITHOUT_NOISE, Context, Foun
 from dgmbench.evaluation.quality import frechet, kid, mmd, prdc, sliced_wasserstein
 from dgmbench.evaluation.quality.feature_set import shuffled
 from dgmbench.evaluation.quality.inception_score import inception_score
-from dgmbench.evaluation.quality.memorisation import PART, memorisation
+from dgmbench.evaluation.quality.memorisation import MEDIAN_EXAMPLES, PART, memorisation
 from dgmbench.evaluation.quality.oracle import against_oracle
 from dgmbench.evaluation.quality.probe import few_label_errors, linear_probe_errors, nearest_neighbour_errors
 from dgmbench.evaluation.quality.similarity import psnr, ssim
@@ -219,7 +219,8 @@ def _on_features(net: FeatureNet, x: Tensor, context: Context, details: dict[str
         both = {"reference": {"splits": ["train", context.split], "n": [copies.train, copies.held_out]}}
         yield found("memorisation", copies.excess, "lower", se=copies.se, **both)
         if copies.distance_ratio is not None:
-            yield found("nn_distance_ratio", copies.distance_ratio, "none", **both)
+            median = {"median_examples": MEDIAN_EXAMPLES}
+            yield found("nn_distance_ratio", copies.distance_ratio, "none", **both, **median)
 
 
 def _all(context: Context, split: SplitName) -> Chunks:

@@ -32,6 +32,7 @@ from dgmbench.errors import UserError
 from dgmbench.evaluation.quality.feature_set import Distances, checked, checked_pair
 
 PART = 16_384  # examples that are searched at a time
+MEDIAN_EXAMPLES = 2000  # held-out examples whose median distance the ratio takes, evenly spread over all
 
 
 class Memorisation(NamedTuple):
@@ -56,7 +57,7 @@ def memorisation(train: Tensor | Iterable[Tensor], held_out: Tensor, samples: Te
     checked_pair(held_out, samples, least=1)
     distances = Distances.between(held_out, samples)
     near_train, near_held_out = _Nearest(samples, distances), _Nearest(samples, distances)
-    usual = _Nearest(held_out, distances)
+    usual = _Nearest(held_out[:: math.ceil(len(held_out) / MEDIAN_EXAMPLES)], distances)
     for part in train.split(PART) if isinstance(train, Tensor) else train:
         checked(part, "training examples", least=1)
         if part.shape[1] != held_out.shape[1]:
