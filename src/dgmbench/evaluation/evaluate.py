@@ -67,6 +67,7 @@ def measure_run(
     ``@valid`` mark the others. Features of data are kept in ``data_root``, by default the run's own.
     """
     model = build_model(completed, data.spec).to(device)
+    require_measurable(model, data, protocol, features_folder(completed, data_root))
     metrics: dict[str, Any] = {}
     protocols: dict[str, Any] = {}
     weights: dict[str, Tensor] | None = None  # of the rule before, and what was found with them on each split
