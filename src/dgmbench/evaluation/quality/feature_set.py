@@ -10,8 +10,9 @@ from torchmetrics import Metric
 
 from dgmbench.errors import UserError
 
-# Distances are computed for this many rows and columns at a time: 50,000 x 50,000 in some 200 MiB beside the features.
-ROWS, COLUMNS = 512, 4096
+# Distances are computed for this many rows and columns at a time, and of fewer rows where they would be more numbers in
+# all: what is made of them is several times as large.
+ROWS, COLUMNS, MOST = 512, 4096, 2**23
 # Up to this many multiplications distances are computed in float64, above in float32.
 DOUBLE = 2e11
 
@@ -80,8 +81,9 @@ class Distances:
 
         What is below the rounding error of the product counts as zero.
         """
-        for start in range(0, len(x), ROWS):
-            rows = slice(start, min(start + ROWS, len(x)))
+        size = min(ROWS, max(16, MOST // max(1, len(y))))
+        for start in range(0, len(x), size):
+            rows = slice(start, min(start + size, len(x)))
             a = (x[rows].double() - self.centre).to(self.dtype)
             length = a.square().sum(1, keepdim=True)
             distances = torch.empty((len(a), len(y)), dtype=self.dtype, device=x.device)
