@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,6 +27,7 @@ TRIED = 8
 # Another batch may change features by this share of the largest: rounding in half precision is less, a dropped unit
 # or a mean over the batch is more.
 SAME = 0.03
+MOMENTS = 10_000  # examples whose moments standardise unbounded data
 
 
 class FeatureNet(nn.Module):
@@ -198,7 +200,9 @@ class Standardised(FeatureNet):
     def prepare(self, data: DataSet, folder: Path | None, note: Note) -> None:
         """Take the moments of unbounded data."""
         if not self.scaling.bounded:
-            x = torch.from_numpy(data.splits["train"].x[:10_000].copy()).double()
+            n = data.size("train")  # spread over all of them, because some sets are sorted
+            some = np.linspace(0, n - 1, min(n, MOMENTS)).round().astype(np.int64)
+            x = torch.from_numpy(data.splits["train"].x[some]).double()
             scale = x.std(0, unbiased=False)
             self.shift.copy_(x.mean(0))
             self.unit.copy_(torch.where(scale > 0, scale, 1.0))
