@@ -20,6 +20,13 @@ def test_every_level_comes_back_and_what_lies_between_goes_to_the_nearest(levels
                        torch.tensor([0, levels - 1, levels - 1]))  # fmt: skip
 
 
+def test_a_row_of_values_is_one_value_an_example() -> None:
+    scaling = Scaling(DataSpec((1,), "discrete", levels=3))
+    assert scaling.inverse(torch.tensor([-1.0, 0.2, 0.9])).tolist() == [0, 1, 2]
+    with pytest.raises(UserError, match="1 of 2 examples"):
+        scaling.inverse(torch.tensor([0.0, torch.nan]))
+
+
 def test_nan_never_becomes_a_level() -> None:
     u = torch.zeros(5, 1, 2, 2)
     u[3, 0, 1, 1] = u[4, 0, 0, 0] = torch.nan

@@ -122,7 +122,10 @@ class Conditionals(nn.Module):
         logits, mean, log_scale = self.mixture(parameters)
         chosen = draw_categories(logits.movedim(0, -1), noise[0])[None]
         value = (mean.gather(0, chosen) + log_scale.gather(0, chosen).exp() * noise[1])[0]
-        return self.scaling(self.scaling.inverse(value)).to(value) if self.logistics else value
+        if not self.logistics:
+            return value
+        step = self.scaling.step
+        return (value / step).round().clamp(0, (self.spec.levels or 2) - 1) * step
 
     @torch.no_grad()
     def sample(self, n: int, sweep: Sweep, like: Tensor, generator: Generator | None = None) -> Tensor:

@@ -34,6 +34,6 @@ class Scaling(nn.Module):
         """Float (b, *shape) to the nearest raw values (b, *shape)."""
         if not self.bounded or self.spec.levels is None:
             return u.to(self.spec.dtype)
-        if bad := int(torch.isnan(u).flatten(1).any(1).sum()):  # the cast would make a level of them, mostly 0
+        if bad := int(torch.isnan(u).reshape(len(u), -1).any(1).sum()):  # the cast would make a level of them, mostly 0
             raise UserError(f"{bad} of {len(u)} examples have values that are NaN, which no level is nearest to.")
         return self.unrounded(u).round().clamp(0, self.spec.levels - 1).to(torch.uint8)
