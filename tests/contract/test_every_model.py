@@ -22,7 +22,7 @@ def test_the_model_verifies(name: str) -> None:
     ("words", "specs"),
     [
         (["model=vae"], ["binary 1x3x3", "discrete 1x2x2, 3 levels", "real 2"]),
-        (["model=made"], ["binary 10", "discrete 1x2x2, 3 levels", "real 2"]),
+        (["model=made"], ["binary 10", "discrete 1x2x2, 3 levels", "discrete 1x2x2, 4 levels", "real 2"]),
         (["model=vae", "data=digits"], ["discrete 1x2x2, 3 levels"]),
         (["model=vae", "data=toy2d"], ["real 2"]),
         (["model=gan", "data=toy2d"], ["real 2"]),
