@@ -21,7 +21,7 @@ from dgmbench.evaluation.evaluator import Evaluator
 from dgmbench.training import run
 from dgmbench.training.files import AtomicCheckpointIO, RowWriter, read_checkpoint, read_rows, write_atomically
 from dgmbench.training.folder import RunFolder
-from dgmbench.training.module import Training
+from dgmbench.training.module import Interrupted, Training
 
 QUICK = ("trainer.progress=false", "protocol=quick", "hardware=cpu", "hardware.threads=1")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -175,6 +175,35 @@ def test_evaluate_adds_metrics_and_keeps_the_others(tmp_path: Path, capsys: pyte
     for metric in after["metrics"].values():
         assert metric["protocol_id"] in after["protocols"]
     assert after["protocols"][after["metrics"]["iw_bound_k3"]["protocol_id"]]["k"] == 3
+
+
+def test_a_run_that_stopped_after_its_last_update_still_validates(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(outputs: str) -> int:
+        settings = (*QUICK, f"paths.outputs={tmp_path / outputs}", "model=made", "trainer.budget=5ba")
+        return cli.main(["train", *settings])
+
+    def result(outputs: str) -> dict[str, Any]:
+        (file,) = (tmp_path / outputs).glob("*/result.json")
+        found: dict[str, Any] = json.loads(file.read_text())
+        return found
+
+    assert train("whole") == 0
+
+    def stopped(self: Training) -> None:
+        self._save()
+        raise Interrupted(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "on_train_end", stopped)
+        with pytest.raises(SystemExit):
+            train("stopped")
+    assert train("stopped") == 0
+    for key in ("metrics", "objective"):
+        assert result("stopped")[key] == result("whole")[key]
+    pictures = [sorted(path.name for path in tmp_path.glob(f"{name}/*/samples/*")) for name in ("stopped", "whole")]
+    assert pictures[0] == pictures[1]
 
 
 def test_a_number_of_the_same_name_under_another_protocol_replaces_none(

@@ -193,6 +193,12 @@ class Training(pl.LightningModule):
             self._sample()
         self._save()
 
+    @property
+    def ended(self) -> bool:
+        """Whether all updates are done, and so is what comes after the last one."""
+        clock = self.clock
+        return clock.update >= self.plan.updates and clock.validated_at == clock.sampled_at == clock.batches
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add our part: clock, optimisers by player, EMA and every process's open window of logs."""
         checkpoint["dgmbench"] = {
@@ -467,11 +473,15 @@ class Training(pl.LightningModule):
 
 @dataclass
 class _Slices:
-    """The data loader that Lightning iterates over: the number of the next update, until none is left."""
+    """The data loader that Lightning iterates over: the number of the next update, until none is left.
+
+    There is one slice at least, since without any Lightning would not come to the end of the training either.
+    """
 
     module: Training
 
     def __iter__(self) -> Iterator[int]:
+        yield self.module.clock.update
         while self.module.clock.update < self.module.plan.updates:
             yield self.module.clock.update
 

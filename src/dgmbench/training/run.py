@@ -186,7 +186,7 @@ class _Run:
     def _go(self, resumed: str) -> Outcome:
         self._status("running")
         try:
-            if self.module.clock.update < self.plan.updates:
+            if not self.module.ended:
                 with self.signals.waiting(), self.bar, _quiet():
                     self._trainer().fit(self.module)
             if not self.ranks.is_first:
