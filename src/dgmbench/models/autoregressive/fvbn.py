@@ -22,13 +22,13 @@ from torch import Generator, Tensor, nn
 
 from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError, require
-from dgmbench.models.autoregressive.one_order import OneOrder
+from dgmbench.models.autoregressive.one_order import MaskedOrder
 from dgmbench.models.contract import Logs
 from dgmbench.nn.conditionals import Conditionals, Discrete
 from dgmbench.nn.masked import MaskedMlp, Order
 
 
-class Fvbn(OneOrder):
+class Fvbn(MaskedOrder):
     """Logistic autoregressive network for binary and discrete data.
 
     Args:

@@ -29,13 +29,13 @@ from torch import Generator, Tensor, nn
 
 from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError, require
-from dgmbench.models.contract import Logs, Model
+from dgmbench.models.autoregressive.one_order import OneOrder
 from dgmbench.nn.conditionals import Conditionals, Density, Discrete
 from dgmbench.nn.masked import Order
 from dgmbench.nn.nade import Activation, NadeWeights, nade_ancestral, nade_parameters
 
 
-class Nade(Model):
+class Nade(OneOrder):
     """Neural autoregressive distribution estimator of binary, discrete and real data.
 
     Args:
@@ -89,15 +89,6 @@ class Nade(Model):
         self.conditionals.initialise(marginal, batch.x, generator)
         self.out_bias.data.copy_(marginal[self.sequence])
 
-    def loss(self, player: str, batch: Batch, generator: Generator) -> tuple[Tensor, Logs]:
-        """Mean negative log-likelihood."""
-        log_prob = self.log_prob(batch.x).mean()
-        return -log_prob, {"log_prob": log_prob.detach()}
-
-    def log_prob(self, x: Tensor) -> Float[Tensor, " b"]:
-        """Exact log-likelihood of raw x (b, *shape), nats per example."""
-        return self.conditionals.log_prob(self.conditional_logits(x), x).sum(1)
-
     def conditional_logits(self, x: Tensor) -> Float[Tensor, "b d p"]:
         """Parameters of the conditionals given raw x (b, *shape), dimensions in C order."""
         inputs = self.conditionals.inputs(x, self.out_bias)[:, self.sequence]
@@ -107,20 +98,13 @@ class Nade(Model):
         """Position of each dimension in the order."""
         return self.positions
 
-    @torch.no_grad()
-    def sample(self, n: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
-        """Draw n exact samples, raw (n, *shape), O(HD) each."""
-        return self.conditionals.sample(n, self._sweep, self.out_bias, generator)
+    @property
+    def like(self) -> Tensor:
+        """The output biases."""
+        return self.out_bias
 
-    @torch.no_grad()
-    def complete(self, x: Tensor, known: Tensor, *, generator: Generator | None = None) -> Tensor:
-        """Raw x (b, *shape) where ``known``, drawn elsewhere, each value given all those before it in the order.
-
-        Exact where the known dimensions come first in ``ordering()``; known ones do not influence those before them.
-        """
-        return self.conditionals.complete(x, known, self.sequence, self._sweep, self.out_bias, generator)
-
-    def _sweep(self, n: int, draw: Callable[[int, Tensor], Tensor]) -> Float[Tensor, "n d"]:
+    def sweep(self, n: int, draw: Callable[[int, Tensor], Tensor]) -> Float[Tensor, "n d"]:
+        """O(HD) for all positions of an example."""
         return nade_ancestral(n, draw, self._weights(), self.activation)[:, self.positions]
 
     def _weights(self) -> NadeWeights:

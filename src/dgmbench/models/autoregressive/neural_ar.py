@@ -24,12 +24,12 @@ import torch
 
 from dgmbench.data.spec import DataSpec
 from dgmbench.errors import UserError, require
-from dgmbench.models.autoregressive.one_order import OneOrder
+from dgmbench.models.autoregressive.one_order import MaskedOrder
 from dgmbench.nn.conditionals import Conditionals, Discrete
 from dgmbench.nn.masked import MaskedMlp, Order
 
 
-class NeuralAr(OneOrder):
+class NeuralAr(MaskedOrder):
     """Autoregressive network with one hidden group for each dimension, for binary, discrete and real data.
 
     Args:
