@@ -2,8 +2,9 @@
 
     python two.py FOLDER KILL_AT OVERRIDE...
 
-Writes FOLDER/rank<r>.pt with the state of the model and the seed of its last noise. With KILL_AT > 0, SIGKILL strikes
-the whole process group at the start of that update.
+Writes FOLDER/rank<r>.pt with the state of the model and the seed of its last noise, and FOLDER/connected<r> if a
+process still belongs to a group when it is about to exit. With KILL_AT > 0, SIGKILL strikes the whole process group at
+the start of that update.
 """
 
 import os
@@ -33,4 +34,8 @@ if __name__ == "__main__":
         one_update(self, update)
 
     Training.on_train_end, Training._update = saving_end, killed_update
-    train(compose("train", sys.argv[3:]))
+    try:
+        train(compose("train", sys.argv[3:]))
+    finally:
+        if torch.distributed.is_initialized():
+            (folder / f"connected{torch.distributed.get_rank()}").touch()

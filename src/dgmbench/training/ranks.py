@@ -52,6 +52,15 @@ class Ranks:
             parts = {number: part for each in held for number, part in each.items()}
         return [parts[number] for number in sorted(parts)]
 
+    def leave(self) -> None:
+        """End the group of processes, once nothing is on its way between them.
+
+        A process that exits while its group is alive may abort: gloo's threads still hold tensors, and giving those
+        back needs the interpreter that is being taken down.
+        """
+        if self.world > 1 and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
 
 def find_ranks(devices: int, nodes: int) -> Ranks:
     """The place of this process, from the environment of torchrun, SLURM or Lightning's own launcher.

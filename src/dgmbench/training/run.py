@@ -189,12 +189,14 @@ class _Run:
             if not self.module.ended:
                 with self.signals.waiting(), self.bar, _quiet():
                     self._trainer().fit(self.module)
+                self.ranks.leave()
             if not self.ranks.is_first:
                 raise SystemExit(0)  # the first process measures and writes the result
             result = self._result()
             for logger in self.loggers:
                 logger.finish(result)
         except Interrupted as stop:
+            self.ranks.leave()
             self._status("interrupted", signal=stop.signal_number)
             if self.ranks.is_first:
                 word = "Ctrl-C" if stop.signal_number == signal.SIGINT else "SIGTERM"
