@@ -37,10 +37,34 @@ def test_the_mask_is_a_channel():
     assert seen.all(), "two 3x3 convolutions reach from (1, 1) all over 4x4"
 
 
+@pytest.mark.parametrize(
+    ("shape", "kernel", "depth", "hidden_sizes"),
+    [((1, 6, 7), 3, 1, (5,)), ((2, 9, 8), 3, 2, ()), ((3, 5, 4), 1, 3, (4, 6)), ((1, 13, 12), 5, 1, (3,))],
+)
+def test_one_pixel_is_computed_from_its_surroundings(shape, kernel, depth, hidden_sizes):
+    """At every place, edges and corners among them, what the whole image gives it."""
+    torch.manual_seed(0)
+    spec = DataSpec(shape, "discrete", 3)
+    model = ConvNade(spec, channels=4, depth=depth, kernel=kernel, hidden_sizes=hidden_sizes).double()
+    torch.nn.init.normal_(model.out_bias)
+    assert model.local
+    which = torch.arange(spec.dim)
+    known = (torch.rand(spec.dim, spec.dim) < 0.5).double()
+    values = torch.rand(spec.dim, spec.dim).double() * known
+    whole = model.parameters_given(values, known)[which, which]
+    assert torch.allclose(model.parameters_of(values, known, which), whole, rtol=1e-10, atol=1e-12)
+
+
 def test_evaluation_is_bounded_by_the_size_of_its_layers():
-    small, large = (ConvNade(DataSpec((1, s, s), "binary"), channels=64, depth=1, hidden_sizes=()) for s in (4, 64))
+    small, far, near = (
+        ConvNade(DataSpec((1, side, side), "binary"), channels=64, depth=depth, hidden_sizes=())
+        for side, depth in ((4, 1), (64, 40), (64, 1))
+    )
     assert small.rows == 8192
-    assert large.rows * 64 * 64 * 64 <= 2**24
+    assert not far.local
+    assert far.rows * 64 * 64 * 64 <= 2**24
+    assert near.local
+    assert far.rows < near.rows <= 2**24 / (2 * 64 * 64)
 
 
 @pytest.mark.parametrize(
