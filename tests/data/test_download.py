@@ -1,10 +1,7 @@
 """Downloads, from a server of our own on this machine."""
 
 import hashlib
-import threading
-from collections.abc import Callable, Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +16,6 @@ from dgmbench.errors import UserError
 Config = Callable[..., dict[str, Any]]
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *args: Any) -> None:
-        pass
-
-
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
-    """A folder and the address that it is served under."""
-    folder = tmp_path / "served"
-    folder.mkdir()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield folder, f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
 @pytest.fixture
 def published(served: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> Path:
     """Small stand-ins for binarized_mnist's files, published under their true names and checksums."""
@@ -50,7 +28,6 @@ def published(served: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> Path
         checksum = f"sha256:{hashlib.sha256(content).hexdigest()}"
         files.append(PublishedFile(file.name, checksum, f"{address}/{file.name}"))
     monkeypatch.setattr(BinarizedMnist, "files", tuple(files))
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     return folder
 
 

@@ -1,10 +1,7 @@
 """TensorFlow's Inception: against the published table of layers applied by hand, and how its file is found."""
 
 import hashlib
-import threading
-from collections.abc import Callable, Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -378,36 +375,6 @@ def test_images_it_cannot_see_are_refused() -> None:
 
 
 # ---------------------------------------------------------------------- the download, from a server on this machine
-
-
-class Handler(SimpleHTTPRequestHandler):
-    def do_GET(self) -> None:
-        if self.path.endswith("broken"):  # ends long before the end
-            self.send_response(200)
-            self.send_header("Content-Length", "100000")
-            self.end_headers()
-            self.wfile.write(b"x" * 1000)
-            self.close_connection = True
-        else:
-            super().do_GET()
-
-    def log_message(self, *args: Any) -> None:
-        pass
-
-
-@pytest.fixture
-def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, str]]:
-    """A folder and the address that it is served under."""
-    folder = tmp_path / "served"
-    folder.mkdir()
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield folder, f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
 
 
 def test_a_download_gives_the_net_and_happens_once(

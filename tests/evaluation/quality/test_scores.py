@@ -1,13 +1,17 @@
 """KID, MMD, sliced Wasserstein, inception score, neighbourhoods, memorisation: closed forms, chance, failures."""
 
 import math
+from collections.abc import Callable
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from scipy.stats import wasserstein_distance
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from dgmbench.errors import UserError
 from dgmbench.evaluation.quality.feature_set import nearest, shuffled
@@ -257,6 +261,28 @@ def test_neighbourhoods_in_blocks_agree_with_all_distances(n: int, m: int, k: in
     expected = naive(x.numpy(), y.numpy(), k)
     for name, value in neighbourhoods(x, y, k=k).means().items():
         assert value == pytest.approx(expected[name]), name
+
+
+class Largest(TorchDispatchMode):
+    """Notes the number of elements of the largest tensor that any operation returns."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(found):
+            if isinstance(tensor, Tensor):
+                self.elements = max(self.elements, tensor.numel())
+        return found
+
+
+@pytest.mark.parametrize("measure", [neighbourhoods, nearest, kid, mmd, sliced_wasserstein])
+def test_no_measure_holds_all_distances(measure: Callable[..., Any]) -> None:
+    n = 4000
+    x, y = normal(n, 3, seed=0), normal(n, 3, seed=1)
+    with Largest() as largest:
+        measure(x, y)
+    assert n * 3 <= largest.elements <= n * n // 4
 
 
 def test_the_same_set_is_all_precise_and_covered_even_with_repetitions() -> None:
