@@ -13,8 +13,9 @@ from dgmbench.cards import read_cards
 from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.models.contract import Logs, Model, Stage
 from dgmbench.nn.bijections import Bijection, Chain, Mapped
-from dgmbench.verify import Check, verify_config, verify_model
+from dgmbench.verify import Check, density, verify_config, verify_model
 from dgmbench.verify.check import chi_squared, symmetry
+from dgmbench.verify.subject import Subject
 
 from . import toys
 
@@ -97,6 +98,44 @@ class PlaneWithoutLogDet(toys.LinearGaussian):
 
     def log_prob(self, x: Tensor) -> Tensor:
         return super().log_prob(1.02 * x.float())
+
+
+class Ridge(toys.GaussianFlow):
+    """A Gaussian of deviation 1 along one direction and ``width`` across it, and ``excess`` nats too much."""
+
+    def __init__(self, width: float, excess: float = 0.0) -> None:
+        super().__init__()
+        turn = torch.tensor([[math.cos(0.5), math.sin(0.5)], [-math.sin(0.5), math.cos(0.5)]])
+        self.turn, self.scale, self.excess = turn.double(), torch.tensor([1.0, width]).double(), excess
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        z = (x.double() @ self.turn.T) / self.scale
+        return (-0.5 * z**2 - 0.5 * math.log(2 * math.pi) - self.scale.log()).sum(1) + self.excess
+
+    def sample(self, n: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        z = torch.randn(n, 2, generator=generator).double() * self.scale
+        return z @ self.turn
+
+
+@pytest.mark.parametrize(
+    ("width", "excess", "points", "verdict"),
+    [(1, 0, 400, True), (0.012, 0, 800, True), (0.012, 0.01, 1600, False), (0.0005, 0, 0, None)],
+)
+def test_a_narrow_density_is_summed_on_a_finer_grid(
+    width: float, excess: float, points: int, verdict: bool | None
+) -> None:
+    subject = Subject(lambda: Ridge(width, excess), toys.PLANE, "exact")
+    with torch.random.fork_rng(devices=[]):
+        checks = list(density.checks(subject, subject.model()))
+    names = ["probabilities sum to 1", "samples follow the probabilities"]
+    assert [check.name for check in checks] == names
+    assert checks[0].passed is verdict
+    if verdict is None:
+        assert checks[1].passed is None
+        assert "too narrow for a grid" in checks[0].note
+    else:
+        assert f"{points**2} points" in checks[0].note
+        assert verdict is False or checks[1].passed
 
 
 # --- flows ----------------------------------------------------------------------------------------------------------
