@@ -41,6 +41,36 @@ def test_the_hash_changes_with_what_is_imported(tmp_path: Path, monkeypatch: pyt
     assert source.hash_of_target("mine.Model") != before
 
 
+WRITTEN = """import torch  # the library
+
+
+class Net:
+    \"\"\"A net.\"\"\"
+
+    def forward(self, x):
+        # é twice
+        return "é # no comment" + x * 2  # twice
+"""
+
+
+def test_comments_and_docstrings_do_not_count(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+
+    def hashed(text: str) -> str:
+        file.write_text(text, encoding="utf-8")
+        return source.hash_of_files((file,))
+
+    said = WRITTEN.replace("A net.", "A small net.\n\n    Of one layer.\n    ").replace("# twice", "# é, two times")
+    bare = 'import torch\nclass Net:\n    def forward(self, x):\n        return "é # no comment" + x * 2\n'
+    assert hashed(WRITTEN) == hashed(said) == hashed(bare)
+    for old, new in (("x * 2", "x * 3"), ("no comment", "a comment"), ("import torch", "import torch, math")):
+        assert hashed(WRITTEN.replace(old, new)) != hashed(WRITTEN), new
+    # not alone on their lines: taken as they are
+    assert hashed("A = 1; 'said'\n") != hashed("A = 1;\n")
+    assert hashed("'said'; A = 1\n") != hashed("'said'; A = 2\n")
+    assert hashed("no python, at all") != hashed("no python  at all")
+
+
 def test_a_package_of_ones_own_is_followed(tmp_path: Path) -> None:
     files = {
         "mine/__init__.py": "",

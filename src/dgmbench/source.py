@@ -7,6 +7,8 @@ import ast
 import hashlib
 import importlib.util
 import inspect
+import io
+import tokenize
 from functools import cache
 from pathlib import Path
 
@@ -34,11 +36,33 @@ def evaluation_hash() -> str:
 
 
 def hash_of_files(files: tuple[Path, ...]) -> str:
-    """16 hex digits of the SHA-256 of the contents of files in this order."""
+    """16 hex digits of the SHA-256 of the code in files in this order: comments and docstrings do not count."""
     digest = hashlib.sha256()
     for file in files:
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
+        digest.update(hashlib.sha256(_code(file.read_bytes())).digest())
     return digest.hexdigest()[:16]
+
+
+@cache
+def _code(content: bytes) -> bytes:
+    """Python source without its comments, strings that stand alone, and empty lines; the same on every Python."""
+    try:
+        tree = ast.parse(content)
+        tokens = list(tokenize.tokenize(io.BytesIO(content).readline))
+    except (SyntaxError, ValueError, tokenize.TokenError):
+        return content
+    lines = content.splitlines()
+    for token in tokens:
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][: len(token.line[:column].encode())]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
+            before, after = lines[first][: node.col_offset], lines[last][node.end_col_offset :]
+            if not before.strip() and not after.strip():
+                lines[first : last + 1] = [b""] * (last + 1 - first)
+    return b"\n".join(line.rstrip() for line in lines if line.strip())
 
 
 def source_files(file: Path) -> tuple[Path, ...]:

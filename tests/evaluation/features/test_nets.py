@@ -57,7 +57,7 @@ def test_the_code_of_the_nets_that_come_with_the_package_counts(
     for changed in ("pixel.py", "net.py", "scaling.py"):
         with monkeypatch.context() as patch:
             hash_of_code.cache_clear()
-            patch.setattr(Path, "read_bytes", lambda path, name=changed: read(path) + b"#" * (path.name == name))
+            patch.setattr(Path, "read_bytes", lambda path, name=changed: read(path) + b"A = 1\n" * (path.name == name))
             other = build("pixel", data)
             assert other.hash != net.hash
             assert other.record()["net_source"] != before
