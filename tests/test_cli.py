@@ -99,6 +99,18 @@ def test_every_verb_has_help_with_examples(verb: str, capsys: pytest.CaptureFixt
         assert "adamw" in text
 
 
+@pytest.mark.parametrize("wanted", [None, "0"])
+def test_torch_uses_large_pages_unless_told_otherwise(wanted: str | None) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
+    told = {} if wanted is None else {"THP_MEM_ALLOC_ENABLE": wanted}
+    code = "import os, sys; from dgmbench.cli import main; main(['--version']); print('torch' in sys.modules, "
+    code += "os.environ['THP_MEM_ALLOC_ENABLE'])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment | told, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == f"False {wanted or 1}"  # in time: torch reads it at its first tensor
+
+
 def test_list(capsys: pytest.CaptureFixture[str], own_model: None) -> None:
     for words, expected in {
         (): "Variational autoencoders",

@@ -40,6 +40,8 @@ DGM_OUTPUTS and DGM_DATA_DIR name the folders of runs and of data, DGM_CONFIG_DI
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    # torch reads this at its first tensor: large pages cost the kernel less where a model writes a lot of memory
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
         return _run(arguments)
     except KeyboardInterrupt:
