@@ -30,7 +30,7 @@ QUALITY = {
 HEAD = """# Every model on three sets
 
 What `dgm bench suite=three_sets` measured: every model on binarised MNIST, grey MNIST and CIFAR-10, trained for
-seconds on one core (500 to 20,000 images, one seed; the slowest with smaller networks, as
+seconds on one core (200 to 20,000 images, one seed; the slowest with smaller networks, as
 `configs/suite/three_sets.yaml` says) and measured on a hundred test images under `protocol=glance`. These are not the
 numbers that the models can reach: the table shows that one evaluator has a number of the right kind for each, and
 which pairs are not defined. Standard errors are over the hundred images, and over draws. Estimates by annealing are
