@@ -15,9 +15,9 @@ import torch
 
 from dgmbench.data import Batch, BatchStream, DataSet, DataSpec, Split
 from dgmbench.models.vae.vae import Vae
+from dgmbench.runs.run import _quiet
 from dgmbench.training.module import Training
 from dgmbench.training.plan import make_plan
-from dgmbench.training.run import _quiet
 from dgmbench.training.schedule import Schedule
 
 SPEC = DataSpec((64,), "binary")

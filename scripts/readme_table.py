@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from dgmbench.cards import model_table_markdown
+from dgmbench.config.cards import model_table_markdown
 
 BEGIN, END = "<!-- models:begin -->", "<!-- models:end -->"
 

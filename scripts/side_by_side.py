@@ -14,12 +14,12 @@ from torch import Generator, Tensor
 
 from dgmbench.bench.report.numbers import HEADLINES, rounded
 from dgmbench.data import DataSet, evaluation_batches
-from dgmbench.evaluation.evaluate import features_folder
 from dgmbench.evaluation.evaluator import Evaluator
-from dgmbench.metric_names import bound_samples, is_called
 from dgmbench.models.contract import Model
-from dgmbench.training.build import load_data
-from dgmbench.training.folder import RunFolder
+from dgmbench.runs.build import load_data
+from dgmbench.runs.evaluate import features_folder
+from dgmbench.runs.folder import RunFolder
+from dgmbench.runs.metric_names import bound_samples, is_called
 
 QUALITY = {
     "energy_distance": "energy distance",

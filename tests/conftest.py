@@ -33,7 +33,7 @@ def _one_thread() -> None:
 def train_run(tmp_path: Path) -> Callable[..., Any]:
     """Run ``dgm train`` with these overrides in this process; returns its Outcome."""
     from dgmbench.config import compose
-    from dgmbench.training.run import train
+    from dgmbench.runs.run import train
 
     def run(*overrides: str) -> Any:
         quiet = ["trainer.progress=false", f"paths.outputs={tmp_path}", "protocol=quick"]

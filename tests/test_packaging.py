@@ -28,7 +28,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_works_from_another_folder(installed: Path, tmp_path: Path) -> None:
     code = (
         "import sys, dgmbench\n"
-        "from dgmbench.cli import main\n"
+        "from dgmbench.command.main import main\n"
         "from dgmbench.config import config_dir\n"
         f"assert dgmbench.__file__.startswith({str(installed)!r}), dgmbench.__file__\n"
         f"assert str(config_dir()).startswith({str(installed)!r}), config_dir()\n"
@@ -51,4 +51,4 @@ def test_the_wheel_has_every_configuration_and_the_licence(installed: Path) -> N
     assert shipped == {str(file.relative_to(ROOT)) for file in (ROOT / "configs").rglob("*.yaml")}
     (info,) = installed.glob("*.dist-info")
     assert "Apache License" in (info / "licenses" / "LICENSE").read_text(encoding="utf-8")
-    assert "dgm = dgmbench.cli:main" in (info / "entry_points.txt").read_text(encoding="utf-8")
+    assert "dgm = dgmbench.command.main:main" in (info / "entry_points.txt").read_text(encoding="utf-8")

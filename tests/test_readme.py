@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dgmbench import cli
-from dgmbench.cards import model_table_markdown
+from dgmbench.command import main as cli
+from dgmbench.config.cards import model_table_markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

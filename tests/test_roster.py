@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dgmbench.cards import Card, read_cards
+from dgmbench.config.cards import Card, read_cards
+from dgmbench.config.signatures import locate
 from dgmbench.models.contract import Model
-from dgmbench.signatures import locate
 
 ROOT = Path(__file__).resolve().parent.parent
 CARDS = read_cards()

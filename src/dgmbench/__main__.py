@@ -2,6 +2,6 @@
 
 import sys
 
-from dgmbench.cli import main
+from dgmbench.command.main import main
 
 sys.exit(main())

@@ -1,6 +1,7 @@
 """The errors that people see: one clear sentence each, mapped to an exit code by the command line."""
 
 import difflib
+import errno
 import math
 from collections.abc import Iterable, Sequence
 
@@ -11,6 +12,28 @@ class UserError(Exception):
 
 class RunFailed(Exception):
     """A run that started properly failed while running (exit code 1), for instance on a non-finite loss."""
+
+
+def explain(error: Exception) -> tuple[int, str]:
+    """The exit code of an error, and the sentence that says what was wrong and what to do."""
+    text = " ".join(str(error).split())
+    if isinstance(error, UserError):
+        return 2, text
+    if isinstance(error, RunFailed):
+        return 1, text
+    if isinstance(error, OSError):
+        place = f" ({error.filename})" if error.filename else ""
+        reasons = {
+            errno.ENOSPC: "The disk is full",
+            errno.EDQUOT: "The disk quota is used up",
+            errno.EACCES: "Permission is denied",
+            errno.EPERM: "Permission is denied",
+            errno.EROFS: "The file system is read-only",
+        }
+        if error.errno in reasons:
+            return 2, f"{reasons[error.errno]}{place}: choose another folder with paths.outputs=DIR or paths.data=DIR."
+    kind = type(error).__name__
+    return 1, f"{kind}: {text or 'no message'} (set DGM_DEBUG=1 to see the traceback)."
 
 
 def require(

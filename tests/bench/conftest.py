@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dgmbench import cli
+from dgmbench.command import main as cli
 
 OWN = Path(__file__).parent / "own"
 

@@ -10,7 +10,7 @@ import pytest
 from dgmbench.bench.executors import Executor, check_executor, make_executor
 from dgmbench.bench.worker import Outcome, Task
 from dgmbench.config import compose
-from dgmbench.training.run import train
+from dgmbench.runs.run import train
 
 OWN = Path(__file__).parent / "own"
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -57,7 +57,7 @@ def write_result(ledger: Ledger, source: str) -> None:
 
 def made_source() -> str:
     from dgmbench.models.autoregressive.made import Made
-    from dgmbench.rerun import source_hash
+    from dgmbench.runs.rerun import source_hash
 
     return source_hash(Made)
 

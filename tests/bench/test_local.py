@@ -17,7 +17,7 @@ from dgmbench.bench.worker import Outcome, Task, run_cell
 from dgmbench.config import compose
 from dgmbench.errors import UserError
 from dgmbench.evaluation.evaluator import Evaluator
-from dgmbench.training.run import train
+from dgmbench.runs.run import train
 
 OWN = Path(__file__).parent / "own"
 DEFAULTS = {"name": "local", "slots": 2, "threads": 1, "gpus": 0, "cells_per_gpu": 1, "time": None, "memory": None}

@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 import yaml
 
-from dgmbench import cli
 from dgmbench.bench.cells import Cell
 from dgmbench.bench.summary import estimate, headline, protocol_k
 from dgmbench.bench.worker import Task, run_cell
-from dgmbench.completion import candidates
+from dgmbench.command import main as cli
+from dgmbench.command.completion import candidates
+from dgmbench.command.listing import listing
 from dgmbench.config import compose
-from dgmbench.listing import listing
-from dgmbench.training.run import train
+from dgmbench.runs.run import train
 
 OWN = Path(__file__).parent / "own"
 KILL = Path(__file__).with_name("kill_runner.py")
@@ -75,7 +75,7 @@ def test_the_second_start_of_a_finished_suite_imports_nothing_heavy(dgm_bench: B
     chosen = ["suite=tiny", "model=made", "seed=0"]
     assert dgm_bench(*chosen).code == 0
     code = (
-        "import sys\nfrom dgmbench.cli import main\nassert main(sys.argv[1:]) == 0\n"
+        "import sys\nfrom dgmbench.command.main import main\nassert main(sys.argv[1:]) == 0\n"
         "sys.exit(bool({'torch', 'numpy', 'pytorch_lightning', 'sklearn'} & set(sys.modules)))"
     )
     words = ["bench", "--config-dir", str(OWN), *chosen, "--dry-run", f"paths.outputs={tmp_path}"]

@@ -2,8 +2,8 @@
 
 import pytest
 
-from dgmbench.cards import read_cards
 from dgmbench.config import complete, compose
+from dgmbench.config.cards import read_cards
 from dgmbench.errors import UserError
 from dgmbench.verify import tiny_instances, verify_config
 

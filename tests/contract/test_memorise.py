@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 import torch
 
-from dgmbench.cards import read_cards
 from dgmbench.config import complete, compose, instantiate
+from dgmbench.config.cards import read_cards
 from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError
 from dgmbench.models.autoregressive.orderless import Orderless

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from dgmbench.cards import read_cards
+from dgmbench.config.cards import read_cards
 from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.models.contract import Logs, Model, Stage
 from dgmbench.nn.bijections import Bijection, Chain, Mapped

@@ -4,8 +4,8 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
-from dgmbench import settings
 from dgmbench.config import config_dir
+from dgmbench.config import schemas as settings
 
 PAGE = Path(__file__).parents[2] / "docs" / "protocols.md"
 

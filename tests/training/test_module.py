@@ -13,10 +13,10 @@ from dgmbench.data import BatchStream, DataSet, DataSpec, Split
 from dgmbench.data.spec import Batch
 from dgmbench.errors import RunFailed, UserError
 from dgmbench.models.contract import Model, Stage
+from dgmbench.runs.run import _quiet
 from dgmbench.training.ema import Ema
 from dgmbench.training.module import Hooks, Training
 from dgmbench.training.plan import Plan, make_plan
-from dgmbench.training.run import _quiet
 from dgmbench.training.schedule import Schedule
 
 from .toys import Duel, MeanModel

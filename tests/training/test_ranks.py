@@ -14,9 +14,9 @@ from dgmbench.config import compose
 from dgmbench.data import load
 from dgmbench.errors import UserError
 from dgmbench.evaluation.evaluator import validation_objective
-from dgmbench.training.build import build_model, load_weights
+from dgmbench.runs.build import build_model, load_weights
+from dgmbench.runs.folder import RunFolder
 from dgmbench.training.files import read_checkpoint, read_rows
-from dgmbench.training.folder import RunFolder
 from dgmbench.training.ranks import Ranks, find_ranks
 
 TWO = Path(__file__).with_name("two.py")
@@ -156,7 +156,7 @@ def test_started_by_slurm(environment: pytest.MonkeyPatch) -> None:
 
 def test_a_batch_that_does_not_divide_says_so(environment: pytest.MonkeyPatch) -> None:
     from dgmbench.config import complete
-    from dgmbench.training.run import train
+    from dgmbench.runs.run import train
 
     cfg = compose("train", ["model=vae", "hardware=cpu", "hardware.devices=3", "trainer.batch_size=100"])
     with pytest.raises(UserError, match="multiple of the 3 processes"):

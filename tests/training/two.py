@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 
 from dgmbench.config import compose
+from dgmbench.runs.run import train
 from dgmbench.training.module import Training
-from dgmbench.training.run import train
 
 if __name__ == "__main__":
     folder, kill_at = Path(sys.argv[1]), int(sys.argv[2])

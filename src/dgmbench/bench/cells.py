@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from dgmbench.bench.suite import Block, Folders, Suite, merge, read_experiment, value_of
-from dgmbench.cards import Card, read_cards, read_data_cards, read_settings
+from dgmbench.config.cards import Card, read_cards, read_data_cards
+from dgmbench.config.files import read_settings
 from dgmbench.errors import UserError, nearest
 
 FAILURES = ("failed", "oom", "timeout")

@@ -12,8 +12,8 @@ from typing import Any
 
 from dgmbench.bench.cells import FAILURES, Cell
 from dgmbench.bench.suite import Folders, Suite
-from dgmbench.cards import Card, read_cards
 from dgmbench.config import search_path
+from dgmbench.config.cards import Card, read_cards
 from dgmbench.errors import UserError
 from dgmbench.source import hash_of_target, source_hash
 
@@ -232,7 +232,7 @@ class _Sources:
         return then not in known
 
     def _of_class(self, target: str) -> str | None:
-        from dgmbench.signatures import locate
+        from dgmbench.config.signatures import locate
 
         found = locate(target, "model")
         return source_hash(found) if isinstance(found, type) else None

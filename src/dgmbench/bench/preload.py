@@ -14,10 +14,9 @@ import pytorch_lightning
 import sklearn.datasets
 import torch
 
-import dgmbench.cli
 import dgmbench.data
-import dgmbench.evaluation.evaluate
-import dgmbench.training.run
+import dgmbench.runs.evaluate
+import dgmbench.runs.run
 from dgmbench.config import compose
 
 __all__ = ["PIL", "dgmbench", "hydra", "jaxtyping", "matplotlib", "pytorch_lightning", "sklearn", "torch"]

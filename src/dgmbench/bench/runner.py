@@ -90,7 +90,7 @@ def _check(chosen: Sequence[Cell], again: Sequence[str], stale: bool, config_dir
             kinds.setdefault((cell.experiment or "", *rest), cell)
     if not kinds:
         return
-    from dgmbench.cli import import_from
+    from dgmbench.config.files import import_from
 
     import_from(search_path(config_dirs)[:-1])
     errors = [_mistake(cell.overrides, config_dirs) for cell in kinds.values()]

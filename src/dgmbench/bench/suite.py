@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dgmbench.budget import Amount
-from dgmbench.cards import FAMILIES, read_yaml
 from dgmbench.config import options, search_path
+from dgmbench.config.budget import Amount
+from dgmbench.config.cards import FAMILIES
+from dgmbench.config.files import read_yaml
 from dgmbench.errors import UserError, nearest
 
 Folders = Iterable[str | Path]

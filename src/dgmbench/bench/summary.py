@@ -8,8 +8,8 @@ from typing import Any
 from dgmbench.bench.cells import Cell
 from dgmbench.bench.report.numbers import HEADLINES, same_protocol
 from dgmbench.bench.suite import Folders, value_of
-from dgmbench.cards import read_settings
-from dgmbench.metric_names import bound_samples, is_called
+from dgmbench.config.files import read_settings
+from dgmbench.runs.metric_names import bound_samples, is_called
 
 Result = Mapping[str, Any]
 

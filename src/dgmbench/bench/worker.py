@@ -55,13 +55,13 @@ def run_cell(task: Task) -> Outcome:
 def _run(task: Task, run: list[str]) -> tuple[str, str | None]:
     import torch
 
-    from dgmbench.cli import import_from
     from dgmbench.config import complete, compose, run_name, search_path
+    from dgmbench.config.files import import_from
     from dgmbench.data.pairs import check_pair, spec_from_card
-    from dgmbench.evaluation.evaluate import evaluate_run
-    from dgmbench.evaluation.record import is_measured
-    from dgmbench.training.build import count_devices, load_data
-    from dgmbench.training.run import train
+    from dgmbench.runs.build import count_devices, load_data
+    from dgmbench.runs.evaluate import evaluate_run
+    from dgmbench.runs.record import is_measured
+    from dgmbench.runs.run import train
 
     import_from(search_path(task.config_dirs)[:-1])
     if task.threads is not None:
@@ -86,7 +86,7 @@ def _run(task: Task, run: list[str]) -> tuple[str, str | None]:
 
 
 def _failure(error: BaseException) -> tuple[str, str]:
-    from dgmbench.cli import explain
+    from dgmbench.errors import explain
 
     sentence = explain(error)[1] if isinstance(error, Exception) else type(error).__name__
     first = error.__cause__ or error  # a UserError says what a class could not be built from

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dgmbench.config.signatures import TARGET, build, check_arguments, locate
 from dgmbench.data import prepared
 from dgmbench.data.pairs import Binarise, binarise_mode, binarised_spec, spec_from_card
 from dgmbench.data.reader import SPLITS, Chunks, Decoded, Part, Reader
 from dgmbench.data.spec import DataSpec
 from dgmbench.errors import UserError
-from dgmbench.signatures import TARGET, build, check_arguments, locate
 
 SplitName = Literal["train", "valid", "test"]
 

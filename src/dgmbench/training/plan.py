@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dgmbench.budget import Amount
+from dgmbench.config.budget import Amount
 from dgmbench.errors import UserError
 from dgmbench.models.contract import Stage
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from dgmbench.budget import Amount
+from dgmbench.config.budget import Amount
 
 SHAPES = {
     "constant": lambda t, final: 1.0,

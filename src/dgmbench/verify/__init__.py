@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from dgmbench.cards import Card
+from dgmbench.config.cards import Card
 from dgmbench.data.pairs import check_pair, spec_from_card
 from dgmbench.data.spec import DataSpec
 from dgmbench.errors import UserError

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dgmbench.bench.report.difference import differences
-from dgmbench.cli import main
+from dgmbench.command.main import main
 
 
 def test_settings_protocols_and_numbers(bench: Any, number: Callable) -> None:

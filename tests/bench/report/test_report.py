@@ -21,10 +21,12 @@ from PIL import Image
 
 from dgmbench.bench.report import write_report, write_report_with_notes
 from dgmbench.bench.report.curves import POINTS, read_curves
-from dgmbench.bench.report.ledger import INDEX, read_ledger, settings_key
+from dgmbench.bench.report.index import INDEX
+from dgmbench.bench.report.ledger import read_ledger
 from dgmbench.bench.report.numbers import group_cells, metric_order, rounded
 from dgmbench.bench.report.pictures import find_picture, picture_uri, picture_uris
-from dgmbench.cli import main
+from dgmbench.bench.report.settings import settings_key
+from dgmbench.command.main import main
 from dgmbench.errors import UserError
 
 
@@ -455,7 +457,7 @@ def test_a_changed_source_makes_a_cell_stale(bench: Any, number: Callable) -> No
     assert cell.status == "stale"
     assert cell.metrics
     from dgmbench.models.vae.vae import Vae
-    from dgmbench.rerun import source_hash
+    from dgmbench.runs.rerun import source_hash
 
     result.write_text(result.read_text().replace("0000000000000000", source_hash(Vae)))
     (cell,) = read_ledger(bench.folder).cells
@@ -506,7 +508,7 @@ def test_the_verb_prints_the_page_last_and_imports_no_torch(bench: Any, number: 
     bench.run(seed=0, metrics={"elbo": number(-90.0)})
     bench.run(seed=1, metrics={"elbo": number(-90.0, "aaaa0002")})
     code = (
-        "import sys\nfrom dgmbench.cli import main\n"
+        "import sys\nfrom dgmbench.command.main import main\n"
         f"assert main(['report', {str(bench.folder)!r}]) == 0\n"
         "sys.exit(bool({'torch', 'hydra', 'numpy'} & set(sys.modules)))"
     )

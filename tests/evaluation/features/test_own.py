@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from dgmbench.cli import main
+from dgmbench.command.main import main
 from dgmbench.config import complete, compose
 from dgmbench.data import DataSet
 from dgmbench.errors import UserError

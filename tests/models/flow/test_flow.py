@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dgmbench import cli
+from dgmbench.command import main as cli
 from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError
 from dgmbench.models.contract import CanDecode, CanEncode, HasBijection, HasTemperature

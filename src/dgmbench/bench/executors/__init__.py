@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from dgmbench.bench.worker import Outcome, Task
-from dgmbench.budget import Amount
 from dgmbench.config import checked
+from dgmbench.config.budget import Amount
 from dgmbench.errors import UserError, nearest
 
 UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}

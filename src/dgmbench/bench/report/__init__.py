@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from dgmbench.bench.report.ledger import read_ledger, write_file
+from dgmbench.bench.report.index import write_file
+from dgmbench.bench.report.ledger import read_ledger
 from dgmbench.bench.report.numbers import group_cells
 from dgmbench.bench.report.page import to_html
 from dgmbench.bench.report.tables import to_csv, to_latex, to_markdown

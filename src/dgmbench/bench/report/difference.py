@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dgmbench.bench.report.ledger import flatten, read_config
+from dgmbench.bench.report.index import read_config
 from dgmbench.bench.report.numbers import finite_or_nan, rounded, signed
+from dgmbench.bench.report.settings import flatten
 from dgmbench.errors import UserError
-from dgmbench.metric_names import without_protocol
+from dgmbench.runs.metric_names import without_protocol
 
 Difference = tuple[str, str, str, str, str]
 """Where, what, the first run's value, the second's, and their difference if they are numbers of one protocol."""

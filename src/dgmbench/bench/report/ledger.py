@@ -6,11 +6,9 @@ and times of change, so that a second report reads only what has changed; withou
 """
 
 import fcntl
-import hashlib
 import json
 import math
 import os
-import re
 import shlex
 import socket
 from collections.abc import Iterator, Mapping
@@ -18,12 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dgmbench.config import GROUPS_NOT_HASHED, NOT_HASHED
+from dgmbench.bench.report.index import Index, read_config, read_json
+from dgmbench.bench.report.settings import flatten, sets_apart
 from dgmbench.errors import UserError
 from dgmbench.source import hash_of_target
-
-INDEX = "report.index.json"
-INDEX_VERSION = 2
 
 STATUSES = {
     "done": "finished",
@@ -39,7 +35,6 @@ STATUSES = {
     "damaged": "its result cannot be read",
 }
 HAS_NUMBERS = ("done", "stale")
-_KEPT = ("model", "family", "data", "seed", "run", "config_hash", "metrics", "cost", "versions", "finished")
 
 
 @dataclass
@@ -94,7 +89,7 @@ def read_ledger(folder: Path) -> Ledger:
         raise UserError(f"The folder {folder} does not exist: give the one that 'dgm bench' or 'dgm train' wrote into.")
     notes: list[str] = []
     suite = _read_suite(folder / "cells.json", notes)
-    index = _Index(folder)
+    index = Index(folder)
     if suite is None:
         cells = [_bare_cell(folder, path, index) for path in _run_folders(folder)]
         title, survey = folder.resolve().name, ""
@@ -107,7 +102,7 @@ def read_ledger(folder: Path) -> Ledger:
     notes += [f"{cell.run or cell.id}: {cell.reason}" for cell in cells if cell.status == "damaged"]
     protocols = index.protocols()
     index.save()
-    _name_variants(folder, cells, index)
+    _name_variants(folder, cells)
     return Ledger(folder, title, survey, cells, protocols, notes)
 
 
@@ -137,7 +132,7 @@ def _run_folders(folder: Path) -> Iterator[Path]:
         yield from _run_folders(Path(path))
 
 
-def _bare_cell(folder: Path, path: Path, index: "_Index") -> Cell:
+def _bare_cell(folder: Path, path: Path, index: "Index") -> Cell:
     record = index.record(path)
     name = path.resolve().name
     found = record.get("result") or record["named"]
@@ -155,7 +150,7 @@ def _bare_cell(folder: Path, path: Path, index: "_Index") -> Cell:
     return _with_run(cell, path, record)
 
 
-def _suite_cell(folder: Path, entry: Mapping[str, Any], index: "_Index", held: bool) -> Cell:
+def _suite_cell(folder: Path, entry: Mapping[str, Any], index: "Index", held: bool) -> Cell:
     paper = entry.get("paper")
     seed = entry.get("seed")
     cell = Cell(
@@ -198,7 +193,7 @@ def _with_run(cell: Cell, path: Path, record: Mapping[str, Any], held: bool | No
     elif record.get("damaged"):
         cell.status, cell.reason = "damaged", record["damaged"]
     elif cell.status not in ("failed", "oom", "timeout", "skipped", "not built"):
-        status = _read_json(path / "status.json")
+        status = read_json(path / "status.json")
         state = str(status.get("status") or "planned")
         if state == "running" and not (held or _alive(status, elsewhere=held is None)):
             state = "interrupted"
@@ -261,166 +256,12 @@ def _source_changed(target: str, then: str | None) -> bool:
     return now is not None and then is not None and now != then
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def _number(value: object) -> float | None:
     good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return float(value) if good else None  # type: ignore[arg-type]
 
 
-class _Index:
-    """One file with the essence of every run's ``result.json`` and ``config.yaml``, by their times and sizes."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        stored = _read_json(folder / INDEX)
-        usable = stored.get("version") == INDEX_VERSION
-        self.runs: dict[str, dict[str, Any]] = stored.get("runs", {}) if usable else {}
-        self._protocols: dict[str, dict[str, Any]] = stored.get("protocols", {}) if usable else {}
-        self._used: dict[str, dict[str, Any]] = {}
-        self._changed = not usable
-
-    def record(self, path: Path) -> dict[str, Any]:
-        key = os.path.relpath(path, self.folder)
-        now = stamp(path / "result.json") + stamp(path / "config.yaml")
-        record = self.runs.get(key)
-        if record is None or record.get("stamp") != now:
-            record = {"stamp": now, **self._read(path)}
-            self._changed = True
-        self._used[key] = record
-        return record
-
-    def _read(self, path: Path) -> dict[str, Any]:
-        text = _text(path / "config.yaml")
-        record: dict[str, Any] = {"settings_key": settings_key(text), "target": _first(r"  _target_: (\S+)", text)}
-        record["named"] = {
-            "model": _first(r"  model: (\S+)", text.partition("\nnames:")[2]),
-            "data": _first(r"  data: (\S+)", text.partition("\nnames:")[2]),
-            "family": _first(r"    family: (\S+)", text),
-        }
-        seed = _first(r"seed: (-?\d+)", text)
-        record["named"]["seed"] = int(seed) if seed else None
-        try:
-            content = (path / "result.json").read_bytes()
-        except FileNotFoundError:
-            return record
-        except OSError as error:
-            return {**record, "damaged": f"result.json cannot be read ({error.strerror})"}
-        try:
-            result = json.loads(content)
-            _check(result)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            why = f"{type(error).__name__}: {error}"
-            return {**record, "damaged": f"result.json is damaged ({why}); remove it and run the cell again"}
-        self._protocols.update(result["protocols"])
-        return {**record, "result": {key: result[key] for key in _KEPT if key in result}}
-
-    def protocols(self) -> dict[str, dict[str, Any]]:
-        """The protocols that the numbers of these runs name."""
-        results = (record.get("result") for record in self._used.values())
-        named = {str(m["protocol_id"]) for result in results if result for m in result["metrics"].values()}
-        return {name: self._protocols[name] for name in sorted(named) if name in self._protocols}
-
-    def save(self) -> None:
-        if self._changed or self._used.keys() != self.runs.keys():
-            content = {"version": INDEX_VERSION, "protocols": self.protocols(), "runs": self._used}
-            write_file(self.folder / INDEX, json.dumps(content, separators=(",", ":")))
-
-
-def _check(result: Any) -> None:
-    """Raise if a result lacks what the report reads; null stands for a value that is not finite."""
-    for key in ("model", "family", "data", "seed", "metrics", "protocols", "cost", "versions"):
-        if key not in result:
-            raise KeyError(key)
-    for name, metric in result["metrics"].items():
-        if metric["value"] is not None and not isinstance(metric["value"], int | float):
-            raise TypeError(f"the value of {name} is {metric['value']!r}")
-        if not (isinstance(metric.get("note"), str) and metric["note"].strip()):
-            metric.pop("note", None)
-        for key in ("kind", "unit", "direction", "protocol_id"):
-            metric[key] = str(metric.get(key) or "")
-    for key in ("protocols", "cost", "versions"):
-        if not isinstance(result[key], dict):
-            raise TypeError(f"{key} is {result[key]!r}")
-
-
-def write_file(path: Path, content: str) -> None:
-    """Write a text file so that it appears at once or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        try:
-            temporary.write_text(content, encoding="utf-8")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be written ({error.strerror}): a report needs a folder to write into."
-        ) from error
-
-
-def stamp(path: Path) -> list[int]:
-    """When a file was changed and how large it is; zeros if there is none."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return [0, 0]
-    return [found.st_mtime_ns, found.st_size]
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-
-
-def _first(pattern: str, text: str) -> str:
-    found = re.search(f"^{pattern}", text, re.MULTILINE)
-    return found.group(1).strip("'\"") if found else ""
-
-
-_BLOCKS_LEFT_OUT = ("seed", "hardware", *GROUPS_NOT_HASHED)
-_HARDWARE = ("precision", "devices", "nodes")
-
-
-def settings_key(config: str) -> str:
-    """8 hex digits of a configuration's text without its seed and what ``config_hash`` leaves out."""
-    kept: list[str] = []
-    hardware = {"devices": "1", "nodes": "1"}
-    block = name = ""
-    for line in config.splitlines():
-        if line[:1].strip():
-            block, name = line.partition(":")[0], ""
-        elif line[:2] == "  " and line[2:3].strip() and line[2:4] != "- ":
-            name, _, value = line.strip().partition(":")
-            if block == "hardware" and name in _HARDWARE:
-                hardware[name] = value.strip()
-        if block not in _BLOCKS_LEFT_OUT and name not in NOT_HASHED.get(block, ()):
-            kept.append(line)
-    if not kept:
-        return ""
-    counts = [hardware.pop("devices"), hardware.pop("nodes")]
-    processes = math.prod(map(int, counts)) if all(count.isdecimal() for count in counts) else counts
-    kept.append(f"{hardware} {processes}")
-    return hashlib.sha256("\n".join(kept).encode()).hexdigest()[:8]
-
-
-def _sets_apart(name: str) -> bool:
-    """Whether a setting, as ``trainer.budget``, belongs to the settings key."""
-    block, _, rest = name.partition(".")
-    if block == "hardware":
-        return rest in _HARDWARE
-    return block not in _BLOCKS_LEFT_OUT and rest.partition(".")[0] not in NOT_HASHED.get(block, ())
-
-
-def _name_variants(folder: Path, cells: list[Cell], index: _Index) -> None:
+def _name_variants(folder: Path, cells: list[Cell]) -> None:
     """Tell apart cells of one model, data set and experiment that differ in more than their seed."""
     groups: dict[tuple[str, ...], list[Cell]] = {}
     for cell in cells:
@@ -452,32 +293,10 @@ def _differences(folder: Path, cells: list[Cell], limit: int = 100) -> dict[str,
     differing = [
         name
         for name in sorted(names)
-        if _sets_apart(name) and len({repr(settings.get(name)) for settings in flat.values()}) > 1
+        if sets_apart(name) and len({repr(settings.get(name)) for settings in flat.values()}) > 1
     ]
     found = {}
     for key, settings in flat.items():
         text = " ".join(f"{name}={settings[name]}" for name in differing if name in settings)
         found[key] = text if 0 < len(text) <= 120 else f"settings {key}"
     return found
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """A run's configuration, or nothing where it cannot be read."""
-    import yaml
-
-    try:
-        loaded = yaml.load(_text(path / "config.yaml"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except yaml.YAMLError:
-        return {}
-    return loaded if isinstance(loaded, dict) else {}
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dgmbench.bench.report.ledger import HAS_NUMBERS, Cell, Ledger
-from dgmbench.metric_names import bound_samples, without_protocol
+from dgmbench.runs.metric_names import bound_samples, without_protocol
 
 HEADLINES = (
     "log_likelihood", "log_likelihood_ais", "log_likelihood_estimate", "iw_bound", "elbo", "elbo_ais", "elbo_estimate",

@@ -19,8 +19,8 @@ from dgmbench.bench.report.ledger import HAS_NUMBERS, STATUSES, Cell, Ledger, re
 from dgmbench.bench.report.numbers import Group, Row, metric_order, signed
 from dgmbench.bench.report.pictures import CACHE, find_picture, picture_uris
 from dgmbench.bench.report.tables import model_label
-from dgmbench.cards import FAMILIES
-from dgmbench.metric_names import under_protocol
+from dgmbench.config.cards import FAMILIES
+from dgmbench.runs.metric_names import under_protocol
 
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_CURVES = 400

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 
-from dgmbench.bench.report.ledger import stamp, write_file
+from dgmbench.bench.report.index import stamp, write_file
 
 MAX_PIXELS = 40_000_000
 CACHE = "report.pictures.json"

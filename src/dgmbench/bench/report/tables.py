@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from dgmbench.bench.report.ledger import HAS_NUMBERS, Ledger
 from dgmbench.bench.report.numbers import Group, Row, finite_or_nan, signed
-from dgmbench.metric_names import without_protocol
+from dgmbench.runs.metric_names import without_protocol
 
 CSV_COLUMNS = (
     "model", "family", "data", "seed", "metric", "value", "kind", "unit", "se", "n", "protocol_id", "paper", "status",

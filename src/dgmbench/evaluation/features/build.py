@@ -1,7 +1,6 @@
 """From the names and nodes of ``protocol.quality.features`` to feature nets that are ready."""
 
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -9,18 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from dgmbench.cards import read_settings
-from dgmbench.config import instantiate, options
+from dgmbench.config import instantiate
+from dgmbench.config.feature_nets import check_names, complete_net
+from dgmbench.config.signatures import TARGET, locate
 from dgmbench.data import DataSet, keyed_seed
-from dgmbench.errors import UserError, nearest
-from dgmbench.evaluation.features.net import FeatureNet, Note, default_name, dotted
+from dgmbench.errors import UserError
+from dgmbench.evaluation.features.net import FeatureNet, Note
 from dgmbench.evaluation.features.own import Own, said
-from dgmbench.signatures import TARGET, complete_node, locate
-
-# The only name for which a Frechet distance is called FID, and so no other net may have it.
-RESERVED = {"inception_tf": "dgmbench.evaluation.features.inception_tf.InceptionTf"}
-TAKEN = ("inception",)  # its score would be an inception_score
-VARIANTS = ("train", "bias", "inf")  # a second word after a net's name
 
 
 def default_features(data: DataSet) -> list[str]:
@@ -96,42 +90,3 @@ def _unprepared(entry: str | Mapping[str, Any], data: DataSet) -> FeatureNet:
     net.name = node["name"]
     net.settings = {key: value for key, value in settings.items() if key not in net.NO_CONTENT}
     return net
-
-
-def complete_net(entry: str | Mapping[str, Any], config_dirs: Iterable[str | Path] = ()) -> dict[str, Any]:
-    """The node of an entry of ``protocol.quality.features``, a name or a node, with the defaults of its class.
-
-    A net without a name gets that of its class, so that two of them never go by the same name unnoticed.
-    """
-    node = read_net(entry, config_dirs) if isinstance(entry, str) else dict(entry)
-    node = complete_node(node, "features", supplied=("spec",), metadata=("name",))
-    target = locate(node[TARGET], "features")
-    node["name"] = name = str(node.get("name") or default_name(target))
-    if not re.fullmatch(r"[a-z0-9_]+", name):
-        raise UserError(f"features.name={name} must consist of small letters, digits and underscores.")
-    if name in TAKEN or (name in RESERVED and dotted(target) != RESERVED[name]):
-        owner = RESERVED.get(name, "the Inception score")
-        raise UserError(f"The name {name} is reserved for {owner}; give your feature net another one.")
-    return node
-
-
-def read_net(name: str, config_dirs: Iterable[str | Path] = ()) -> dict[str, Any]:
-    """The file ``configs/features/NAME.yaml``."""
-    node = read_settings("features", name, config_dirs)
-    if not node:
-        raise UserError(nearest(name, options("features", config_dirs), what="features"))
-    return node
-
-
-def check_names(nodes: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse two nets whose numbers would overwrite each other: of one name, or ``fd_a_train`` of a and of a_train."""
-    names = [node["name"] for node in nodes]
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError(f"Two feature nets are named {name}; give each its own features.name.")
-        for variant in VARIANTS:
-            if f"{name}_{variant}" in names:
-                raise UserError(
-                    f"Numbers of the feature nets {name} and {name}_{variant} would have one name; give the second "
-                    "another features.name."
-                )

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dgmbench.config.feature_nets import dotted
 from dgmbench.data import DataSet, DataSpec
 from dgmbench.data.files import PublishedFile, checksum, download
 from dgmbench.errors import UserError
-from dgmbench.evaluation.features.net import FeatureNet, Note, dotted
+from dgmbench.evaluation.features.net import FeatureNet, Note
 
 NAME = "inception_tf"
 SIDE = 299

@@ -4,7 +4,6 @@ import hashlib
 import inspect
 import itertools
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dgmbench.config.feature_nets import default_name, dotted
 from dgmbench.data import DataSet, DataSpec, evaluation_batches
 from dgmbench.data.random import keyed_generator
 from dgmbench.errors import UserError
@@ -173,16 +173,6 @@ def hash_of_code(kinds: tuple[Callable[..., Any], ...]) -> str:
     """16 hex digits for source files, read once: what is edited while a long training runs is not what was imported."""
     files = [file for kind in kinds for file in source_files(Path(inspect.getfile(kind)))]
     return hash_of_files(tuple(dict.fromkeys(files)))
-
-
-def default_name(made_by: Callable[..., Any]) -> str:
-    """The name of a net that is given none: ``random_conv`` for the class RandomConv."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", made_by.__name__).lower()
-
-
-def dotted(made_by: Callable[..., Any]) -> str:
-    """Where a class or function comes from, as a ``_target_`` has it."""
-    return f"{made_by.__module__}.{made_by.__qualname__}"
 
 
 class Standardised(FeatureNet):

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from dgmbench.config.feature_nets import default_name, dotted
 from dgmbench.data import DataSet, DataSpec
 from dgmbench.errors import UserError
-from dgmbench.evaluation.features.net import FeatureNet, default_name, dotted
+from dgmbench.evaluation.features.net import FeatureNet
 
 
 class Own(FeatureNet):

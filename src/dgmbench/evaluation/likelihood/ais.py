@@ -17,17 +17,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import hypot, inf, isfinite, log, log1p, sqrt
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from dgmbench.config.temperatures import Temperatures, schedule
 from dgmbench.errors import UserError
 from dgmbench.models.contract import AnnealingPath, StartsFromData
 
 Progress = Callable[[int, int], None]
-Temperatures = int | Sequence[float] | Sequence[Sequence[float]] | Tensor
 Spacing = Literal["even", "adaptive"]
 PILOT_STEPS = 500
 AGREEMENT = 3.0  # standard errors within which reverse runs of two origins agree
@@ -150,33 +150,6 @@ class Bracket:
     def interval(self, width: float = 3.0) -> tuple[float, float]:
         """The bracket with ``width`` standard errors added on both sides."""
         return self.forward.interval(width)[0], self.reverse.interval(width)[1]
-
-
-def schedule(temperatures: Temperatures) -> list[float]:
-    """Inverse temperatures from 0 to 1: evenly spaced steps, pieces of them, or the given increasing values.
-
-    >>> schedule(4)
-    [0.0, 0.25, 0.5, 0.75, 1.0]
-    >>> schedule([(0.5, 1), (1.0, 2)])
-    [0.0, 0.5, 0.75, 1.0]
-    """
-    if isinstance(temperatures, int):
-        if temperatures < 1:
-            raise UserError(f"annealing needs at least one step, but {temperatures} were asked for.")
-        return [k / temperatures for k in range(temperatures + 1)]
-    entries: list[Any] = temperatures.tolist() if isinstance(temperatures, Tensor) else list(temperatures)
-    betas = [0.0] if entries and isinstance(entries[0], Sequence) else []
-    for entry in entries:
-        if isinstance(entry, Sequence):
-            if len(entry) != 2 or entry[1] < 1 or entry[1] != int(entry[1]) or not betas:
-                raise UserError(f"a piece of an annealing schedule is [end, steps], but one is {list(entry)}.")
-            start, (end, steps) = betas[-1], (float(entry[0]), int(entry[1]))
-            betas += [start + (end - start) * k / steps for k in range(1, steps)] + [end]
-        else:
-            betas.append(float(entry))
-    if len(betas) < 2 or betas[0] != 0 or betas[-1] != 1 or any(b <= a for a, b in pairwise(betas)):
-        raise UserError("an annealing schedule must increase strictly from 0 to 1.")
-    return betas
 
 
 @torch.no_grad()

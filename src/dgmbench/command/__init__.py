@@ -1,0 +1,1 @@
+"""What people type: one file a verb, completion, listing and sweeps."""

@@ -1,0 +1,77 @@
+"""The command line: ``dgm train model=vae``. One file a verb; all errors end here.
+
+Every verb imports what it needs when it runs, so that ``dgm --help`` and ``dgm list`` answer at once. Errors are one
+sentence on stderr and an exit code: 0 done; 1 a run failed while running; 2 bad input or environment; 130 and 143 for
+Ctrl-C and SIGTERM.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from dgmbench import __version__
+from dgmbench.command.parser import complain
+from dgmbench.errors import UserError, explain, nearest
+
+VERBS = ("train", "evaluate", "sample", "verify", "list", "rerun", "bench", "report", "diff", "completion")
+"""Each is a module of this package with a function ``run(words) -> exit code``."""
+
+HELP = """usage: dgm VERB [key=value ...]
+
+Train, sample, measure and compare deep generative models.
+
+  train       train a model, evaluate it and draw samples      dgm train model=vae
+  evaluate    measure a trained run again                      dgm evaluate run=DIR protocol=default
+  sample      draw samples of a trained run                    dgm sample run=DIR n=64
+  verify      prove what can be proved of a model              dgm verify model=rbm
+  list        show models, data sets and other choices         dgm list
+  rerun       repeat a run from its folder                     dgm rerun DIR
+  bench       run a suite of models, data sets and seeds       dgm bench suite=demo
+  report      show what a folder of runs holds                 dgm report outputs/bench/demo
+  diff        show what two runs differ in                     dgm diff DIR DIR
+  completion  print the shell's completion script              dgm completion bash
+
+'dgm VERB --help' shows each verb's settings and examples; 'dgm --version' the version.
+DGM_OUTPUTS and DGM_DATA_DIR name the folders of runs and of data, DGMCONFIG_DIR one of your own configurations.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    # torch reads this at its first tensor: large pages cost the kernel less where a model writes a lot of memory
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:
+        complain("interrupted.")
+        return 130
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if os.environ.get("DGM_DEBUG") == "1":
+            raise
+        code, sentence = explain(error)
+        complain(sentence)
+        return code
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0
+    verb, rest = arguments[0], arguments[1:]
+    if verb in ("-V", "--version"):
+        print(f"dgmbench {__version__}")
+        return 0
+    if verb == "complete":  # what the shells' completion scripts ask
+        from dgmbench.command.completion import candidates
+
+        for candidate in candidates(rest[1:] if rest[:1] == ["--"] else rest, VERBS):
+            print(candidate)
+        return 0
+    if verb not in VERBS:
+        raise UserError(f"{nearest(verb, VERBS, what='verb')} 'dgm --help' shows them all.")
+    return importlib.import_module(f"dgmbench.command.{verb}").run(rest)

@@ -1,0 +1,35 @@
+"""``dgm sample``: draw from a trained run."""
+
+from pathlib import Path
+
+from dgmbench.command.parser import CONFIG_DIR, Parser, parse
+
+
+def run(rest: list[str]) -> int:
+    """Run ``dgm sample`` with these words and return the exit code."""
+    parser = Parser(
+        "sample",
+        "Draw samples of a trained run into its folder: a PNG, an .npz with the raw values (key x), and a .wav of\n"
+        "sound or a .txt of text.",
+        """examples:
+  dgm sample run=outputs/vae-digits_binary-s0-1a2b3c4d
+  dgm sample run=DIR n=100 seed=1 checkpoint=final
+  dgm sample run=DIR show=completions n=8        the lower halves of eight test images, drawn given the upper ones
+""",
+        "run=DIR [n=64] [seed=0] [checkpoint=best|final] [label=CLASS] [temperature=T]\n"
+        "                  [show=samples|reconstructions|interpolations|completions]",
+    )
+    parser.add_argument("--config-dir", action="append", default=[], metavar="DIR", help=CONFIG_DIR)
+    arguments = parse(parser, rest)
+    from dgmbench.config import checked, complete_hardware, complete_paths, compose, resolve
+    from dgmbench.config.schemas import Sampling
+
+    cfg = resolve(compose("sample", arguments.overrides, config_dirs=arguments.config_dir))
+    paths, hardware = complete_paths(cfg.pop("paths")), complete_hardware(cfg.pop("hardware"))
+    run = Path(str(cfg.pop("run"))).expanduser()
+    sampling = checked(cfg, Sampling, "")
+    from dgmbench.runs.sampling import sample_run
+
+    for path in sample_run(run, **sampling, accelerator=hardware["accelerator"], data_root=Path(paths["data"])):
+        print(path)
+    return 0

@@ -1,0 +1,63 @@
+"""``dgm train``: one run, or several with ``-m``."""
+
+from typing import Any
+
+from dgmbench.command.parser import Parser, choices, parse
+from dgmbench.command.tables import print_config, print_metrics
+from dgmbench.errors import UserError
+
+
+def run(rest: list[str]) -> int:
+    """Run ``dgm train`` with these words and return the exit code."""
+    parser = Parser(
+        "train",
+        "Train a model, evaluate it and draw samples. The last line printed is the folder of the run; the same\n"
+        "command resumes a run that was interrupted, and does nothing if it is done.",
+        choices("model", "data", "optimizer", "trainer", "hardware", "logger", "protocol")
+        + """
+
+some settings:
+  trainer.budget=20ep      or 5000ba (batches), 3e6im (images)     trainer.batch_size=100
+  optimizer.lr=1e-3        optimizer.schedule.name=cosine          seed=0
+  paths.outputs=DIR        paths.data=DIR                          model.KEY=VALUE (any argument of the class)
+
+examples:
+  dgm train model=vae
+  dgm train model=vae data=digits trainer.budget=5ep model.latent=8
+  dgm train model=rbm model.estimator=pcd model.estimator.k=5
+  dgm train -m model=vae,made seed=0,1
+  dgm train -m model=vae seed=0,1,2,3 hydra/launcher=joblib
+  dgm train --config-dir my_configs model=my_model
+  dgm train experiment=burda2016_vae_mnist
+""",
+        "[-m] [--cfg] [--config-dir DIR] model=NAME [key=value ...]",
+    ).add_config_flags()
+    parser.add_argument("-m", "--multirun", action="store_true", help="several runs: key=a,b,c or Hydra's sweepers")
+    arguments = parse(parser, rest)
+    if any(word.startswith("experiment=") for word in arguments.overrides):
+        from dgmbench.bench.suite import expand_experiments
+
+        arguments.overrides = expand_experiments(arguments.overrides, arguments.config_dir)
+    if arguments.multirun:
+        if arguments.cfg:
+            raise UserError("--cfg shows one run's configuration: leave out -m and give one value for each key.")
+        from dgmbench.command.multirun import multirun
+
+        return multirun(arguments.overrides, arguments.config_dir)
+    from dgmbench.config import complete, compose
+
+    cfg = compose("train", arguments.overrides, config_dirs=arguments.config_dir)
+    if arguments.cfg:
+        return print_config(complete(cfg))
+    return train_one(cfg)
+
+
+def train_one(cfg: Any) -> int:
+    """Train one configuration and print its numbers; the last line is the run's folder."""
+    from dgmbench.runs.run import train
+
+    outcome = train(cfg)
+    print_metrics(outcome.result["metrics"])
+    print(f"{outcome.message}; {outcome.objective_text}")
+    print(outcome.run)
+    return 0

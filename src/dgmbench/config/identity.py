@@ -1,0 +1,41 @@
+"""What a run is called: a hash of all that its result depends on."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+# What cannot change a run's result: keys of groups, and whole groups. Of the hardware, precision and the number of
+# processes count.
+NOT_HASHED = {
+    "model": ("card",),
+    "data": ("card", "path", "download", "verify"),
+    "trainer": ("progress", "checkpoint", "samples"),
+}
+GROUPS_NOT_HASHED = ("paths", "logger", "protocol", "names")
+
+
+def config_hash(completed: Mapping[str, Any], data_hash: str) -> str:
+    """8 hex digits that identify a run by its content.
+
+    Covers the whole configuration and the data's content, but for what cannot change the result: folders, logger,
+    the hardware other than precision and number of processes, the progress bar, the periods of checkpoints and sample
+    pictures, the card, the names of the chosen files, and the evaluation's protocol.
+    """
+    content = {
+        key: {name: item for name, item in value.items() if name not in NOT_HASHED.get(key, ())}
+        if isinstance(value, Mapping)
+        else value
+        for key, value in completed.items()
+        if key not in (*GROUPS_NOT_HASHED, "hardware")
+    }
+    hardware = completed["hardware"]
+    content["hardware"] = {"precision": hardware["precision"], "processes": hardware["devices"] * hardware["nodes"]}
+    content["data_hash"] = data_hash
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def run_name(completed: Mapping[str, Any], data_hash: str) -> str:
+    """The name of the run's folder: ``<model>-<data>-s<seed>-<8 hex>``."""
+    names = completed["names"]
+    return f"{names['model']}-{names['data']}-s{completed['seed']}-{config_hash(completed, data_hash)}"

@@ -1,0 +1,369 @@
+"""A run from start to end: identity, folder, resume, training, evaluation, result."""
+
+import contextlib
+import logging
+import platform
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dgmbench.config import complete, run_name
+from dgmbench.data import BatchStream, DataSet, evaluation_batches
+from dgmbench.data.spec import Batch
+from dgmbench.errors import RunFailed, UserError
+from dgmbench.evaluation.evaluator import validation_objective
+from dgmbench.evaluation.metrics import Metric
+from dgmbench.models.contract import Model
+from dgmbench.runs.build import (
+    OptimizerFactory,
+    build_model,
+    count_devices,
+    find_device,
+    load_data,
+    load_weights,
+    optimizer_factory,
+)
+from dgmbench.runs.evaluate import features_folder, measure_run, require_measurable, sampling_seconds_per_image
+from dgmbench.runs.folder import RunFolder
+from dgmbench.runs.loggers import row_loggers
+from dgmbench.runs.progress import TrainingBar
+from dgmbench.runs.record import bring_forward, is_measured, remember
+from dgmbench.runs.sampling import write_training_samples
+from dgmbench.runs.signals import Signals
+from dgmbench.training.files import AtomicCheckpointIO, RowWriter, read_checkpoint
+from dgmbench.training.memory import peak_memory, reset_peak_memory
+from dgmbench.training.module import Hooks, Interrupted, Training
+from dgmbench.training.plan import Plan, make_plan
+from dgmbench.training.ranks import Ranks, find_ranks, strategy
+from dgmbench.training.schedule import Schedule
+
+# Examples that a model sees in ``initialise`` before the first update.
+INITIAL_EXAMPLES = 10_000
+FRESH = {"best": None, "log_length": 0, "threads": 0, "peak_memory": 0}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What ``train`` gives back: the run's folder, its ``result.json``, and a word on what happened."""
+
+    run: Path
+    result: dict[str, Any]
+    message: str
+
+    @property
+    def objective(self) -> float:
+        """The validation objective of the best checkpoint."""
+        return self.result["objective"]["value"]
+
+    @property
+    def objective_text(self) -> str:
+        """The validation objective in words."""
+        best = self.result["objective"]
+        return f"best {best['name']} on validation: {best['value']:.6g} {best['unit']} after {best['images']:,} images"
+
+
+def train(cfg: Mapping[str, Any]) -> Outcome:
+    """Train, evaluate and sample one configuration; resume it if it was interrupted, do nothing if it is done.
+
+    Raises:
+        UserError: for anything wrong with the input or the environment, before work is done.
+        RunFailed: if the run itself fails, for instance on a non-finite loss.
+        SystemExit: with code 130 or 143 after Ctrl-C or SIGTERM; the run can be resumed.
+    """
+    completed = complete(cfg)
+    hardware = completed["hardware"]
+    hardware["devices"] = count_devices(hardware)
+    ranks = find_ranks(hardware["devices"], hardware["nodes"])
+    device = find_device(hardware, ranks.local_rank)
+    data = load_data(completed)
+    model = build_model(completed, data.spec)
+    if hardware["channels_last"]:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizers = optimizer_factory(completed["optimizer"], model)
+    for player, parameters in model.players().items():
+        optimizers(player, parameters)  # wrong settings show before any folder is made
+    stream = BatchStream(
+        data,
+        batch_size=completed["trainer"]["batch_size"],
+        seed=completed["seed"],
+        device=device,
+        rank=ranks.rank,
+        world_size=ranks.world,
+    )
+    plan = make_plan(completed["trainer"], images_per_epoch=stream.images_per_epoch, stages=model.stages())
+    folder = RunFolder(Path(completed["paths"]["outputs"]) / run_name(completed, data.content_hash))
+    if folder.read_result() is None:
+        require_measurable(model, data, completed["protocol"], features_folder(completed))
+    if ranks.is_first:
+        folder.acquire()
+    try:
+        result = folder.read_result()
+        if result is not None:
+            message = "was done already"
+            if is_measured(result, completed["protocol"]):
+                if bring_forward(result, completed["protocol"]) and ranks.is_first:
+                    folder.write_result(result)
+            else:
+                names = ", ".join(entry["name"] for entry in result["measured"])
+                message += f", and measured under protocol={names} (dgm evaluate adds others)"
+            return Outcome(folder.path, result, message)
+        if ranks.is_first:
+            folder.write_config(completed)
+        return _Run(completed, data, model, optimizers, plan, stream, folder, ranks).go()
+    finally:
+        folder.release()
+
+
+class _Run:
+    """The state of one run in this process; of several processes only the first writes files."""
+
+    def __init__(
+        self,
+        completed: dict[str, Any],
+        data: DataSet,
+        model: Model,
+        optimizers: OptimizerFactory,
+        plan: Plan,
+        stream: BatchStream,
+        folder: RunFolder,
+        ranks: Ranks,
+    ) -> None:
+        self.completed, self.data, self.plan, self.folder, self.ranks = completed, data, plan, folder, ranks
+        self.device, self.seed, self.hardware = stream.device, completed["seed"], completed["hardware"]
+        self.signals = Signals()
+        reset_peak_memory(self.device)
+        self.checkpoint = read_checkpoint(folder.last) if folder.last.exists() else None
+        state: dict[str, Any] = self.checkpoint["run"] if self.checkpoint else FRESH
+        self.best: dict[str, Any] | None = state["best"]
+        self.peak_before: int = state.get("peak_memory", 0)  # of the parts before a resume
+        torch.set_num_threads(self.hardware["threads"] or state["threads"] or torch.get_num_threads())
+        self.rows = RowWriter(folder.metrics, length=state["log_length"]) if ranks.is_first else None
+        schedule = Schedule(
+            completed["optimizer"]["schedule"],
+            images_per_epoch=plan.images_per_epoch,
+            batch_size=plan.batch_size,
+            accumulate=plan.accumulate,
+        )
+        self.module = Training(
+            model,
+            plan=plan,
+            stream=stream,
+            initial=self._initial_batch,
+            seed=self.seed,
+            optimizers=optimizers,
+            schedule=schedule,
+            ranks=ranks,
+            compile_loss=self.hardware["compile"],
+            hooks=Hooks(
+                validate=self._validate,
+                samples=self._samples,
+                checkpoint=self._save,
+                row=self._write_row,
+                interrupted=lambda: self.signals.received,
+                started=self.signals.take_over,
+                advanced=self._advanced,
+            ),
+        )
+        if self.checkpoint:
+            self.module.resume_from(self.checkpoint)
+        done = self.module.clock.images
+        self.loggers = row_loggers(completed, folder.path, images=done) if ranks.is_first else []
+        total = plan.batches * plan.batch_size
+        self.bar = TrainingBar(total=total, done=done, enabled=completed["trainer"]["progress"] and ranks.is_first)
+
+    def go(self) -> Outcome:
+        resumed = f"resumed at {self.module.clock.images:,} images" if self.checkpoint else "trained"
+        with self.signals:
+            return self._go(resumed)
+
+    def _go(self, resumed: str) -> Outcome:
+        self._status("running")
+        try:
+            if not self.module.ended:
+                with self.signals.waiting(), self.bar, _quiet():
+                    self._trainer().fit(self.module)
+                self.ranks.leave()
+            if not self.ranks.is_first:
+                raise SystemExit(0)  # the first process measures and writes the result
+            result = self._result()
+            for logger in self.loggers:
+                logger.finish(result)
+        except Interrupted as stop:
+            self.ranks.leave()
+            self._status("interrupted", signal=stop.signal_number)
+            if self.ranks.is_first:
+                word = "Ctrl-C" if stop.signal_number == signal.SIGINT else "SIGTERM"
+                print(f"Stopped by {word}; the same command resumes {self.folder.path}", file=sys.stderr)  # noqa: T201
+            raise SystemExit(128 + stop.signal_number) from stop
+        except UserError:
+            with contextlib.suppress(UserError, OSError):  # the disk may be full
+                self._status("interrupted")
+            raise
+        except (KeyboardInterrupt, SystemExit):
+            self._status("interrupted")
+            raise
+        except BaseException as error:
+            if self.ranks.is_first:
+                self.folder.write_traceback()
+            self._status("failed", reason=f"{type(error).__name__}: {error}")
+            raise
+        finally:
+            if self.rows is not None:
+                self.rows.close()
+        self.folder.traceback_file.unlink(missing_ok=True)
+        self._status("done")
+        self.folder.write_result(result)
+        return Outcome(self.folder.path, result, resumed)
+
+    def _status(self, status: str, **details: Any) -> None:
+        if self.ranks.is_first:
+            self.folder.write_status(status, **details)
+
+    def _trainer(self) -> Any:
+        import pytorch_lightning as pl
+
+        precision: Any = {"32": "32-true", "bf16": "bf16-mixed"}[self.hardware["precision"]]
+        accelerator = "gpu" if self.device.type == "cuda" else "cpu"
+        self.lightning = pl.Trainer(
+            accelerator=accelerator,
+            devices=self.hardware["devices"],
+            num_nodes=self.hardware["nodes"],
+            strategy=strategy(self.ranks, accelerator),
+            precision=precision,
+            max_epochs=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            limit_val_batches=0,
+            inference_mode=False,
+            plugins=[AtomicCheckpointIO()],
+            default_root_dir=self.folder.path,
+        )
+        return self.lightning
+
+    # ------------------------------------------------------------------ what happens between batches
+
+    def _initial_batch(self) -> Batch:
+        size = min(INITIAL_EXAMPLES, self.data.size("train"))
+        return BatchStream(self.data, batch_size=size, seed=self.seed, device=self.device).batch(0)
+
+    def _validate(self, module: Training) -> None:
+        limit = self.completed["trainer"]["validate_examples"]
+        name, metric = validation_objective(module.model, self.data, device=self.device, ranks=self.ranks, limit=limit)
+        # all processes must decide alike, or they would wait for each other for ever: the first one's value counts
+        agreed = torch.tensor(metric.value, dtype=torch.float64, device=self.device)
+        self.ranks.from_first_([agreed])
+        metric = replace(metric, value=float(agreed))
+        self._write_row({"kind": "valid", **module.position(), name: metric.value})
+        if metric.better_than(None if self.best is None else _as_metric(self.best)):
+            self.best = {"name": name, **metric.as_dict(), "images": module.clock.images}
+            self._save_as(self.folder.best)
+
+    def _samples(self, module: Training) -> None:
+        if not self.ranks.is_first:
+            return
+        x = next(evaluation_batches(self.data, "valid", batch_size=64, device=self.device)).x
+        path = self.folder.samples / f"{module.clock.images:012d}.png"
+        write_training_samples(path, module.model, self.data.spec, x, seed=self.seed)
+
+    def _save(self, module: Training) -> None:
+        self._save_as(self.folder.last)
+        self._status("running", images=module.clock.images, batches=module.clock.batches)
+
+    def _save_as(self, path: Path) -> None:
+        self.module.run_state = {
+            "best": self.best,
+            "log_length": self.rows.length() if self.rows is not None else 0,
+            "threads": torch.get_num_threads(),
+            "peak_memory": self._peak_memory(),
+        }
+        self.lightning.save_checkpoint(path)
+
+    def _peak_memory(self) -> int:
+        return max(self.peak_before, peak_memory(self.device))
+
+    def _write_row(self, row: dict[str, Any]) -> None:
+        if self.rows is not None:
+            self.rows.write(row)
+        for logger in self.loggers:
+            logger.log(row)
+
+    def _advanced(self, module: Training) -> None:
+        stage = self.plan.stages[module.clock.stage].name
+        self.bar.advance(module.clock.images, stage, module.latest_losses)
+
+    # ------------------------------------------------------------------ the result
+
+    def _result(self) -> dict[str, Any]:
+        if self.best is None:
+            raise RunFailed(
+                "The validation objective was not a number at any time of this run; try a smaller optimizer.lr or "
+                "another seed."
+            )
+        clock, model = self.module.clock, self.module.model
+        training_peak, begin = self._peak_memory(), time.perf_counter()
+        reset_peak_memory(self.device)
+        measured = measure_run(self.folder, self.completed, self.data, self.completed["protocol"], self.device)
+        measuring_seconds, measuring_peak = time.perf_counter() - begin, peak_memory(self.device)
+        load_weights(model.to(self.device), read_checkpoint(self.folder.best))
+        names = self.completed["names"]
+        result: dict[str, Any] = {
+            "model": names["model"],
+            "family": (self.completed["model"].get("card") or {}).get("family"),
+            "data": names["data"],
+            "seed": self.seed,
+            "status": "done",
+            "run": self.folder.path.name,
+            "config_hash": self.folder.path.name.rsplit("-", 1)[-1],
+            "data_hash": self.data.content_hash,
+            "data_source": self.data.meta["source"],
+            "objective": self.best,
+            "cost": {
+                "parameters": sum(p.numel() for p in model.parameters()),
+                "images": clock.images,
+                "batches": clock.batches,
+                "train_seconds": round(clock.train_seconds, 3),
+                "train_images_per_second": round(clock.images / max(clock.train_seconds, 1e-9), 1),
+                "sample_seconds_per_image": sampling_seconds_per_image(model, device=self.device),
+                "peak_memory_mib": round(training_peak / 2**20, 1),
+                "evaluate_seconds": round(measuring_seconds, 3),
+                "evaluate_peak_memory_mib": round(measuring_peak / 2**20, 1),
+                "device": torch.cuda.get_device_name() if self.device.type == "cuda" else platform.processor() or "cpu",
+                "threads": torch.get_num_threads(),
+                "processes": self.ranks.world,
+            },
+            "versions": measured["versions"],
+            "finished": int(time.time()),
+        }
+        remember(result, self.completed["protocol"], measured)
+        return result
+
+
+def _as_metric(stored: Mapping[str, Any]) -> Metric:
+    return Metric(**{name: stored[name] for name in Metric.__dataclass_fields__ if name in stored})
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Lightning's remarks are about things that this module does itself (loggers, checkpoints, workers)."""
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

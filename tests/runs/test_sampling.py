@@ -1,0 +1,96 @@
+"""What ``dgm sample`` shows beside samples: reconstructions, interpolations and completions of test examples."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Generator, Tensor
+
+from dgmbench.config import compose
+from dgmbench.data.spec import DataSpec
+from dgmbench.errors import UserError
+from dgmbench.models.contract import Model
+from dgmbench.runs.run import train
+from dgmbench.runs.sampling import DRAWS, STEPS, completions, interpolations, reconstructions, sample_run
+
+
+class Copies(Model):
+    """Codes are twice the values; what is unknown is drawn as fair coins."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        return 2.0 * x.flatten(1)
+
+    def decode(self, code: Tensor) -> Tensor:
+        return (code / 2).reshape(-1, *self.spec.shape)
+
+    def reconstruct(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
+        return self.decode(self.encode(x))
+
+    def complete(self, x: Tensor, known: Tensor, *, generator: Generator | None = None) -> Tensor:
+        return torch.where(known, x, torch.randint(2, x.shape, generator=generator).to(x.dtype))
+
+
+@pytest.fixture
+def examples() -> Tensor:
+    return torch.randint(2, (3, 1, 5, 4), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+
+
+@pytest.fixture
+def model(examples: Tensor) -> Copies:
+    return Copies(DataSpec(tuple(examples.shape[1:]), "binary"))
+
+
+def test_interpolations_are_straight_lines_between_codes(model: Copies, examples: Tensor) -> None:
+    found = interpolations(model, examples, torch.Generator())
+    assert found.shape == (3, STEPS, 1, 5, 4)
+    x = examples.double()
+    for i, share in enumerate(np.linspace(0, 1, STEPS)):
+        assert torch.allclose(found[:, i].double(), (1 - share) * x + share * x[[1, 2, 0]], atol=1e-6)
+    with pytest.raises(UserError, match="n must be at least 2"):
+        interpolations(model, examples[:1], torch.Generator())
+
+
+def test_completions_keep_the_upper_half_and_draw_the_lower(model: Copies, examples: Tensor) -> None:
+    found = completions(model, examples, torch.Generator().manual_seed(1))
+    assert found.shape == (3, 2 + DRAWS, 1, 5, 4)
+    assert found.dtype == torch.uint8
+    assert torch.equal(found[:, 0], examples)
+    assert (found[:, :, :, :3] == examples[:, None, :, :3]).all()
+    assert not found[:, 1, :, 3:].any()
+    lower = found[:, 2:, :, 3:].flatten(2)
+    assert not (lower == lower[:, :1]).all()
+
+
+def test_reconstructions_stand_beside_their_originals(model: Copies, examples: Tensor) -> None:
+    found = reconstructions(model, examples, torch.Generator())
+    assert torch.equal(found[:, 0], examples.float())
+    assert torch.equal(found[:, 1], examples.float())
+
+
+@pytest.mark.parametrize(
+    ("show", "sentence"),
+    [
+        (reconstructions, "does not reconstruct"),
+        (interpolations, "does not interpolate"),
+        (completions, "does not complete"),
+    ],
+)
+def test_a_model_that_cannot_says_so(show: object, sentence: str, examples: Tensor) -> None:
+    assert callable(show)
+    with pytest.raises(UserError, match=sentence):
+        show(Model(DataSpec((1, 5, 4), "binary")), examples, torch.Generator())
+
+
+def test_from_a_run(tmp_path: Path) -> None:
+    words = ["model=vae", "model.hidden_sizes=[8]", "trainer.budget=3ba", "protocol=quick", "trainer.progress=false"]
+    run = train(compose("train", [*words, f"paths.outputs={tmp_path}"])).run
+    shown = {show: sample_run(run, n=3, show=show) for show in ("reconstructions", "interpolations")}
+    for show, columns in (("reconstructions", 2), ("interpolations", STEPS)):
+        picture, array = shown[show]
+        assert picture.name == f"best-n3-s0-{show}.png"
+        assert np.load(array)["x"].shape == (3 * columns, 1, 8, 8)
+    again = sample_run(run, n=3, show="interpolations")[1]
+    assert again.read_bytes() == shown["interpolations"][1].read_bytes()
+    with pytest.raises(UserError, match="does not complete"):
+        sample_run(run, show="completions")
