@@ -4,9 +4,9 @@
     python scripts/mutants.py --only models/flow   # those whose file or change contains the words
     python scripts/mutants.py --check              # only whether every mutant still applies; seconds
 
-A list in ``scripts/mutants/*.yaml`` has entries ``{file, old, new, tests}``: ``old`` is part of one line that stands once
-in ``file``, ``new`` takes its place, and at least one of ``tests`` (files or node ids) must then fail. The tests must
-pass before. The checkout is left alone: a mutant lives in a copy of ``src``. The exit code is 1 if a mutant survives.
+A list in ``scripts/mutants/*.yaml`` has entries ``{file, old, new, tests}``: ``old`` is part of one line that stands
+once in ``file``, ``new`` takes its place, and at least one of ``tests`` (files or node ids) must then fail. The tests
+must pass before. The checkout is left alone: a mutant lives in a copy of ``src``. The exit code is 1 if one survives.
 """
 
 import argparse
