@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from dgmbench.nn.couplings import (
+    ActNormConv,
     AffineCoupling,
     CouplingResnet,
     SplitCoupling,
@@ -104,3 +105,15 @@ def test_the_residual_net_of_couplings():
         total = total + skip(h)
     assert torch.allclose(net(x), net.last(F.relu(total)))
     assert (CouplingResnet(2, 4, 2)(x.float()) == 0).all(), "a coupling starts as the identity"
+
+
+def test_a_convolution_with_actnorm_starts_at_standard_outputs():
+    conv = randomised(ActNormConv(2, 3, 3))
+    x = 1 + 2 * torch.randn(5, 2, 6, 4, dtype=torch.float64)
+    plain = F.conv2d(x, conv.weight, padding=1)
+    scale, bias = conv.log_scale.exp()[:, None, None], conv.bias[:, None, None]
+    assert torch.allclose(conv(x), plain * scale + bias)
+    conv.start_at(x)
+    out = conv(x).transpose(0, 1).flatten(1)
+    assert torch.allclose(out.mean(1), torch.zeros(3).double())
+    assert torch.allclose(out.var(1, correction=0), torch.ones(3).double())

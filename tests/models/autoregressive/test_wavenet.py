@@ -102,7 +102,9 @@ def test_both_conditions_change_every_gate():
     assert (change > 0).nonzero()[:, 0].tolist() == [5, 7], "at once, and through taps 2 and more apart"
 
 
-@pytest.mark.parametrize("kwargs", [{}, {"kernel": 3}, {"dilations": (1, 2, 4) * 2}, {"classes": 3, "local": 4}])
+@pytest.mark.parametrize(
+    "kwargs", [{}, {"kernel": 3}, {"kernel": 4}, {"dilations": (1, 2, 4) * 2}, {"classes": 3, "local": 4}]
+)
 def test_one_step_at_a_time_equals_all_at_once(kwargs):
     net, n, length = stack(**kwargs), 3, 30
     h = torch.randn(n, 6, length).double()
