@@ -56,6 +56,14 @@ def test_noise_is_uniform_on_minus_one_to_one():
     assert z.var().item() == pytest.approx(1 / 3, rel=0.01)
 
 
+def test_normal_noise_becomes_uniform_by_its_distribution_function():
+    torch.manual_seed(0)
+    model = Gmmn(DIGITS, latent=3, hidden_sizes=(8,)).double()
+    noise = torch.randn(5, 3, dtype=torch.float64)
+    z = 2 * torch.distributions.Normal(0.0, 1.0).cdf(noise) - 1
+    assert torch.allclose(model.generate(noise), model.scaling.unrounded(model.generator(z)))
+
+
 def test_learns_two_clusters():
     torch.manual_seed(0)
     noise = generator()
