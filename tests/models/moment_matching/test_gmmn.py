@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from dgmbench.config import compose
 from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError
 from dgmbench.models.moment_matching.gmmn import Gmmn
@@ -62,6 +63,12 @@ def test_normal_noise_becomes_uniform_by_its_distribution_function():
     noise = torch.randn(5, 3, dtype=torch.float64)
     z = 2 * torch.distributions.Normal(0.0, 1.0).cdf(noise) - 1
     assert torch.allclose(model.generate(noise), model.scaling.unrounded(model.generator(z)))
+
+
+def test_batches_are_small_by_default_and_as_large_as_one_asks():
+    assert compose("train", ["model=gmmn"]).trainer.batch_size == 50
+    assert compose("train", ["model=gmmn", "trainer.batch_size=1000"]).trainer.batch_size == 1000
+    assert compose("train", ["model=gmmn", "trainer=quick"]).trainer.batch_size == 100
 
 
 def test_learns_two_clusters():
