@@ -141,6 +141,8 @@ class DilatedStack(nn.Module):
         """
         top, c, taps = self.top.weight, self.channels, self.kernel - 1
         dilations = torch.tensor(self.dilations, device=top.device)[:, None]
+        assert self.hidden.bias is not None
+        assert self.top.bias is not None
         places = (taps * dilations).repeat(1, taps)
         shift = (-dilations * torch.arange(taps, 0, -1, device=top.device)).remainder(places)
         rows = top.new_zeros(len(self.blocks), n, 4 * c)
@@ -181,7 +183,8 @@ class DilatedStack(nn.Module):
             layers=layers,
             top=[
                 (torch.cat(skip), skip_bias),
-                *((m.weight[..., 0].T.contiguous(), m.bias) for m in (self.hidden, self.top)),
+                (self.hidden.weight[..., 0].T.contiguous(), self.hidden.bias),
+                (top[..., 0].T.contiguous(), self.top.bias),
             ],
         )
 
