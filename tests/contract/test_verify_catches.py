@@ -119,7 +119,14 @@ class Ridge(toys.GaussianFlow):
 
 @pytest.mark.parametrize(
     ("width", "excess", "points", "verdict"),
-    [(1, 0, 400, True), (0.012, 0, 800, True), (0.012, 0.01, 1600, False), (0.0005, 0, 0, None)],
+    [
+        (1, 0, 150, True),
+        (0.02, 0, 400, True),
+        (0.012, 0, 800, True),
+        (0.012, 0.01, 1600, False),
+        (0.0005, 0, 0, None),
+        (1e-9, 0, 0, None),
+    ],
 )
 def test_a_narrow_density_is_summed_on_a_finer_grid(
     width: float, excess: float, points: int, verdict: bool | None

@@ -73,6 +73,17 @@ class Subject:
         label = f"after {len(training.plan)} updates"
         return [("initial", self.model().eval()), (label, training.run().model.eval())]
 
+    @cached_property
+    def _known(self) -> dict[tuple[int, str], tuple[object, Tensor]]:
+        return {}
+
+    def once(self, model: object, what: str, compute: Callable[[], Tensor]) -> Tensor:
+        """What several checks need of one state of the model, computed for the first of them."""
+        key = (id(model), what)
+        if key not in self._known:
+            self._known[key] = model, compute()  # with the model, whose id is then no other's
+        return self._known[key][1]
+
     def batch(self, step: int) -> Batch:
         """The batch of update ``step``."""
         index = torch.randperm(EXAMPLES, generator=self.generator("batch", step))[:BATCH]
