@@ -10,10 +10,10 @@ from torch import Tensor
 
 from dgmbench.models.contract import CanSample, HasElbo, HasLogProb, HasLogWeights, Model
 from dgmbench.verify.check import SIGMAS, Check, undecided, within
-from dgmbench.verify.density import draws_of
+from dgmbench.verify.density import draws_of, pilot_of
 from dgmbench.verify.means import MOST, QUADRATURE, estimate, follow_means, sums_to_one
 from dgmbench.verify.subject import Subject
-from dgmbench.verify.support import Support, support_of
+from dgmbench.verify.support import Support, support_of, unsupported
 
 EXAMPLES = 24
 CALLS, REPEATS = 16, 8
@@ -47,7 +47,7 @@ def checks(subject: Subject, model: Model) -> Iterator[Check]:
         gaps = [mean - truth for mean in means]
         worst = max(range(len(gaps)), key=lambda i: gaps[i] - SIGMAS * errors[i])
         yield within("bounds lie below log p(x)", gaps[worst], errors[worst], f"{names[worst]}, nats", below=False)
-    yield from _sums(subject, model)
+    yield from sums(subject, model)
 
 
 def _append(means: list[float], errors: list[float], draws: Tensor) -> None:
@@ -74,10 +74,9 @@ def _ordered(names: list[str], means: list[float], errors: list[float]) -> Itera
         yield within("the bound grows with k", worst[0], worst[1], f"largest drop; {values} nats", below=False)
 
 
-def _sums(subject: Subject, model: HasElbo | HasLogWeights) -> Iterator[Check]:
+def sums(subject: Subject, model: HasElbo | HasLogWeights) -> Iterator[Check]:
     """Sums over every x: mean weights are unbiased for p(x), so they sum to 1; exp(ELBO) sums to at most 1."""
-    pilot = model.sample(500, generator=subject.generator("pilot")) if isinstance(model, CanSample) else subject.data.x
-    support = support_of(subject.spec, pilot)
+    support = unsupported(subject.spec) or support_of(subject.spec, pilot_of(subject, model))
     if isinstance(support, str):
         yield undecided("weights or bounds sum to 1 over x", support)
         return

@@ -22,7 +22,7 @@ from dgmbench.verify import bounds, density
 from dgmbench.verify.check import Check, chi_squared, combine, frequencies, undecided, within
 from dgmbench.verify.means import ENOUGH, Means
 from dgmbench.verify.subject import Subject
-from dgmbench.verify.support import Support, support_of
+from dgmbench.verify.support import Support, support_of, unsupported
 
 EXAMPLES = 16
 DRAWS = 512
@@ -74,7 +74,7 @@ def _classes(subject: Subject, model: Any) -> Iterator[Check]:
         if isinstance(model, HasLogProb):
             lines = density.normalised(subject, given)
         else:
-            support = support_of(subject.spec, given.sample(500, generator=subject.generator("pilot", label)))
+            support = unsupported(subject.spec) or support_of(subject.spec, density.pilot_of(subject, given))
             if isinstance(support, str):
                 lines = iter([undecided("mean weights sum to 1 over x", support)])
             else:

@@ -16,7 +16,7 @@ from dgmbench.verify.support import Support, support_of
 SAMPLES = 10_000
 FEW = 16
 DIRECTIONS = 8
-ROWS = 2**18
+ROWS = 2**17
 
 
 def checks(subject: Subject, model: Model) -> Iterator[Check]:

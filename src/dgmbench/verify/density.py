@@ -8,7 +8,7 @@ from torch import Tensor
 from dgmbench.models.contract import CanSample, HasLogProb, IsAutoregressive, Model
 from dgmbench.verify.check import Check, chi_squared, frequencies, undecided
 from dgmbench.verify.subject import Subject
-from dgmbench.verify.support import Support, support_of
+from dgmbench.verify.support import Support, support_of, unsupported
 
 SAMPLES = 20_000
 MOST_PERTURBED = 64
@@ -25,6 +25,13 @@ def checks(subject: Subject, model: Model) -> Iterator[Check]:
         yield from _ordered(subject, model)
 
 
+def pilot_of(subject: Subject, model: object) -> Tensor:
+    """Some samples that show where the mass lies; data where the model has none, or where all x are enumerated."""
+    if subject.spec.kind != "real" or not isinstance(model, CanSample):
+        return subject.data.x
+    return model.sample(500, generator=subject.generator("pilot"))
+
+
 def draws_of(subject: Subject, model: CanSample) -> Tensor:
     """Samples of the model, the same for all checks, (SAMPLES, *shape)."""
     return subject.once(model, "samples", lambda: model.sample(SAMPLES, generator=subject.generator("samples")))
@@ -33,8 +40,7 @@ def draws_of(subject: Subject, model: CanSample) -> Tensor:
 def normalised(subject: Subject, model: HasLogProb) -> Iterator[Check]:
     """The sum over x, and the frequencies of samples; ``model`` may be one that holds something fixed."""
     can_sample = isinstance(model, CanSample)
-    pilot = model.sample(500, generator=subject.generator("pilot")) if isinstance(model, CanSample) else subject.data.x
-    found = _summed(subject, model, pilot)
+    found = unsupported(subject.spec) or _summed(subject, model, pilot_of(subject, model))
     if isinstance(found, str):
         yield undecided("probabilities sum to 1", found)
         if can_sample:

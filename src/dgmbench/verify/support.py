@@ -60,6 +60,15 @@ def state_index(x: Tensor, levels: int) -> Tensor:
     return torch.where(valid, index, -1)
 
 
+def unsupported(spec: DataSpec) -> str | None:
+    """Why there can be no support of ``spec``, in a sentence, or None if there is one."""
+    if spec.kind in ("binary", "discrete", "tokens") and spec.levels:
+        return f"{spec} has too many values of x to enumerate" if spec.levels**spec.dim > MOST_STATES else None
+    if spec.kind != "real" or spec.dim > 2:
+        return f"{spec} can neither be enumerated nor integrated on a grid"
+    return None
+
+
 def support_of(spec: DataSpec, pilot: Tensor, *, points: int | None = None) -> Support | str:
     """The support of ``spec``, or a sentence that says why there is none.
 
@@ -69,10 +78,10 @@ def support_of(spec: DataSpec, pilot: Tensor, *, points: int | None = None) -> S
         pilot: raw values that show where the mass lies, (n, *shape).
         points: grid points a dimension, for real values.
     """
-    if spec.kind in ("binary", "discrete", "tokens") and spec.levels:
+    if (reason := unsupported(spec)) is not None:
+        return reason
+    if spec.kind != "real" and spec.levels:
         levels, n = spec.levels, spec.levels**spec.dim
-        if n > MOST_STATES:
-            return f"{spec} has too many values of x to enumerate"
         x = all_states(spec.dim, levels, spec.dtype).reshape(n, *spec.shape)
         zeros = torch.zeros(n, dtype=torch.float64)
         return Support(
@@ -84,8 +93,6 @@ def support_of(spec: DataSpec, pilot: Tensor, *, points: int | None = None) -> S
             lambda cells, _: (x[cells], zeros[cells]),
             True,
         )
-    if spec.kind != "real" or spec.dim > 2:
-        return f"{spec} can neither be enumerated nor integrated on a grid"
     flat = pilot.double().flatten(1)
     centre = flat.median(0).values
     scale = (flat.quantile(0.84, 0) - flat.quantile(0.16, 0)).clamp_min(1e-3) / 2
