@@ -25,10 +25,9 @@ class Diffusion(Model):
     log q(x_1 ... x_T | x_0) of paths drawn from q.
     """
 
-    steps = 100
-
-    def __init__(self, spec: DataSpec = LINE, *, width: int = 16) -> None:
+    def __init__(self, spec: DataSpec = LINE, *, steps: int = 100, width: int = 16) -> None:
         super().__init__(spec)
+        self.steps = steps
         beta = torch.linspace(0.02, 0.1, self.steps)
         kept = (1 - beta).cumprod(0)  # alpha bar
         before = torch.cat([torch.ones(1), kept[:-1]])

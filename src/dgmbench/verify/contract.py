@@ -111,10 +111,6 @@ class _Contract:
         self.kept = {n: p.detach().clone() for n, p in model.named_parameters() if id(p) not in own}
         stage = sum(first for _, first in training.plan[: training.step + 1])
         looks = self.looked[stage, player] = self.looked.get((stage, player), 0) + 1
-        loss = training.loss(player, batch)[0]
-        self.losses[player] = float(loss.detach())
-        if not bool(loss.isfinite()) or loss.dim():
-            self.non_finite.append(player)
         if looks > 2:
             return
         state = tensors(model)
@@ -161,6 +157,9 @@ class _Contract:
                     t.copy_(state[name])
 
     def after(self, training: Training, player: str, batch: Batch) -> None:
+        self.losses[player] = float(training.value)
+        if not bool(training.value.isfinite()) or training.value.dim():
+            self.non_finite.append(player)
         parameters = dict(training.model.named_parameters())
         self.strangers += changed(self.kept, {n: parameters[n].detach() for n in self.kept})
         reached = self.reached.setdefault(player, set())
