@@ -21,8 +21,8 @@ ENOUGH = 30.0
 """Effective draws of a cell from which on its mean and standard error are believed."""
 TARGET = 2e-3
 """The standard error of the sum at which no more is drawn."""
-MOST = 2**17
-"""How many draws a sum may cost."""
+MOST, LEAST = 2**17, 64
+"""How many draws a sum may cost, and how many a cell of it may in any case."""
 ROWS = 2**15
 NEGLIGIBLE = 1e-4
 """The share of the sum that may be left at its first draws."""
@@ -90,7 +90,8 @@ def estimate(draw: Draw, cells: int) -> Means:
     """
     sums = torch.full((3, cells), -torch.inf, dtype=torch.float64)
     draws = torch.zeros(cells, dtype=torch.float64)
-    index, each, spent = torch.arange(cells), max(8, min(64, ROWS // cells)), 0
+    index, each = torch.arange(cells), max(8, min(LEAST, ROWS // cells))
+    budget, spent = max(MOST, LEAST * cells), 0
     while True:
         for part in index.split(ROWS):
             left, k = each, max(1, min(each, ROWS // len(part)))
@@ -107,8 +108,8 @@ def estimate(draw: Draw, cells: int) -> Means:
         index = order[most[order].cumsum(0) > NEGLIGIBLE * most.sum()].sort().values
         if not len(index) or not bool(found.mean.isfinite().all()):
             return found
-        each = min(int(draws[index].min()), (MOST - spent) // len(index))
-        within_reach = found.effective[index] * (1 + (MOST - spent) / len(index) / draws[index]) >= ENOUGH
+        each = min(int(draws[index].min()), (budget - spent) // len(index))
+        within_reach = found.effective[index] * (1 + (budget - spent) / len(index) / draws[index]) >= ENOUGH
         hopeless = float(most[index][~within_reach].sum()) > 0.5 * float(most.sum())
         known = found.error() < TARGET and bool(found.believed[index].all())
         if known or hopeless or each < 1:
