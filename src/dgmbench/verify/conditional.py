@@ -26,7 +26,7 @@ from dgmbench.verify.support import Support, support_of, unsupported
 
 EXAMPLES = 16
 DRAWS = 512
-COMPLETIONS = 10_000
+COMPLETIONS = 5_000
 
 
 def checks(subject: Subject, model: Model) -> Iterator[Check]:
