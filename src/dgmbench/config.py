@@ -373,6 +373,11 @@ def complete_protocol(node: Any) -> dict[str, Any]:
         "semi_supervised": settings.SemiSupervised,
     }
     done |= {name: checked(done[name], schema, f"protocol.{name}") for name, schema in groups.items()}
+    if done["parts"]:
+        from dgmbench.evaluation.parts import require_part  # it imports this module
+
+        for name in done["parts"]:
+            require_part(name)
     return done | {"quality": _complete_quality(done["quality"])}
 
 
