@@ -137,14 +137,24 @@ def test_what_a_part_does_wrong_is_said(folder: Path, part: str, message: str) -
         ("my_metric.nothing", "protocol.parts=my_metric.nothing"),
         ("my_metrik.brightness", "protocol.parts=my_metrik.brightness cannot be imported"),
         ("my_metric.number", "protocol.parts=my_metric.number is neither a class nor a function"),
-        ("my_metric.returning", "protocol.parts=my_metric.returning is no part of an evaluation: it must be a generator"),
+        (
+            "my_metric.returning",
+            "protocol.parts=my_metric.returning is no part of an evaluation: it must be a generator",
+        ),
         ("brightness", "protocol.parts=brightness is not a dotted name"),
     ],
 )
 def test_what_is_no_part_is_refused_before_anything_is_trained(
     folder: Path, part: str, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    words = ["train", "--config-dir", str(folder), "model=made", "data=digits_binary", f"paths.outputs={tmp_path / 'o'}"]
+    words = [
+        "train",
+        "--config-dir",
+        str(folder),
+        "model=made",
+        "data=digits_binary",
+        f"paths.outputs={tmp_path / 'o'}",
+    ]
     assert cli.main([*words, f"protocol.parts=[{part}]"]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "o").exists()

@@ -29,7 +29,7 @@ from dgmbench.models.contract import Model
 from dgmbench.nn.scaling import Scaling
 
 REPEATS = 100
-# A standard deviation from a hundred values is known to 7 %; five blocks or splits know theirs to 35 %, a hundred times.
+# A standard deviation from a hundred values is known to 7 %; that of five blocks, a hundred times, to 4 %.
 LEAST, MOST = 0.75, 1.3
 # The delta method and the jackknife see the noise of second order twice: at equal distributions nothing else is left.
 TWICE = {"fd": 0.55, "fd_inf": 0.55, "swd": 0.5, "energy_distance": 0.6}

@@ -4,7 +4,6 @@
 """
 
 import inspect
-
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -132,9 +131,8 @@ def own_part(name: str) -> Part:
         try:
             for found in part(model, context, note):
                 if not _is_found(found):
-                    raise UserError(
-                        f"protocol.parts={name} yields {type(found).__name__} {str(found)[:60]}, not (name, Metric, dict)."
-                    )
+                    what = f"{type(found).__name__} {str(found)[:60]}"
+                    raise UserError(f"protocol.parts={name} yields {what}, not (name, Metric, dict).")
                 yield found[0], found[1], {**found[2], **made_by}
         except UserError:
             raise

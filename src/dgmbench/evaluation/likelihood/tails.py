@@ -43,8 +43,8 @@ def tail_index(log_weights: Tensor) -> Tensor:
 def pareto_index(beyond: Tensor) -> Tensor:
     """The index k of generalised Pareto distributions from draws beyond their threshold (n, b), ascending, as (b,).
 
-    The posterior mean of Zhang and Stephens (2009, Technometrics 51(3)): with the density's theta = -k / scale on a grid
-    that their prior spreads, k(theta) = mean log(1 - theta x) and the profile likelihood as weights.
+    The posterior mean of Zhang and Stephens (2009, Technometrics 51(3)): the density's theta = -k / scale on a grid as
+    their prior spreads it, k(theta) = mean log(1 - theta x), and the profile likelihood as weights.
     """
     n = len(beyond)
     points = 30 + int(math.sqrt(n))
@@ -60,7 +60,7 @@ def pareto_index(beyond: Tensor) -> Tensor:
 def heavy_tail(index: Tensor | None, k: int) -> str | None:
     """What to say of examples whose k weights have tails of this index (n,), if they cannot be relied on.
 
-    That is if it is above ``RELIABLE`` on average, or for more than a twentieth of the examples by two of its deviations.
+    That is if it is above ``RELIABLE`` on average, or by two of its deviations for more than a twentieth of them.
     """
     if index is None:
         return None
@@ -70,6 +70,7 @@ def heavy_tail(index: Tensor | None, k: int) -> str | None:
         return None
     above = int((index > RELIABLE).sum())
     return (
-        f"heavy tails: the index of importance weights is {float(index.mean()):.2f} on average and above {RELIABLE} for "
-        f"{above} of {len(index)} examples, so the bound is low by an unknown amount that its standard error does not see"
+        f"heavy tails: the index of importance weights is {float(index.mean()):.2f} on average and above {RELIABLE} "
+        f"for {above} of {len(index)} examples, so the bound is low by an unknown amount that its standard error does "
+        "not see"
     )

@@ -38,9 +38,7 @@ class Blocks:
         parts = [slice(i * self.block, (i + 1) * self.block) for i in range(fewer // self.block)]
         self.rows = [(x[part], y[part]) for part in parts]
 
-    def mean(
-        self, statistic: Callable[[Tensor, Tensor], Tensor], dtype: torch.dtype = torch.float64
-    ) -> BlockEstimate:
+    def mean(self, statistic: Callable[[Tensor, Tensor], Tensor], dtype: torch.dtype = torch.float64) -> BlockEstimate:
         """The mean of ``statistic`` over blocks of both sets in a precision."""
         values = torch.stack(
             [statistic(self.data[x].to(dtype), self.samples[y].to(dtype)) for x, y in self.rows]

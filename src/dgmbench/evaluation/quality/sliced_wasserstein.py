@@ -7,8 +7,9 @@ finite sets it is biased upwards.
 
 *Standard error* by the delta method, over the draw of both sets and of the directions. The influence of one example on
 SW^2 is the mean over directions of its Kantorovich potential, psi_u(t) = 2 int^t (s - T_u(s)) ds with T_u the optimal
-transport along u (del Barrio, Gonzalez-Sanz and Loubes 2021, sec. 4); to its variance over both sets comes that of the
-mean over directions. Where both distributions agree, potentials are zero but for noise, which the error then consists of.
+transport along u (del Barrio, Gonzalez-Sanz and Loubes 2021); to its variance over both sets comes that of the mean
+over directions. Where both distributions agree, potentials are but noise, which is counted twice then: the error is
+up to twice too large.
 """
 
 import math
