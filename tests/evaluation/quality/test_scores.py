@@ -231,7 +231,7 @@ def test_the_error_is_of_few_directions_or_of_few_examples(directions: int) -> N
 
 @pytest.mark.parametrize("d", [1, 4, 50])
 def test_a_direction_has_length_one_whatever_the_dimension(d: int) -> None:
-    """White sets of widths 1 and 3 are exactly 2 apart in every direction and dimension; a shift by 5 is 5 / sqrt(d)."""
+    """White sets of widths 1 and 3 are exactly 2 apart in every direction; a shift by 5 is 5 / sqrt(d)."""
     x = torch.linalg.qr(normal(200, d, seed=0)).Q * math.sqrt(200)
     assert sliced_wasserstein(x, 3 * x, directions=8, generator=seeded(0)).value == pytest.approx(2, rel=1e-9)
     shift = torch.zeros(d, dtype=DOUBLE)
