@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 import os
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dgmbench.config import schemas
@@ -105,7 +105,26 @@ def complete_protocol(node: Any) -> dict[str, Any]:
         "semi_supervised": schemas.SemiSupervised,
     }
     done |= {name: checked(done[name], schema, f"protocol.{name}") for name, schema in groups.items()}
+    for name in done["parts"]:
+        require_part(name)
     return done | {"quality": _complete_quality(done["quality"])}
+
+
+def require_part(name: str) -> Callable[..., Any]:
+    """The function that a dotted name of ``protocol.parts`` stands for; refuses what is no part of an evaluation."""
+    part = locate(name, "protocol", key="parts")
+    try:
+        inspect.signature(part).bind(None, None, None)
+    except TypeError:
+        accepted = False
+    else:
+        accepted = inspect.isgeneratorfunction(part)
+    if not accepted:
+        raise UserError(
+            f"protocol.parts={name} is no part of an evaluation: it must be a generator function of (model, context, "
+            "note) that yields (name, Metric, dict)."
+        )
+    return part
 
 
 def _complete_quality(node: Mapping[str, Any]) -> dict[str, Any]:
