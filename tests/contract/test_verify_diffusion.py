@@ -7,7 +7,7 @@ from functools import cache
 
 import pytest
 import torch
-from dgmbench.cards import read_cards
+from dgmbench.config.cards import read_cards
 from torch import Generator, Tensor
 
 from dgmbench.data.spec import DataSpec

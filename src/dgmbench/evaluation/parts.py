@@ -48,7 +48,7 @@ class Context:
     ranks: Ranks = field(default_factory=Ranks)
     folder: Path | None = None
     """Where features of data and trained feature nets are kept; None keeps nothing on disk."""
-    _drawn: dict[tuple[Model, int, int], Tensor] = field(default_factory=dict, repr=False, compare=False)
+    _drawn: dict[tuple[CanSample, int, int], Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def seed(self) -> int:
