@@ -100,7 +100,7 @@ def initialise_dcgan(net: nn.Module) -> None:
     for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.normal_(module.weight, 0.0, 0.02)
-        elif isinstance(module, BatchNorm | nn.GroupNorm):
+        elif isinstance(module, BatchNorm | nn.GroupNorm) and module.weight is not None:
             nn.init.normal_(module.weight, 1.0, 0.02)
 
 

@@ -328,7 +328,6 @@ SETTINGS = {
     "cgan": {"hidden_sizes": (8,), "conditional": True},
     "dcgan": {"net": "dcgan", "channels": 2},
     "resnet": {"net": "resnet", "channels": 2, "conditional": True, "instance_noise": 0.1},
-    "hinge": {"hidden_sizes": (8,), "loss": "hinge"},
     "lsgan": {"hidden_sizes": (8,), "loss": LeastSquares(a=-1.0, b=1.0, c=0.0)},
     "fgan": {"hidden_sizes": (8,), "loss": FDivergence("squared_hellinger")},
     "relativistic": {"net": "dcgan", "channels": 2, "loss": "relativistic_average", "label_smoothing": 0.1},
