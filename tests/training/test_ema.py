@@ -29,7 +29,7 @@ def recursion(states: Sequence[Tensor], decay: float) -> Tensor:
 
 @pytest.mark.parametrize("decay", [0.15, 0.9])
 def test_the_average_moves_with_the_steps_of_its_own_player(decay: float) -> None:
-    """With three critic steps to one of its own, a generator's average counts its four steps, not the twelve updates."""
+    """With three critic steps to one of its own, a generator's average counts its four steps, not twelve updates."""
     states: dict[str, list[Tensor]] = {"a": [torch.zeros(3)], "b": [torch.zeros(3)]}
     model = Duel(SPEC, n_critic=3)
 
@@ -117,7 +117,7 @@ def standard(x: Tensor) -> bool:
 
 
 def test_averaged_weights_are_evaluated_with_statistics_of_their_own() -> None:
-    """The running ones are far off, since the weights still move: at live weights of 4 and averages of about 1.5, say."""
+    """The running ones are far off, since the weights still move."""
     model, seen, checkpoints = Scaled(SPEC), [], []
 
     def look(module: Training) -> None:

@@ -114,8 +114,8 @@ def test_groups_resume_bit_for_bit() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (("optimizer.players.generator.groups.maping.lr=1",), "groups setting for this model, named 'maping'; did you mean mapping"),
-        (("optimizer.players.critic.groups.main.lr=1",), "optimizer.players.critic.groups is set, but this player of the model has no groups"),
+        (("optimizer.players.generator.groups.maping.lr=1",), "model, named 'maping'; did you mean mapping"),
+        (("optimizer.players.critic.groups.main.lr=1",), "critic.groups is set, but this player of the model has no"),
         ((f"{GROUP}.lrr=1",), f"There is no {GROUP} setting 'lrr'; did you mean lr"),
         ((f"{GROUP}.lr_multiplie=1",), "did you mean lr_multiplier"),
         (("optimizer.players.generator.group.mapping.lr=1",), "did you mean groups"),

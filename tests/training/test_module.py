@@ -35,7 +35,8 @@ def data(n: int = 25) -> DataSet:
 
 
 def fit(model: Model, *, hooks: Hooks | None = None, schedule: str = "constant", warmup: str = "0ba", lr: float = 0.1,
-        optimizer: Any = torch.optim.SGD, factory: Any = None, resume: Any = None, **trainer: Any) -> Training:  # fmt: skip
+        optimizer: Any = torch.optim.SGD, factory: Any = None, resume: Any = None,
+        **trainer: Any) -> Training:  # fmt: skip
     settings = TRAINER | trainer
     dataset = data()
     plan = make_plan(settings, images_per_epoch=25, stages=model.stages())

@@ -88,11 +88,11 @@ def optimizer_factory(settings: Mapping[str, Any], model: Model) -> OptimizerFac
 
 
 def _check_groups(where: str, groups: Mapping[str, Any], parameters: Parameters) -> None:
-    if groups and not isinstance(parameters, Mapping):
-        raise UserError(f"{where}.groups is set, but this player of the model has no groups; set {where} itself.")
     for name in groups:
+        if not isinstance(parameters, Mapping):
+            raise UserError(f"{where}.groups is set, but this player of the model has no groups; set {where} itself.")
         if name not in parameters:
-            raise UserError(nearest(name, parameters, what=f"{where}.groups setting for this model, named"))  # type: ignore[arg-type]
+            raise UserError(nearest(name, parameters, what=f"{where}.groups setting for this model, named"))
 
 
 def _of_group(own: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
