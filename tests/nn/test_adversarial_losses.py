@@ -95,11 +95,11 @@ def test_least_squares_optimum_and_what_the_generator_then_minimises(a: float, b
 
 
 def test_least_squares_terms_by_hand_for_every_player() -> None:
-    loss = LeastSquares(a=-1.0, b=2.0, c=0.5)
+    loss = LeastSquares(a=-1.0, b=2.0, c=1.0)
     real, fake = torch.tensor([1.0, 3.0]), torch.tensor([0.0])
     assert loss.discriminator(real, fake).item() == (0.5 * 1 + 0.5 * 1) / 2 + 0.5 * 1
-    assert loss.generator(fake).item() == 0.5 * 0.25
-    assert loss.encoder(real).item() == (0.5 * 0.25 + 0.5 * 6.25) / 2, "its target is -1 + 2 - 0.5"
+    assert loss.generator(fake).item() == 0.5 * 1
+    assert loss.encoder(real).item() == (0.5 * 1 + 0.5 * 9) / 2, "its target is -1 + 2 - 1"
 
 
 def test_hinge_has_no_gradient_beyond_its_margins_and_its_value_is_the_total_variation() -> None:

@@ -151,7 +151,7 @@ class Training(pl.LightningModule):
         self.model.train()
         self._generator = torch.Generator(device=self.device)
         if self.plan.ema:
-            self.ema = Ema(self._parameters_of, self.plan.ema)  # here, because the weights are on their device now
+            self.ema = Ema(self._parameters_of, decay=self.plan.ema)  # here: weights are on their device now
         if self._pending is not None:
             self._restore(self._pending)
             self._pending = None
