@@ -7,9 +7,9 @@ from functools import cache
 
 import pytest
 import torch
-from dgmbench.config.cards import read_cards
 from torch import Generator, Tensor
 
+from dgmbench.config.cards import read_cards
 from dgmbench.data.spec import DataSpec
 from dgmbench.verify import Check, bounds, density, means, verify_config
 from dgmbench.verify.check import chi_squared

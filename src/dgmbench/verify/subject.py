@@ -17,7 +17,7 @@ from torch import Generator, Tensor
 
 from dgmbench.data.random import keyed_generator, keyed_seed
 from dgmbench.data.spec import Batch, DataSpec
-from dgmbench.models.contract import Model, Stage
+from dgmbench.models.contract import Model, Stage, player_parameters
 
 BATCH = 16
 EXAMPLES = 128
@@ -107,7 +107,7 @@ class Training:
     def __init__(self, model: Model, subject: Subject, *, learning_rate: float = 1e-2, least: int = 6) -> None:
         self.model, self.subject, self.step = model, subject, 0
         self.value = torch.tensor(0.0)  # of the last turn's loss
-        self.players = model.players()
+        self.players = player_parameters(model)
         self.optimisers = {
             name: torch.optim.Adam(parameters, lr=learning_rate) for name, parameters in self.players.items()
         }

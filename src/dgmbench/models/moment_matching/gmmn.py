@@ -34,7 +34,7 @@ from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError
 from dgmbench.models.contract import Logs, Model
 from dgmbench.nn.adversarial import NetName, make_generator
-from dgmbench.nn.batchnorm import absorb_statistics
+from dgmbench.nn.batchnorm import absorb_statistics, statistics_of
 from dgmbench.nn.mmd import Discrepancy, median_distance, mmd_squared, rbf_mixture, safe_sqrt
 from dgmbench.nn.scaling import Scaling
 
@@ -96,7 +96,8 @@ class Gmmn(Model):
 
     def loss(self, player: str, batch: Batch, generator: Generator) -> tuple[Tensor, Logs]:
         """The MMD, or its square, between the batch and as many fresh samples."""
-        samples = self.generator(self.noise(len(batch.x), generator))
+        with statistics_of(self.generator):
+            samples = self.generator(self.noise(len(batch.x), generator))
         squared, unbiased = self.discrepancy(self.scaling(batch.x), samples)
         loss = safe_sqrt(squared) if self.square_root else squared
         return loss, {"mmd2": squared.detach(), "mmd2_unbiased": unbiased.detach()}
