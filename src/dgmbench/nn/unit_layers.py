@@ -85,6 +85,10 @@ class Units:
         """log_partition(eta) - mean(eta)'eta: the entropy, but for the mean log-reference."""
         return self.log_partition(eta) - (self.mean(eta) * eta).sum(-1)
 
+    def entropy_of_mean(self, mean: Tensor) -> Float[Tensor, " n"]:
+        """``entropy`` of the distribution with these mean features."""
+        raise NotImplementedError(f"{type(self).__name__} must define entropy_of_mean(mean)")
+
     def log_volume(self, units: int, *, like: Tensor) -> Tensor:
         """Log-partition of ``units`` units at eta = 0, in float64."""
         return self.log_partition(torch.zeros(units, dtype=torch.float64, device=like.device))
@@ -129,6 +133,10 @@ class Bernoulli(Units):
     def entropy(self, eta: Tensor) -> Float[Tensor, " n"]:
         """The entropy itself."""
         return (F.softplus(eta) - eta.sigmoid() * eta).sum(-1)
+
+    def entropy_of_mean(self, mean: Tensor) -> Float[Tensor, " n"]:
+        """-p log p - (1 - p) log(1 - p), summed."""
+        return -(torch.special.xlogy(mean, mean) + torch.special.xlogy(1 - mean, 1 - mean)).sum(-1)
 
     def log_volume(self, units: int, *, like: Tensor) -> Tensor:
         """Log 2 each."""
@@ -189,6 +197,10 @@ class Gaussian(Units):
     def mean(self, eta: Tensor) -> Tensor:
         """E x / sigma."""
         return eta * (self.width / self.sigma).square()
+
+    def entropy_of_mean(self, mean: Tensor) -> Float[Tensor, " n"]:
+        """At eta = mean sigma^2 / width^2."""
+        return self.entropy(mean * (self.sigma / self.width).square())
 
     def sample(self, eta: Tensor, generator: Generator | None = None) -> Tensor:
         """Mean and noise, never the mean alone."""
@@ -272,7 +284,7 @@ class SteppedSigmoid(Units):
     def log_partition(self, eta: Tensor) -> Tensor:
         """Sum over all bits; those on for certain give eta - i + 1/2 each."""
         certain, others = self._split(eta)
-        return (certain * eta - 0.5 * certain.square() + F.softplus(others).sum(-1)).sum(-1)
+        return (certain * eta - 0.5 * certain.square() + F.softplus(others, threshold=50.0).sum(-1)).sum(-1)
 
     def mean(self, eta: Tensor) -> Tensor:
         """The expected number."""

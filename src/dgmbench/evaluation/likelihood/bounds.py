@@ -21,6 +21,7 @@ from dgmbench.data.spec import Batch
 from dgmbench.errors import UserError
 from dgmbench.evaluation.chunks import Chunks
 from dgmbench.models.contract import (
+    HasConditions,
     HasElbo,
     HasLogProb,
     HasLogProbEstimate,
@@ -43,8 +44,8 @@ class Draws:
     values: Tensor
     variance: Tensor | None
 
-    def minus(self, constant: float) -> "Draws":
-        """All values less a constant."""
+    def minus(self, constant: float | Tensor) -> "Draws":
+        """All values less a constant, or each less its own (n,)."""
         return Draws(self.values - constant, self.variance)
 
 
@@ -95,9 +96,14 @@ def reconstruction_log_prob(model: HasReconstructionLogProb, chunks: Chunks) -> 
     return chunks.each("reconstruction_log_prob", lambda x, _: model.reconstruction_log_prob(x))
 
 
-def unnormalised_log_likelihood(model: HasUnnormalisedLogProb, chunks: Chunks) -> Tensor:
+def unnormalised_log_likelihood(model: HasUnnormalisedLogProb | HasConditions, chunks: Chunks) -> Tensor:
     """log p(x) + log Z of every example."""
     return chunks.each("log_prob", lambda x, _: model.log_prob_unnormalised(x))
+
+
+def conditions(model: HasConditions, chunks: Chunks) -> Tensor:
+    """What log Z depends on, of every example, (n, ...)."""
+    return chunks.each("condition", lambda x, _: model.condition_of(x))
 
 
 def unnormalised_elbo(model: HasUnnormalisedElbo, chunks: Chunks) -> Draws:

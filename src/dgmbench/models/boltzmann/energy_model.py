@@ -172,7 +172,7 @@ class TwoSided(EnergyModel):
 
     def log_prob_unnormalised(self, x: Tensor) -> Float[Tensor, " b"]:
         """Log p(x) + log Z = -F(x)."""
-        return -self.free_energy(self.flatten(x))
+        return -cast(Couplings, self.view(x).couplings()).free_energy(self.flatten(x))
 
     def annealing_path(self) -> GeometricPath:
         """From the base to this machine, with the parameters as they are now."""
@@ -191,8 +191,8 @@ class TwoSided(EnergyModel):
 
     @torch.no_grad()
     def transition(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
-        """One Gibbs step from raw values to raw values; leaves p(x) invariant."""
-        return self.raw(self.gibbs(self.flatten(x), generator=generator))
+        """One Gibbs step from raw values to raw values; leaves p(x), or p(x | what is given), invariant."""
+        return self.raw(cast(Couplings, self.view(x).couplings()).gibbs(self.flatten(x), 1, generator))
 
     @torch.no_grad()
     def sample(self, n: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
