@@ -81,11 +81,11 @@ class Units:
         """Draw values given eta, of eta's dtype."""
         raise NotImplementedError(f"{type(self).__name__} must define sample(eta, generator)")
 
-    def entropy(self, eta: Tensor) -> Float[Tensor, " n"]:
+    def entropy(self, eta: Tensor) -> Tensor:
         """log_partition(eta) - mean(eta)'eta: the entropy, but for the mean log-reference."""
         return self.log_partition(eta) - (self.mean(eta) * eta).sum(-1)
 
-    def entropy_of_mean(self, mean: Tensor) -> Float[Tensor, " n"]:
+    def entropy_of_mean(self, mean: Tensor) -> Tensor:
         """``entropy`` of the distribution with these mean features."""
         raise NotImplementedError(f"{type(self).__name__} must define entropy_of_mean(mean)")
 
@@ -130,11 +130,11 @@ class Bernoulli(Units):
         """Bits, as floats."""
         return draw(eta.sigmoid(), generator)
 
-    def entropy(self, eta: Tensor) -> Float[Tensor, " n"]:
+    def entropy(self, eta: Tensor) -> Tensor:
         """The entropy itself."""
         return (F.softplus(eta) - eta.sigmoid() * eta).sum(-1)
 
-    def entropy_of_mean(self, mean: Tensor) -> Float[Tensor, " n"]:
+    def entropy_of_mean(self, mean: Tensor) -> Tensor:
         """-p log p - (1 - p) log(1 - p), summed."""
         return -(torch.special.xlogy(mean, mean) + torch.special.xlogy(1 - mean, 1 - mean)).sum(-1)
 
@@ -198,7 +198,7 @@ class Gaussian(Units):
         """E x / sigma."""
         return eta * (self.width / self.sigma).square()
 
-    def entropy_of_mean(self, mean: Tensor) -> Float[Tensor, " n"]:
+    def entropy_of_mean(self, mean: Tensor) -> Tensor:
         """At eta = mean sigma^2 / width^2."""
         return self.entropy(mean * (self.sigma / self.width).square())
 
@@ -247,14 +247,13 @@ class Counts(Units):
 
     @torch.no_grad()
     def sample(self, eta: Tensor, generator: Generator | None = None) -> Tensor:
-        """Count the words of ``total`` draws."""
-        p, total = eta.softmax(-1), self.total.expand(len(eta))
+        """Count the words of ``total`` draws, by inversion; a row's draws do not depend on the other rows' totals."""
+        cdf, total = eta.softmax(-1).cumsum(-1), self.total.expand(len(eta))
         most = int(total.max()) if len(total) else 0
-        if most == 0:
-            return torch.zeros_like(p)
-        words = torch.multinomial(p, most, replacement=True, generator=generator)
-        kept = (torch.arange(most, device=p.device) < total[:, None]).to(p.dtype)
-        return torch.zeros_like(p).scatter_add_(1, words, kept)
+        u = torch.rand(most, len(eta), dtype=eta.dtype, device=eta.device, generator=generator).t() * cdf[:, -1:]
+        words = torch.searchsorted(cdf, u.contiguous(), right=True).clamp_(max=eta.shape[-1] - 1)
+        kept = (torch.arange(most, device=eta.device) < total[:, None]).to(eta.dtype)
+        return torch.zeros_like(cdf).scatter_add_(1, words, kept)
 
     def fitted(self, x: Float[Tensor, "m units"]) -> "Independent":
         """The words' frequencies, with two words more that are spread over all."""

@@ -131,7 +131,9 @@ def test_sweeps_leave_every_temperature_unchanged(lateral, beta):
     every, states = all_states(machine)
     p = torch.softmax(-beta * machine.energy(states), 0)
     whole, g, repeats = machine.whole(), seeded(), 4000
-    matrix = transition_frequencies(lambda v: whole.sweep(v, v[:, :0], torch.full((len(v), 1), beta).double(), g)[0], every, repeats)
+    matrix = transition_frequencies(
+        lambda v: whole.sweep(v, v[:, :0], torch.full((len(v), 1), beta).double(), g)[0], every, repeats
+    )
     error = (p[:, None] ** 2 * matrix * (1 - matrix) / repeats).sum(0).sqrt()
     assert ((p @ matrix.double() - p).abs() <= 4.5 * error + 1e-12).all()
     assert (matrix - matrix[0]).abs().max() > 0.1
