@@ -16,7 +16,7 @@ from dgmbench.evaluation.parts import Context
 from dgmbench.models.contract import HasConditions
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "models" / "boltzmann" / "machines"))
-from toy_machines import CountToy  # noqa: E402
+from toy_machines import CountToy
 
 CPU = torch.device("cpu")
 SCHEDULE = {"chains": 60, "temperatures": 60, "spacing": "even", "burn_in": 20}

@@ -54,7 +54,7 @@ PARTS: list[Part] = [
     disentanglement,
 ]
 # Validation during training uses a short annealing schedule; the numbers that are reported use the protocol's.
-VALIDATION: dict[str, Any] = {"chains": 50, "temperatures": 100, "burn_in": 100}
+VALIDATION: dict[str, Any] = {"chains": 50, "temperatures": 1000, "burn_in": 100}
 # Where every condition has a log Z of its own, chains are shared out: so many states in all, and at least so many each.
 VALIDATION_ROWS, FEWEST_CHAINS = 5_000, 10
 

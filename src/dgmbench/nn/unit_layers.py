@@ -81,6 +81,10 @@ class Units:
         """Draw values given eta, of eta's dtype."""
         raise NotImplementedError(f"{type(self).__name__} must define sample(eta, generator)")
 
+    def sample_(self, eta: Tensor, generator: Generator | None = None) -> Tensor:
+        """As ``sample``, of an eta that may be overwritten."""
+        return self.sample(eta, generator)
+
     def entropy(self, eta: Tensor) -> Tensor:
         """log_partition(eta) - mean(eta)'eta: the entropy, but for the mean log-reference."""
         return self.log_partition(eta) - (self.mean(eta) * eta).sum(-1)
@@ -129,6 +133,10 @@ class Bernoulli(Units):
     def sample(self, eta: Tensor, generator: Generator | None = None) -> Tensor:
         """Bits, as floats."""
         return draw(eta.sigmoid(), generator)
+
+    def sample_(self, eta: Tensor, generator: Generator | None = None) -> Tensor:
+        """The sigmoid in place."""
+        return draw(eta.sigmoid_(), generator)
 
     def entropy(self, eta: Tensor) -> Tensor:
         """The entropy itself."""

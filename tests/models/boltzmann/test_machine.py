@@ -2,7 +2,7 @@
 
 import math
 import sys
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,7 @@ from dgmbench.models.contract import HasUnnormalisedElbo, HasUnnormalisedLogProb
 from dgmbench.nn.unit_layers import BERNOULLI, Counts, Gaussian, Independent, SteppedSigmoid
 
 sys.path.insert(0, str(Path(__file__).parent / "machines"))
-from toy_machines import CountToy, DeepToy, GaussianToy  # noqa: E402
+from toy_machines import CountToy, DeepToy, GaussianToy
 
 
 def seeded(seed=0):
@@ -37,10 +37,7 @@ def bits(n):
 
 def layered(sizes, scale=1.0, lateral=(), seed=0):
     layers = tuple(Independent(BERNOULLI, normal(size, seed=seed + k)) for k, size in enumerate(sizes))
-    weights = {
-        (k, k + 1): normal(a, b, seed=10 + seed + k, scale=scale)
-        for k, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False))
-    }
+    weights = {(k, k + 1): normal(a, b, seed=10 + seed + k, scale=scale) for k, (a, b) in enumerate(pairwise(sizes))}
     for k in lateral:
         half = normal(sizes[k], sizes[k], seed=20 + seed + k).tril(-1)
         weights[k, k] = half + half.T
@@ -69,7 +66,7 @@ def all_states(machine):
 @pytest.mark.parametrize("lateral", [(), (0, 1)])
 def test_the_energy_is_that_of_the_definition_and_conditionals_are_its_ratios(lateral):
     machine = layered((3, 2, 2), lateral=lateral)
-    every, states = all_states(machine)
+    _, states = all_states(machine)
     energy = energy_by_hand(machine, states)
     torch.testing.assert_close(machine.energy(states), energy, rtol=0, atol=1e-12)
     for layer in range(3):
@@ -85,7 +82,7 @@ def test_the_energy_is_that_of_the_definition_and_conditionals_are_its_ratios(la
 def test_either_parity_sums_the_other_out(carried):
     """Free energies, log Z and the gradient of a 3-2-4-2 machine against enumeration of all units."""
     machine = layered((3, 2, 4, 2))
-    every, states = all_states(machine)
+    _, states = all_states(machine)
     log_z = (-machine.energy(states)).logsumexp(0)
     sides = machine.sides(carried)
     assert isinstance(sides, Energy)
@@ -143,7 +140,7 @@ def test_sweeps_leave_every_temperature_unchanged(lateral, beta):
 @pytest.mark.parametrize("lateral", [(), (1,)])
 def test_the_mean_field_bound_is_below_and_exact_where_hidden_units_are_independent(lateral):
     machine = layered((3, 3, 2), scale=0.7, lateral=lateral)
-    every, states = all_states(machine)
+    _, states = all_states(machine)
     log_joint = -machine.energy(states)
     for v in bits(3):
         rows = (states[0] == v).all(1)

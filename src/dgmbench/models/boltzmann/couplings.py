@@ -63,11 +63,11 @@ class Couplings:
 
     def sample_hidden(self, v: Float[Tensor, "n v"], generator: Generator | None = None) -> Float[Tensor, "n h"]:
         """Draw h given v."""
-        return self.hidden_units.sample(self.hidden_logits(v), generator)
+        return self.hidden_units.sample_(self.hidden_logits(v), generator)
 
     def sample_visible(self, h: Float[Tensor, "n h"], generator: Generator | None = None) -> Float[Tensor, "n v"]:
         """Draw v given h."""
-        return self.visible_units.sample(self.visible_logits(h), generator)
+        return self.visible_units.sample_(self.visible_logits(h), generator)
 
     # ---- energies ----
 
@@ -128,11 +128,11 @@ class Couplings:
 
     def hidden_at(self, v: Tensor, beta: Tensor, generator: Generator | None = None) -> Float[Tensor, "n h"]:
         """Draw h given v at inverse temperatures beta (n, 1)."""
-        return self.hidden_units.sample(beta * self.hidden_logits(v), generator)
+        return self.hidden_units.sample_(beta * self.hidden_logits(v), generator)
 
     def sweep(self, v: Tensor, h: Tensor, beta: Tensor, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
         """Draw v given h, then h given v, at inverse temperatures beta (n, 1)."""
-        v = self.visible_units.sample(beta * self.visible_logits(h), generator)
+        v = self.visible_units.sample_(beta * self.visible_logits(h), generator)
         return v, self.hidden_at(v, beta, generator)
 
     # ---- the same numbers otherwise ----

@@ -31,6 +31,7 @@ from dgmbench.errors import UserError, require
 from dgmbench.models.boltzmann.couplings import Couplings
 from dgmbench.models.boltzmann.energy_model import TwoSided
 from dgmbench.models.boltzmann.estimators import Estimator
+from dgmbench.models.contract import Logs
 from dgmbench.nn.unit_layers import BERNOULLI, Independent, smoothed_rates
 
 
@@ -43,6 +44,7 @@ class Rbm(TwoSided):
         estimator: how the gradient is estimated; a copy is kept as a submodule. Default: ``CD(k=1)``.
         centred: use centring offsets.
         centring_rate: how fast the offsets follow the data's means, per update.
+        weight_decay: half the squared weights, never the biases, are added to the loss with this factor (Hinton 2012).
         weight_std: standard deviation of the initial weights (Hinton 2012, "A practical guide to training RBMs").
         sample_steps: Gibbs steps of ``sample``, started from the data's base rates.
     """
@@ -60,6 +62,7 @@ class Rbm(TwoSided):
         estimator: Estimator | None = None,
         centred: bool = False,
         centring_rate: float = 0.01,
+        weight_decay: float = 0.0,
         weight_std: float = 0.01,
         sample_steps: int = 1000,
     ) -> None:
@@ -69,8 +72,9 @@ class Rbm(TwoSided):
                 f"rbm models binary data, but these are {spec}; choose a binary data set, such as data=digits_binary."
             )
         require(least=1, hidden=hidden)
-        require(least=0, weight_std=weight_std)
+        require(least=0, weight_std=weight_std, weight_decay=weight_decay)
         require(least=0, most=1, centring_rate=centring_rate)
+        self.weight_decay = weight_decay
         self.centred, self.centring_rate = centred, centring_rate
         self.weight = nn.Parameter(weight_std * torch.randn(spec.dim, hidden))
         self.visible_bias = nn.Parameter(torch.zeros(spec.dim))
@@ -131,6 +135,11 @@ class Rbm(TwoSided):
         self.set_base_rates(v.mean(0), len(v))
         self.visible_bias.copy_(self.base_logits)
         self.estimator.initialise(self, generator)
+
+    def loss(self, player: str, batch: Batch, generator: Generator) -> tuple[Tensor, Logs]:
+        """A scalar whose gradient is the estimator's, and that of the weights' decay."""
+        loss, logs = super().loss(player, batch, generator)
+        return (loss + 0.5 * self.weight_decay * self.weight.square().sum() if self.weight_decay else loss), logs
 
     @torch.no_grad()
     def after_step(self, player: str, batch: Batch, generator: Generator) -> None:

@@ -1,7 +1,7 @@
 """Machines as a new row would write them: Gaussian and count data over bits, and three layers of bits."""
 
-import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -94,7 +94,7 @@ class DeepToy(EnergyModel):
         super().__init__(spec)
         sizes = (spec.dim, *hidden_sizes)
         self.biases = nn.ParameterList(torch.zeros(size) for size in sizes)
-        self.weights = nn.ParameterList(0.3 * torch.randn(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.weights = nn.ParameterList(0.3 * torch.randn(a, b) for a, b in pairwise(sizes))
         self.train_by(estimator)
 
     def machine(self, fast: Sequence[Tensor] | None = None) -> Machine:
@@ -148,6 +148,3 @@ class DeepToy(EnergyModel):
         rates = (self.flatten(batch.x).sum(0) + 1) / (len(batch.x) + 2)
         self.biases[0].copy_(rates.logit())
         self.estimator.initialise(self, generator)
-
-
-LOG_2 = math.log(2)
