@@ -100,7 +100,7 @@ def test_the_evaluator_takes_each_examples_own_log_z():
         metric, details = found[f"log_likelihood_{side}"]
         assert abs(metric.value - exact.value) < 4 * metric.se_draws + 0.02
         assert details["log_z"] == "by condition"
-        assert metric.se > exact.se
+        assert metric.se > metric.se_draws > 0
     assert found["log_z_gap"][0].n == 60
     shuffled = x.sum(1).roll(1)
     wrong = [

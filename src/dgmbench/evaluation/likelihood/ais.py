@@ -356,9 +356,7 @@ def grouped_brackets(
     generator: Generator | None = None,
     progress: Progress | None = None,
 ) -> list[Bracket]:
-    """As ``bracket``, of several conditions at once: rows g * chains ... of the path's states are those of condition g,
-    with examples data[g] and log Z exact[g], if there are any.
-    """
+    """As ``bracket``, of several conditions: states g * chains ... are those of condition g, data[g] and exact[g]."""
     rows = chains * len(data)
     betas = schedule(temperatures)
     if spacing == "adaptive":
@@ -380,8 +378,7 @@ def grouped_brackets(
         for g, group in enumerate(groups):
             weights = torch.softmax(forth.log_weights[group], 0).nan_to_num(1.0)  # a diverged model leaves none
             own = forth.states[group][torch.multinomial(weights, chains, replacement=True, generator=generator)]
-            examples = data[g]
-            if examples is not None and len(examples) and isinstance(path, StartsFromData):
+            if (examples := data[g]) is not None and len(examples) and isinstance(path, StartsFromData):
                 seen[g] = chains // 2
                 chosen = examples[torch.arange(seen[g], device=examples.device) % len(examples)]
                 own = torch.cat([path.state_from(chosen, generator=generator), own[seen[g] :]])
@@ -397,7 +394,6 @@ def grouped_brackets(
             origins = _part(reverse, slice(seen[g])), _part(reverse, slice(seen[g], None))
             if _differ(*origins, tolerance):
                 reverse = max(origins, key=lambda one: one.log_z)
-        log_z = exact[g]
-        known = None if log_z is None else float(log_z)
+        known = None if (log_z := exact[g]) is None else float(log_z)
         found.append(Bracket(forward, reverse, exact_start, 0 if exact_start else burn_in, known, tolerance, origins))
     return found
