@@ -16,8 +16,9 @@ from dgmbench.evaluation.chunks import Chunks
 from dgmbench.evaluation.codes.measure import disentanglement
 from dgmbench.evaluation.likelihood import bounds
 from dgmbench.evaluation.likelihood.ais import bracket
+from dgmbench.evaluation.likelihood.conditions import Conditions, brackets, exact_log_partitions
 from dgmbench.evaluation.likelihood.decoder_measure import decoder_ais, parzen
-from dgmbench.evaluation.likelihood.measure import likelihood
+from dgmbench.evaluation.likelihood.measure import CONDITIONED_EXAMPLES, likelihood
 from dgmbench.evaluation.metrics import Metric, NumberKind, protocol_id
 from dgmbench.evaluation.parts import Context, Note, Part, own_part
 from dgmbench.evaluation.quality.classification import classification
@@ -30,6 +31,7 @@ from dgmbench.evaluation.quality.measure import (
 )
 from dgmbench.models.contract import (
     CanSample,
+    HasConditions,
     HasElbo,
     HasLogProb,
     HasLogProbEstimate,
@@ -52,7 +54,9 @@ PARTS: list[Part] = [
     disentanglement,
 ]
 # Validation during training uses a short annealing schedule; the numbers that are reported use the protocol's.
-VALIDATION: dict[str, Any] = {"chains": 50, "temperatures": 100, "burn_in": 100}
+VALIDATION: dict[str, Any] = {"chains": 50, "temperatures": 1000, "burn_in": 100}
+# Where every condition has a log Z of its own, chains are shared out: so many states in all, and at least so many each.
+VALIDATION_ROWS, FEWEST_CHAINS = 5_000, 10
 
 Measured = dict[str, tuple[Metric, dict[str, Any]]]
 """Each metric by its name, with the protocol whose id it carries."""
@@ -130,6 +134,8 @@ def validation_objective(
     if isinstance(model, HasLogProbEstimate):
         values = bounds.log_likelihood_estimate(model, chunks).values
         return f"{model.estimate_protocol()['of']}_estimate", _mean_nats(values, "estimate")
+    if isinstance(model, HasConditions):
+        return _by_condition(model, data, chunks, device)
     if isinstance(model, HasUnnormalisedLogProb | HasUnnormalisedElbo):
         kind: NumberKind
         if isinstance(model, HasUnnormalisedLogProb):
@@ -155,6 +161,24 @@ def validation_objective(
         f"{type(model).__name__} has no likelihood, no bound and no samples, so there is nothing to validate it by; "
         "give it one of the methods of dgmbench.models.contract."
     )
+
+
+def _by_condition(model: HasConditions, data: DataSet, chunks: Chunks, device: torch.device) -> tuple[str, Metric]:
+    """The log-likelihood where log Z depends on what is given: exact, or in the middle of short brackets."""
+    values = bounds.unnormalised_log_likelihood(model, chunks)
+    conditions = Conditions.of(bounds.conditions(model, chunks))
+    exact = exact_log_partitions(model, conditions, device)
+    if exact is not None:
+        return "log_likelihood", _mean_nats(values - exact[conditions.of_example], "exact")
+    some = torch.cat(list(Chunks(data, "valid", seed=0, limit=CONDITIONED_EXAMPLES, device=device)))
+    examples = conditions.examples(some, model.condition_of(some).double().cpu())
+    chains = max(FEWEST_CHAINS, min(VALIDATION["chains"], VALIDATION_ROWS // len(conditions.values)))
+    generator = keyed_generator("ais", 0, device=device)
+    found = brackets(model, conditions, examples, None, schedule=VALIDATION | {"chains": chains}, generator=generator)
+    middle = torch.tensor([(one.forward.log_z + one.reverse.log_z) / 2 for one in found], dtype=torch.float64)
+    wide = [one.trouble for one in found if one.wide]
+    warning = f"wide bracket for {len(wide)} of {len(found)} conditions: {wide[0]}" if wide else None
+    return "log_likelihood_ais", _mean_nats(values - middle[conditions.of_example], "estimate").noting(warning)
 
 
 def _mean_nats(values: Tensor, kind: NumberKind) -> Metric:

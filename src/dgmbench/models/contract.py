@@ -242,6 +242,25 @@ class StartsFromData(Protocol):
 
 
 @runtime_checkable
+class HasConditions(Protocol):
+    """log p(x | c) + log Z(c) of an undirected model whose log Z depends on what is given: a length, a history."""
+
+    def log_prob_unnormalised(self, x: Tensor) -> Tensor:
+        """log of the unnormalised probability of raw values x (b, *shape) given their own condition, as (b,)."""
+        ...
+
+    def condition_of(self, x: Tensor) -> Tensor:
+        """What log Z depends on for raw values x, (b, ...); examples of equal conditions share it."""
+        ...
+
+    def annealing_path_given(self, condition: Tensor) -> AnnealingPath:
+        """The paths of conditions (n, ...) side by side: ``sample_base(n)`` gives a state for each, and row i of every
+        state is that of condition i. ``log_base_partition`` and ``exact_log_partition`` are (n,).
+        """
+        ...
+
+
+@runtime_checkable
 class HasTransition(Protocol):
     """A Markov kernel on x that leaves the model's distribution invariant."""
 
