@@ -35,7 +35,7 @@ def data(n: int = 25) -> DataSet:
 
 
 def fit(model: Model, *, hooks: Hooks | None = None, schedule: str = "constant", warmup: str = "0ba", lr: float = 0.1,
-        optimizer: Any = torch.optim.SGD, until: int | None = None, **trainer: Any) -> Training:  # fmt: skip
+        optimizer: Any = torch.optim.SGD, resume: Any = None, **trainer: Any) -> Training:  # fmt: skip
     settings = TRAINER | trainer
     dataset = data()
     plan = make_plan(settings, images_per_epoch=25, stages=model.stages())
@@ -47,6 +47,8 @@ def fit(model: Model, *, hooks: Hooks | None = None, schedule: str = "constant",
                           batch_size=plan.batch_size, accumulate=plan.accumulate),
         hooks=hooks,
     )  # fmt: skip
+    if resume is not None:
+        module.resume_from(resume)
     with _quiet():
         trainer_ = pl.Trainer(accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False,
                               enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0)  # fmt: skip

@@ -99,6 +99,8 @@ def train(cfg: Mapping[str, Any]) -> Outcome:
         world_size=ranks.world,
     )
     plan = make_plan(completed["trainer"], images_per_epoch=stream.images_per_epoch, stages=model.stages())
+    for stage in plan.stages:
+        stream.check_size(stage.batch_size or plan.batch_size)
     folder = RunFolder(Path(completed["paths"]["outputs"]) / run_name(completed, data.content_hash))
     if folder.read_result() is None:
         require_measurable(model, data, completed["protocol"], features_folder(completed))
@@ -176,8 +178,9 @@ class _Run:
             self.module.resume_from(self.checkpoint)
         done = self.module.clock.images
         self.loggers = row_loggers(completed, folder.path, images=done) if ranks.is_first else []
-        total = plan.batches * plan.batch_size
-        self.bar = TrainingBar(total=total, done=done, enabled=completed["trainer"]["progress"] and ranks.is_first)
+        self.bar = TrainingBar(
+            total=plan.images, done=done, enabled=completed["trainer"]["progress"] and ranks.is_first
+        )
 
     def go(self) -> Outcome:
         resumed = f"resumed at {self.module.clock.images:,} images" if self.checkpoint else "trained"
@@ -264,10 +267,17 @@ class _Run:
         agreed = torch.tensor(metric.value, dtype=torch.float64, device=self.device)
         self.ranks.from_first_([agreed])
         metric = replace(metric, value=float(agreed))
-        self._write_row({"kind": "valid", **module.position(), name: metric.value})
-        if metric.better_than(None if self.best is None else _as_metric(self.best)):
-            self.best = {"name": name, **metric.as_dict(), "images": module.clock.images}
+        position = module.position()
+        self._write_row({"kind": "valid", **position, name: metric.value})
+        if metric.better_than(_as_metric(self.best) if self._compares(position["stage"]) else None):
+            self.best = {"name": name, **metric.as_dict(), "images": module.clock.images, "stage": position["stage"]}
             self._save_as(self.folder.best)
+
+    def _compares(self, stage: str) -> bool:
+        """Whether the best objective so far is one that a stage's objectives compare with."""
+        if self.best is None:
+            return False
+        return self.module.model.objectives_compare or self.best.get("stage", stage) == stage
 
     def _samples(self, module: Training) -> None:
         if not self.ranks.is_first:
@@ -305,10 +315,10 @@ class _Run:
     # ------------------------------------------------------------------ the result
 
     def _result(self) -> dict[str, Any]:
-        if self.best is None:
+        if self.best is None or not self._compares(self.plan.stages[-1].name):
             raise RunFailed(
-                "The validation objective was not a number at any time of this run; try a smaller optimizer.lr or "
-                "another seed."
+                "The validation objective was not a number at any time of this run, or of its last stage; try a smaller "
+                "optimizer.lr or another seed."
             )
         clock, model = self.module.clock, self.module.model
         training_peak, begin = self._peak_memory(), time.perf_counter()

@@ -149,6 +149,7 @@ class Training(pl.LightningModule):
         self._generator = torch.Generator(device=self.device)
         if self.plan.ema:
             self.ema = Ema(self.model, self.plan.ema)  # here, because the weights are on their device now
+        self.model.prepare(self.plan.facts)
         if self._pending is not None:
             self._restore(self._pending)
             self._pending = None
@@ -160,13 +161,15 @@ class Training(pl.LightningModule):
         self.hooks.started()
 
     def on_train_batch_start(self, batch: int, batch_idx: int) -> None:
-        """Between two updates: enter a stage, validate, sample, save, stop. The only place where a state is saved
-        before the end.
+        """Between two updates: end a stage and enter the next, validate, sample, save, stop. The only place where a
+        state is saved before the end.
         """
         index = self.plan.stage_index(self.clock.update)
         if index != self.clock.stage:
+            if self.clock.stage >= 0:
+                self._between(self._due() if self._stopping() else self._unfinished())
             self._enter_stage(index)
-        self._between()
+        self._between(self._due())
 
     def training_step(self, update: int, batch_idx: int) -> None:
         """A slice of training: updates until something is due between two of them, or a moment has passed.
@@ -183,15 +186,7 @@ class Training(pl.LightningModule):
 
     def on_train_end(self) -> None:
         """The end of the budget: last validation and samples, and the final checkpoint."""
-        self.clock.train_seconds += self._lap()
-        if self._window:
-            self._write_row()
-        self._check_finite()
-        if self.clock.validated_at != self.clock.batches:
-            self._validate()
-        if self.clock.sampled_at != self.clock.batches:
-            self._sample()
-        self._save()
+        self._between(self._unfinished() | {"save"})
 
     @property
     def ended(self) -> bool:
@@ -232,7 +227,9 @@ class Training(pl.LightningModule):
     def _update(self, update: int) -> None:
         """Every player whose turn it is, on the group of batches of this update."""
         stage = self.plan.stages[self.clock.stage]
-        group = [self.stream.batch(b) for b in self.plan.group(update)]
+        size, start = self.plan.stage_batch_size(self.clock.stage), self.clock.images
+        batches = self.plan.group(update)
+        group = [self.stream.batch(b, size=size, start=start + i * size) for i, b in enumerate(batches)]
         if stage.view is not None:  # once an update, so that all its players see the same
             group = [stage.view(batch, self._seeded("view", update, i)) for i, batch in enumerate(group)]
         for player in self.model.turn(update, stage):
@@ -241,7 +238,8 @@ class Training(pl.LightningModule):
             self.ema.update()
         self.clock.update = update + 1
         self.clock.batches += len(group)
-        self.clock.images = self.clock.batches * self.plan.batch_size
+        self.clock.images += len(group) * size
+        self.model.advance(stage, self.plan.share_done(self.clock.stage, update + 1))
         if self.clock.update % self.plan.row_every == 0:
             self._write_row()
         self.hooks.advanced(self)
@@ -365,6 +363,7 @@ class Training(pl.LightningModule):
         generator = keyed_generator(self.seed, "stage", index, device=self.device)
         with torch.no_grad():
             self.model.enter_stage(self.plan.stages[index], generator)
+            self.model.advance(self.plan.stages[index], 0.0)
         self.clock.stage = index
         if self.ema is not None:
             self.ema = Ema(self.model, self.plan.ema)
@@ -379,12 +378,18 @@ class Training(pl.LightningModule):
             due.add("validate")
         if clock.sampled_at < 0 or clock.batches // plan.samples_every > clock.sampled_at // plan.samples_every:
             due.add("sample")
-        alone = self.ranks.world == 1
-        if self._wants_save() if alone else self._agreed["save"]:
+        if self._wants_save() if self.ranks.world == 1 else self._agreed["save"]:
             due.add("save")
-        if bool(self.hooks.interrupted()) if alone else self._agreed["stop"]:
-            due = {"save", "stop"}
-        return due
+        return {"save", "stop"} if self._stopping() else due
+
+    def _stopping(self) -> bool:
+        return bool(self.hooks.interrupted()) if self.ranks.world == 1 else self._agreed["stop"]
+
+    def _unfinished(self) -> set[str]:
+        """What has to be done with the state at a stage's end and has not been yet."""
+        clock = self.clock
+        done = {"validate": clock.validated_at, "sample": clock.sampled_at, "save": clock.saved_at}
+        return {what for what, at in done.items() if at != clock.batches} | ({"row"} if self._window else set())
 
     def _wants_save(self) -> bool:
         every = self.plan.checkpoint_every
@@ -392,12 +397,14 @@ class Training(pl.LightningModule):
             return time.monotonic() - self._last_checkpoint >= (self.plan.checkpoint_seconds or 0.0)
         return self.clock.batches // every > self.clock.saved_at // every
 
-    def _between(self) -> None:
-        due = self._due() - {"stage"}
+    def _between(self, due: set[str]) -> None:
+        due = due - {"stage"}
         if not due:
             return
         self.clock.train_seconds += self._lap()
         self._check_finite()
+        if "row" in due:
+            self._write_row()
         if "validate" in due:
             self._validate()
         if "sample" in due:
