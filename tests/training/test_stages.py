@@ -75,7 +75,7 @@ def test_the_state_at_a_stages_end_is_validated_sampled_and_saved_before_the_nex
     ]
     ending = [row for row in rows if row["stage"] == "first"][-1]
     assert ending["batches"] == 1000, "a row never mixes two stages: what was open at the end is written"
-    assert 1001 <= [row for row in rows if row["stage"] == "second"][0]["batches"] <= 1002
+    assert 1001 <= next(row for row in rows if row["stage"] == "second")["batches"] <= 1002
 
 
 def test_what_is_due_at_a_stages_end_anyway_is_done_once() -> None:

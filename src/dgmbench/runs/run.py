@@ -317,7 +317,7 @@ class _Run:
     def _result(self) -> dict[str, Any]:
         if self.best is None or not self._compares(self.plan.stages[-1].name):
             raise RunFailed(
-                "The validation objective was not a number at any time of this run, or of its last stage; try a smaller "
+                "The validation objective was not a number at any time of this run or its last stage; try a smaller "
                 "optimizer.lr or another seed."
             )
         clock, model = self.module.clock, self.module.model
