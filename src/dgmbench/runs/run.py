@@ -269,7 +269,8 @@ class _Run:
         metric = replace(metric, value=float(agreed))
         position = module.position()
         self._write_row({"kind": "valid", **position, name: metric.value})
-        if metric.better_than(_as_metric(self.best) if self._compares(position["stage"]) else None):
+        before = None if self.best is None or not self._compares(position["stage"]) else _as_metric(self.best)
+        if metric.better_than(before):
             self.best = {"name": name, **metric.as_dict(), "images": module.clock.images, "stage": position["stage"]}
             self._save_as(self.folder.best)
 
@@ -282,9 +283,9 @@ class _Run:
     def _samples(self, module: Training) -> None:
         if not self.ranks.is_first:
             return
-        x = next(evaluation_batches(self.data, "valid", batch_size=64, device=self.device)).x
+        batch = next(evaluation_batches(self.data, "valid", batch_size=64, device=self.device))
         path = self.folder.samples / f"{module.clock.images:012d}.png"
-        write_training_samples(path, module.model, self.data.spec, x, seed=self.seed)
+        write_training_samples(path, module.model, self.data.spec, batch, seed=self.seed)
 
     def _save(self, module: Training) -> None:
         self._save_as(self.folder.last)
