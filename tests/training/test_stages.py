@@ -1,7 +1,9 @@
 """Training in stages: what happens between two, what a model is told of the clock, batches and shapes of their own."""
 
+import random
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Generator
@@ -196,3 +198,34 @@ def test_a_view_may_have_another_shape() -> None:
 
     fit(Halved(SPEC), accumulate=2)
     assert shapes == [(20, 2)] * 6 + [(20, 4)] * 6
+
+
+def test_a_resume_restores_the_generators_of_python_numpy_and_torch() -> None:
+    """Of models that draw from them behind the trainer's back, between the steps that seed torch's own."""
+
+    class Drawing(Staged):
+        def __init__(self, spec: Any) -> None:
+            super().__init__(spec)
+            self.drawn: list[tuple[float, float, float]] = []
+
+        def turn(self, step: int, stage: Stage) -> Any:
+            self.drawn.append((random.random(), np.random.rand(), float(torch.rand(()))))
+            return super().turn(step, stage)
+
+    saved: dict[str, Any] = {}
+
+    def save(module: Training) -> None:
+        if module.clock.batches == 6:
+            checkpoint: dict[str, Any] = {}
+            module.on_save_checkpoint(checkpoint)
+            saved.update(checkpoint, state_dict=module.state_dict())
+
+    whole = Drawing(SPEC)
+    fit(whole, hooks=Hooks(checkpoint=save), checkpoint="6ba")
+    again = Drawing(SPEC)
+    random.seed(99)
+    np.random.seed(99)
+    torch.manual_seed(99)
+    fit(again, resume=saved, checkpoint="6ba")
+    assert len(set(whole.drawn)) == 12
+    assert again.drawn == whole.drawn[6:]
