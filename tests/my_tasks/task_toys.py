@@ -137,3 +137,24 @@ class Ink(Model):
 
     def held_out(self, batch: Batch, *, generator: Generator | None = None) -> Mapping[str, Tensor]:
         return {"ink_nll": -self.log_predictive(batch)}
+
+
+class Falling(Model):
+    """Its objective is less by one after each update."""
+
+    def __init__(self, spec: DataSpec) -> None:
+        super().__init__(spec)
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.register_buffer("height", torch.zeros(()))
+
+    def loss(self, player: str, batch: Batch, generator: Generator) -> tuple[Tensor, Logs]:
+        return self.weight.square(), {}
+
+    def after_step(self, player: str, batch: Batch, generator: Generator) -> None:
+        self.height -= 1
+
+    def objectives(self) -> Mapping[str, HeldOut]:
+        return {"height": HeldOut("m", "higher")}
+
+    def held_out(self, batch: Batch, *, generator: Generator | None = None) -> Mapping[str, Tensor]:
+        return {"height": self.height.expand(len(batch.x))}
