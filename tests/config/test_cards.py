@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from dgmbench.bench.suite import read_suite
 from dgmbench.command import listing
 from dgmbench.config import complete, compose, config_dir, options
 from dgmbench.config.cards import by_family, model_table_markdown, read_cards, read_data_cards
@@ -103,6 +104,10 @@ def test_a_family_of_ones_own(tmp_path: Path) -> None:
     assert "| **Score based** | | | | |\n| `mine` |" in model_table_markdown(cards)
     assert "Score based" in listing.listing("model", [tmp_path])
     assert "Score based" in listing.listing("model=mine", [tmp_path])
+    (tmp_path / "suite").mkdir()
+    suite = {"title": "t", "cells": [{"models": ["mine", "to_come"], "family": "score_based"}]}
+    (tmp_path / "suite" / "own.yaml").write_text(yaml.safe_dump(suite), encoding="utf-8")
+    assert read_suite("own", [tmp_path]).blocks[0].family == "score_based"
 
 
 def test_a_missing_card_and_broken_yaml(tmp_path: Path) -> None:
