@@ -13,12 +13,7 @@ from dgmbench.training.files import read_rows
 
 OWN = Path(__file__).parent.parent / "my_tasks"
 QUICK = ("protocol=quick", "protocol.quality.features=[]", "trainer.progress=false", "hardware=cpu")
-    "protocol=quick",
-    "protocol.quality.features=[]",
-    "trainer.progress=false",
-    "hardware=cpu",
-    "optimizer.lr=0.02",
-)
+LONGER = ("optimizer.lr=0.02", "trainer.budget=39ba", "trainer.validate=13ba")
 # objective, whether more is better, its unit; what else is measured; what is shown, and how many columns it has
 MODELS = {
     "translator": ("negative_gap", False, "levels", "translation_cycle_error", "translations", 3),
@@ -43,7 +38,7 @@ def dgm(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Dgm:
 @pytest.mark.parametrize("model", MODELS)
 def test_trained_measured_and_shown(model: str, dgm: Dgm) -> None:
     objective, higher, unit, other, show, columns = MODELS[model]
-    code, out, err = dgm("train", f"model={model}", *QUICK, "optimizer.lr=0.02", "trainer.budget=39ba", "trainer.validate=13ba")
+    code, out, err = dgm("train", f"model={model}", *QUICK, *LONGER)
     assert code == 0, err
     run = Path(out.splitlines()[-1])
     result = json.loads((run / "result.json").read_bytes())

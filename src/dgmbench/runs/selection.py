@@ -5,9 +5,9 @@ must stay unremarked. Let g_1 ... g_m be the objectives (their sign such that mo
 standard deviation of the l values of the latter half of the run about a straight line. What is said needs
 
 - the best value in the first half of the images, so most of the run came after it;
-- a mean of the latter half below g_b by more than s t sqrt(1 + 1 / l), where t is the quantile of Student's t with l - 2
-  degrees of freedom that one value exceeds with probability ``CHANCE`` / m: the chance that the best of m independent
-  normal values lies so far from the mean is below ``CHANCE``;
+- a mean of the latter half below g_b by more than s t sqrt(1 + 1 / l), where t is what Student's t with l - 2 degrees
+  of freedom exceeds with probability ``CHANCE`` / m: the chance that the best of m independent normal values lies so
+  far from the mean is below ``CHANCE``;
 - the last value below g_b by more than ``ERRORS`` standard errors of a difference;
 - ``LATE`` values in the latter half, so that s is known.
 
@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+
 from dgmbench.evaluation.metrics import Metric
 
 LATE, CHANCE, ERRORS = 8, 1e-3, 3.0

@@ -227,22 +227,31 @@ class Training(pl.LightningModule):
     def _update(self, update: int) -> None:
         """Every player whose turn it is, on the group of batches of this update."""
         stage = self.plan.stages[self.clock.stage]
-        size, start = self.plan.stage_batch_size(self.clock.stage), self.clock.images
-        batches = self.plan.group(update)
-        group = [self.stream.batch(b, size=size, start=start + i * size) for i, b in enumerate(batches)]
-        if stage.view is not None:  # once an update, so that all its players see the same
-            group = [stage.view(batch, self._seeded("view", update, i)) for i, batch in enumerate(group)]
+        group = self._group(update)
         for player in self.model.turn(update, stage):
             self._step(player, group, update)
         if self.ema is not None:
             self.ema.update()
         self.clock.update = update + 1
         self.clock.batches += len(group)
-        self.clock.images += len(group) * size
+        self.clock.images = self.plan.images_before(self.clock.update)
         self.model.advance(stage, self.plan.share_done(self.clock.stage, update + 1))
         if self.clock.update % self.plan.row_every == 0:
             self._write_row()
         self.hooks.advanced(self)
+
+    def _group(self, update: int) -> list[Batch]:
+        """The batches of an update as its stage sees them."""
+        index = self.plan.stage_index(update)
+        view, size, start = (
+            self.plan.stages[index].view,
+            self.plan.stage_batch_size(index),
+            self.plan.images_before(update),
+        )
+        group = [self.stream.batch(b, size=size, start=start + i * size) for i, b in enumerate(self.plan.group(update))]
+        if view is not None:  # once an update, so that all its players see the same
+            group = [view(batch, self._seeded("view", update, i)) for i, batch in enumerate(group)]
+        return group
 
     def _step(self, player: str, group: list[Batch], update: int) -> None:
         optimizer, parameters = self._optimizers[player], self._parameters_of[player]

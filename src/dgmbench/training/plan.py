@@ -30,7 +30,12 @@ class Plan:
     @property
     def images(self) -> int:
         """Images of the whole training, over all ranks."""
-        ends = [min(start * self.accumulate, self.batches) for start in (*self.stage_starts, self.updates)]
+        return self.images_before(self.updates)
+
+    def images_before(self, update: int) -> int:
+        """Images of the updates before one, over all ranks."""
+        starts = [min(each, update) for each in (*self.stage_starts, self.updates)]
+        ends = [min(start * self.accumulate, self.batches) for start in starts]
         return sum((ends[i + 1] - ends[i]) * self.stage_batch_size(i) for i in range(len(self.stages)))
 
     @property
