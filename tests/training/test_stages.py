@@ -124,7 +124,7 @@ def test_averages_begin_again_with_each_stage() -> None:
     def look(module: Training) -> None:
         assert module.ema is not None
         if module.clock.batches == 5:  # the first update of the second stage
-            seen.append((module.ema.updates, module.ema.shadow[0].clone(), model.mean.detach().clone()))
+            seen.append((module.ema.steps["model"], module.ema.shadow["model"][0].clone(), model.mean.detach().clone()))
 
     fit(model, hooks=Hooks(advanced=look), ema=0.999, lr=1e-3)
     ((updates, shadow, now),) = seen

@@ -5,42 +5,18 @@ can do by the methods it has; nothing in dgmbench asks for a model's name. ``doc
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Generator, Tensor, nn
 
 from dgmbench.data.spec import Batch, DataSpec
+from dgmbench.models.stages import Facts as Facts
+from dgmbench.models.stages import Stage as Stage
 from dgmbench.nn.bijections import Bijection
 
 Logs = Mapping[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One part of a training that runs in parts, such as one layer of a greedy pre-training.
-
-    ``players`` take turns in this order on every batch; ``share`` is the stage's part of the budget (shares are
-    normalised); ``view`` maps a batch of data to what the stage sees, for instance the layer below's hidden units or
-    smaller pictures. Whatever a stage sees, samples and everything that is measured have the shape of the data.
-    ``batch_size`` replaces ``trainer.batch_size``, over all processes; the stage's share is of the images then.
-    """
-
-    name: str
-    players: tuple[str, ...]
-    share: float = 1.0
-    view: Callable[[Batch, Generator], Batch] | None = None
-    batch_size: int | None = None
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What a model may want to know of its training before it begins."""
-
-    examples: int
-    """Size of the training set."""
-    updates: Mapping[str, int]
-    """Updates of each stage, by its name."""
+Parameters = list[nn.Parameter] | Mapping[str, list[nn.Parameter]]
+"""A player's parameters: all in one list, or in groups by name that the optimiser may treat differently."""
 
 
 class Model(nn.Module):
@@ -62,8 +38,12 @@ class Model(nn.Module):
         super().__init__()
         self.spec = spec
 
-    def players(self) -> dict[str, list[nn.Parameter]]:
-        """Name the groups of parameters that have an objective of their own (one optimiser each)."""
+    def players(self) -> "Mapping[str, Parameters]":
+        """Name those who have an objective, and an optimiser, of their own, and give the parameters of each.
+
+        Either as a list, or in named groups that settings can treat apart, ``{"generator": {"mapping": [...], "main":
+        [...]}}``: ``optimizer.players.generator.groups.mapping.lr_multiplier=0.01``.
+        """
         return {"model": list(self.parameters())}
 
     def stages(self) -> tuple[Stage, ...]:
@@ -115,6 +95,14 @@ class Model(nn.Module):
         Called in eval mode and without gradients, with the averaged weights if there are any. ``batches`` goes through
         the training set once, in order; left alone, it costs nothing.
         """
+
+
+def player_parameters(model: Model) -> dict[str, list[nn.Parameter]]:
+    """Each player's parameters in one list, those of its groups one after the other."""
+    return {
+        player: [p for group in own.values() for p in group] if isinstance(own, Mapping) else list(own)
+        for player, own in model.players().items()
+    }
 
 
 @runtime_checkable
