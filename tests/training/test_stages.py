@@ -11,8 +11,9 @@ from torch import Generator
 from dgmbench.data import BatchStream
 from dgmbench.data.spec import Batch
 from dgmbench.models.contract import Facts, Stage
-from dgmbench.training.module import Hooks, Training
+from dgmbench.training.module import Training
 from dgmbench.training.plan import make_plan
+from dgmbench.training.update import Hooks
 
 from .test_module import SPEC, TRAINER, data, fit
 from .toys import Duel, MeanModel

@@ -40,10 +40,11 @@ from dgmbench.runs.selection import Selection
 from dgmbench.runs.signals import Signals
 from dgmbench.training.files import AtomicCheckpointIO, RowWriter, read_checkpoint
 from dgmbench.training.memory import peak_memory, reset_peak_memory
-from dgmbench.training.module import Hooks, Interrupted, Training
+from dgmbench.training.module import Interrupted, Training
 from dgmbench.training.plan import Plan, make_plan
 from dgmbench.training.ranks import Ranks, find_ranks, strategy
 from dgmbench.training.schedule import Schedule
+from dgmbench.training.update import Hooks
 
 # Examples that a model sees in ``initialise`` before the first update.
 INITIAL_EXAMPLES = 10_000
