@@ -29,6 +29,10 @@ from dgmbench.evaluation.quality.measure import (
     sample_distance,
     samples,
 )
+from dgmbench.evaluation.tasks.enhancement import enhancement
+from dgmbench.evaluation.tasks.held_out import held_out, own_objectives
+from dgmbench.evaluation.tasks.prediction import prediction
+from dgmbench.evaluation.tasks.translation import translation
 from dgmbench.models.contract import (
     CanSample,
     HasConditions,
@@ -40,16 +44,21 @@ from dgmbench.models.contract import (
     HasUnnormalisedLogProb,
     Model,
 )
+from dgmbench.models.tasks import HasObjective
 from dgmbench.training.ranks import Ranks
 
 # What is measured, in this order, before the parts of protocol.parts; each looks for the capabilities that it needs.
 PARTS: list[Part] = [
+    own_objectives,
     likelihood,
     decoder_ais,
     parzen,
     reconstruction,
     samples,
     classification,
+    prediction,
+    translation,
+    enhancement,
     codes,
     disentanglement,
 ]
@@ -97,6 +106,11 @@ class Evaluator:
                 for name, metric, details in part(model, context, note):
                     if name in found and part in own:
                         raise UserError(f"protocol.parts: {details['part']} measures {name}, which there is already.")
+                    if name in found:
+                        raise UserError(
+                            f"{type(model).__name__} names its own number '{name}', which is measured of it anyway; "
+                            "choose another name."
+                        )
                     protocol = {key: value for key, value in (self.common | details).items() if value is not None}
                     found[name] = self._under(metric, protocol)
         finally:
@@ -119,7 +133,8 @@ def validation_objective(
 ) -> tuple[str, Metric]:
     """The one number by which the best checkpoint is chosen and a sweep optimises, on the validation split.
 
-    The strongest statement that the model can make about held-out data: exact log-likelihood, else the evidence lower
+    The objective that the model names itself, if it does. Else the strongest statement that the model can make about
+    held-out data: exact log-likelihood, else the evidence lower
     bound, else an estimate of either, else either of them with log Z by enumeration or from a short AIS bracket, else
     an autoencoder's log-probability of the data given their codes, else the energy distance of samples to data.
     The noise is the same at every call, so that values of one training compare. Several processes share the examples;
@@ -127,6 +142,8 @@ def validation_objective(
     at random but always the same.
     """
     chunks = Chunks(data, "valid", seed=0, limit=limit, device=device, ranks=ranks)
+    if isinstance(model, HasObjective):
+        return next(iter(held_out(model, chunks).items()))
     if isinstance(model, HasLogProb):
         return "log_likelihood", _mean_nats(bounds.log_likelihood(model, chunks), "exact")
     if isinstance(model, HasElbo):
@@ -159,7 +176,8 @@ def validation_objective(
         return "energy_distance", sample_distance(model, Chunks(data, "valid", seed=0, limit=few, device=device))
     raise UserError(
         f"{type(model).__name__} has no likelihood, no bound and no samples, so there is nothing to validate it by; "
-        "give it one of the methods of dgmbench.models.contract."
+        "give it one of the methods of dgmbench.models.contract, or an objective of its own (objectives and held_out "
+        "of dgmbench.models.tasks)."
     )
 
 
