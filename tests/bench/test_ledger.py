@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -247,3 +248,25 @@ def test_what_retry_names() -> None:
     assert list(retried("oom,timeout")) == ["oom", "timeout"]
     with pytest.raises(UserError, match="'done' is none of"):
         retried("failed,done")
+
+
+def test_a_fingerprint_depends_on_every_override_and_not_on_their_order(tmp_path: Path, configs: Path) -> None:
+    cell = make_ledger(tmp_path, configs).cells[0]
+    of = Fingerprints([configs]).of
+    known = {of(cell)}
+    assert len(cell.overrides) >= 4
+    for place in range(len(cell.overrides)):
+        for words in ([], [cell.overrides[place] + "1"]):  # left out, and with another value
+            other = replace(cell, overrides=[*cell.overrides[:place], *words, *cell.overrides[place + 1 :]])
+            assert of(other) not in known
+            known.add(of(other))
+    assert of(replace(cell, overrides=[*cell.overrides, "trainer.clip=1"])) not in known
+    assert of(replace(cell, overrides=cell.overrides[::-1])) == of(cell)
+
+
+def test_a_cell_whose_settings_have_changed_is_planned_again(tmp_path: Path, configs: Path) -> None:
+    started(tmp_path, configs, status="failed", reason="once upon a time")
+    assert again(tmp_path, configs).status == "failed"
+    suite = configs / "suite" / "tiny.yaml"
+    suite.write_text(suite.read_text().replace("hidden_sizes=[4]", "hidden_sizes=[5]"))
+    assert again(tmp_path, configs).status == "planned"

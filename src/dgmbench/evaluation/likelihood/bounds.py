@@ -22,6 +22,7 @@ from dgmbench.errors import UserError
 from dgmbench.evaluation.chunks import Chunks
 from dgmbench.evaluation.likelihood.tails import LEAST, effective_draws, tail_index, tail_size
 from dgmbench.models.contract import (
+    HasConditions,
     HasElbo,
     HasLogProb,
     HasLogProbEstimate,
@@ -49,8 +50,8 @@ class Draws:
     effective: Tensor | None = None
     tail_index: Tensor | None = None
 
-    def minus(self, constant: float) -> "Draws":
-        """All values less a constant."""
+    def minus(self, constant: float | Tensor) -> "Draws":
+        """All values less a constant, or each less its own (n,)."""
         return replace(self, values=self.values - constant)
 
 
@@ -101,9 +102,14 @@ def reconstruction_log_prob(model: HasReconstructionLogProb, chunks: Chunks) -> 
     return chunks.each("reconstruction_log_prob", lambda x, _: model.reconstruction_log_prob(x))
 
 
-def unnormalised_log_likelihood(model: HasUnnormalisedLogProb, chunks: Chunks) -> Tensor:
+def unnormalised_log_likelihood(model: HasUnnormalisedLogProb | HasConditions, chunks: Chunks) -> Tensor:
     """log p(x) + log Z of every example."""
     return chunks.each("log_prob", lambda x, _: model.log_prob_unnormalised(x))
+
+
+def conditions(model: HasConditions, chunks: Chunks) -> Tensor:
+    """What log Z depends on, of every example, (n, ...)."""
+    return chunks.each("condition", lambda x, _: model.condition_of(x))
 
 
 def unnormalised_elbo(model: HasUnnormalisedElbo, chunks: Chunks) -> Draws:
