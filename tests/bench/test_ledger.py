@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
-import time
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -209,17 +209,26 @@ def test_a_new_runner_waits_for_the_cells_of_a_killed_one(tmp_path: Path, config
     ledger = make_ledger(tmp_path, configs)
     ledger.folder.mkdir(parents=True)
     code = (
-        "import sys, time; from pathlib import Path; from dgmbench.bench.ledger import mark_working\n"
-        "mark_working(Path(sys.argv[1])); print('marked', flush=True); time.sleep(0.8)"
+        "import sys; from pathlib import Path; from dgmbench.bench.ledger import mark_working\n"
+        "mark_working(Path(sys.argv[1])); print('marked', flush=True); sys.stdin.read(); Path(sys.argv[2]).touch()"
     )
-    orphan = subprocess.Popen([sys.executable, "-c", code, str(ledger.folder)], stdout=subprocess.PIPE, text=True)
-    with orphan:
+    ended = tmp_path / "ended"
+    found: list[bool] = []
+
+    def wait() -> None:
+        ledger.acquire()
+        found.append(ended.exists())
+
+    command = [sys.executable, "-c", code, str(ledger.folder), str(ended)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as orphan:
         assert orphan.stdout is not None
         assert orphan.stdout.readline() == "marked\n"
-        begin = time.monotonic()
-        ledger.acquire()
-        assert time.monotonic() - begin > 0.4
-        assert orphan.wait(5) == 0
+        runner = threading.Thread(target=wait)
+        runner.start()
+        runner.join(0.3)  # time enough for one that does not wait
+        orphan.communicate()
+        runner.join()
+    assert found == [True]
     ledger.release()
 
 
