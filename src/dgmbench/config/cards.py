@@ -49,6 +49,10 @@ class Card:
     image: bool = False
     labels: bool = False
     """Whether the model needs data with labels."""
+    given: bool = False
+    """Whether it models x given a condition: data need one, and data with one need such a model."""
+    lengths: bool = False
+    """Whether it takes sequences of different lengths."""
     sizes: tuple[int, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict, compare=False)
     """The file's other keys: ``_target_`` and the arguments that differ from the class signature."""
@@ -82,7 +86,8 @@ def _card(name: str, content: dict[str, Any], file: Path) -> Card:
     if not isinstance(block, Mapping):
         raise UserError(f"{file} has no card: add a block 'card:' with family, summary, paper, kinds, likelihood, ....")
     required = {"family": str, "summary": str, "kinds": list, "likelihood": str, "data": str}
-    optional = {"survey": str, "paper": Mapping, "tiny": object, "image": bool, "labels": bool, "sizes": list}
+    optional = {"survey": str, "paper": Mapping, "tiny": object, "image": bool, "labels": bool}
+    optional |= {"given": bool, "lengths": bool, "sizes": list}
     for key in block:
         if key not in required | optional:
             raise UserError(f"{file}: {nearest(key, required | optional, what='card field')}")

@@ -31,7 +31,13 @@ from dgmbench.runs.build import (
     load_weights,
     optimizer_factory,
 )
-from dgmbench.runs.evaluate import features_folder, measure_run, require_measurable, sampling_seconds_per_image
+from dgmbench.runs.evaluate import (
+    count_unlabelled,
+    features_folder,
+    measure_run,
+    require_measurable,
+    sampling_seconds_per_image,
+)
 from dgmbench.runs.folder import RunFolder
 from dgmbench.runs.loggers import row_loggers
 from dgmbench.runs.progress import TrainingBar
@@ -62,6 +68,14 @@ class Outcome:
     def objective(self) -> float:
         """The validation objective of the best checkpoint."""
         return self.result["objective"]["value"]
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a reader of the numbers must know of the data: how many examples have no label."""
+        return [
+            f"{unknown:,} of {every:,} {split} labels of {self.result['data']} are unknown (-1)"
+            for split, (unknown, every) in self.result.get("unlabelled", {}).items()
+        ]
 
     @property
     def objective_text(self) -> str:
@@ -97,6 +111,7 @@ def train(cfg: Mapping[str, Any]) -> Outcome:
         device=device,
         rank=ranks.rank,
         world_size=ranks.world,
+        policy=model.batch_policy(),
     )
     plan = make_plan(completed["trainer"], images_per_epoch=stream.images_per_epoch, stages=model.stages())
     folder = RunFolder(Path(completed["paths"]["outputs"]) / run_name(completed, data.content_hash))
@@ -272,9 +287,9 @@ class _Run:
     def _samples(self, module: Training) -> None:
         if not self.ranks.is_first:
             return
-        x = next(evaluation_batches(self.data, "valid", batch_size=64, device=self.device)).x
+        batch = next(evaluation_batches(self.data, "valid", batch_size=64, device=self.device))
         path = self.folder.samples / f"{module.clock.images:012d}.png"
-        write_training_samples(path, module.model, self.data.spec, x, seed=self.seed)
+        write_training_samples(path, module.model, self.data.spec, batch, seed=self.seed)
 
     def _save(self, module: Training) -> None:
         self._save_as(self.folder.last)
@@ -327,6 +342,7 @@ class _Run:
             "config_hash": self.folder.path.name.rsplit("-", 1)[-1],
             "data_hash": self.data.content_hash,
             "data_source": self.data.meta["source"],
+            **({"unlabelled": unlabelled} if (unlabelled := count_unlabelled(self.data)) else {}),
             "objective": self.best,
             "cost": {
                 "parameters": sum(p.numel() for p in model.parameters()),
@@ -334,7 +350,7 @@ class _Run:
                 "batches": clock.batches,
                 "train_seconds": round(clock.train_seconds, 3),
                 "train_images_per_second": round(clock.images / max(clock.train_seconds, 1e-9), 1),
-                "sample_seconds_per_image": sampling_seconds_per_image(model, device=self.device),
+                "sample_seconds_per_image": sampling_seconds_per_image(model, self.data, device=self.device),
                 "peak_memory_mib": round(training_peak / 2**20, 1),
                 "evaluate_seconds": round(measuring_seconds, 3),
                 "evaluate_peak_memory_mib": round(measuring_peak / 2**20, 1),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dgmbench.data.batches import BatchStream, evaluation_batches
+from dgmbench.data.batches import BatchStream, evaluation_batches, joined
 from dgmbench.data.random import keyed_generator, keyed_seed
 from dgmbench.data.spec import Batch
 from dgmbench.errors import RunFailed, UserError
@@ -279,7 +279,7 @@ class Training(pl.LightningModule):
             for settings, base in zip(optimizer.param_groups, self._base_lr[player], strict=True):
                 settings["lr"] = base * factor
         optimizer.step()
-        self._after_step(player, group[0] if len(group) == 1 else _joined(group), generator)
+        self._after_step(player, group[0] if len(group) == 1 else joined(group), generator)
         if self.device.type != "cpu" and update % FINITE_CHECK_EVERY == 0:
             self._check_finite()
 
@@ -484,13 +484,3 @@ class _Slices:
         yield self.module.clock.update
         while self.module.clock.update < self.module.plan.updates:
             yield self.module.clock.update
-
-
-def _joined(group: list[Batch]) -> Batch:
-    """The batches of an accumulated update as one."""
-    first = group[0]
-    return Batch(
-        torch.cat([b.x for b in group]),
-        None if first.y is None else torch.cat([b.y for b in group if b.y is not None]),
-        None if first.index is None else torch.cat([b.index for b in group if b.index is not None]),
-    )

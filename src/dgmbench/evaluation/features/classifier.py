@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dgmbench.data import BatchStream, DataSet, DataSpec, evaluation_batches, keyed_seed
+from dgmbench.data.policy import BatchPolicy
 from dgmbench.errors import UserError, require
 from dgmbench.evaluation.features.net import Note, Standardised
 from dgmbench.evaluation.features.reference import cannot_keep
@@ -95,7 +96,7 @@ class Classifier(Standardised):
 
     def require(self, data: DataSet, folder: Path | None) -> None:
         """Refuse data without labels."""
-        if data.splits["train"].y is None:
+        if data.splits["train"].y is None or data.spec.step_labels:
             raise UserError(NO_LABELS)
 
     def prepare(self, data: DataSet, folder: Path | None, note: Note) -> None:
@@ -176,7 +177,8 @@ class Classifier(Standardised):
     def _descend(self, data: DataSet, note: Note) -> None:
         device = self.shift.device
         self.train()
-        stream = BatchStream(data, batch_size=BATCH, seed=keyed_seed("feature classifier", self.seed), device=device)
+        seed = keyed_seed("feature classifier", self.seed)
+        stream = BatchStream(data, batch_size=BATCH, seed=seed, device=device, policy=BatchPolicy(labelled=1.0))
         optimiser = torch.optim.Adam(self.parameters(), lr=RATE)
         steps = max(1, self.images // BATCH)
         for step in range(steps):
@@ -209,9 +211,10 @@ class Classifier(Standardised):
         right = total = 0
         for batch in evaluation_batches(data, split, batch_size=500, device=self.shift.device):
             assert batch.y is not None
-            right += int((self.logits(self(batch.x)).argmax(1) == batch.y).sum())
-            total += len(batch.x)
-        return right / total
+            known = batch.y >= 0
+            right += int((self.logits(self(batch.x)).argmax(1) == batch.y)[known].sum())
+            total += int(known.sum())
+        return right / total if total else float("nan")
 
     def record(self) -> dict[str, Any]:
         """With the accuracy that the features come with."""

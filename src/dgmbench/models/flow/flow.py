@@ -13,7 +13,8 @@ density is one of x + u in (0, K), u uniform, and the model's P(x) is the mass o
 The bijection begins there with a logit that takes (0, K) to the whole line, so that no mass lies outside the data
 space: the masses of all x sum to one, and a sample is the integer part of a draw of the density.
 
-With classes, p(x | y) is trained on labels; every number without a label is that of log sum_y p(y) p(x | y).
+With classes, p(x | y) is trained on labelled examples alone; every number without a label is that of
+log sum_y p(y) p(x | y).
 
 Nats per example of raw x (b, *shape). A code is z (b, D); the code of levels is that of the cell's centre.
 """
@@ -25,13 +26,14 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
+from dgmbench.data.policy import BatchPolicy
 from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError
 from dgmbench.models.contract import Logs, Model
 from dgmbench.nn.bases import Base, Gaussian
 from dgmbench.nn.batchnorm import absorb_statistics
 from dgmbench.nn.bijections import Bijection, Chain, Logit, dequantise, start_activations
-from dgmbench.nn.labels import count_classes, draw_classes, marginal, start_class_prior
+from dgmbench.nn.labels import count_classes, draw_classes, labelled_part, marginal, start_class_prior
 
 # Normalisations start at the moments of as many examples as have this many values, which bounds the memory.
 START_VALUES = 2**19
@@ -78,10 +80,15 @@ class Flow(Model):
         start_class_prior(self, self.spec)
         self.conditional = True
 
+    def batch_policy(self) -> BatchPolicy | None:
+        """Labelled examples alone where labels enter the density."""
+        return BatchPolicy(labelled=1.0) if self.conditional else None
+
     @torch.no_grad()
     def initialise(self, batch: Batch, generator: Generator) -> None:
         """Start normalisations at the moments of data, and the classes at their frequencies."""
         if self.conditional:
+            batch = labelled_part(batch)
             count_classes(self.class_log_prior, batch.y)
         n = self._start_examples()
         training = self.training
