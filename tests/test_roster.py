@@ -26,7 +26,6 @@ def target(card: Card) -> type[Model]:
 @pytest.mark.parametrize("name", CARDS)
 def test_card_class_docstring_and_tests(name: str) -> None:
     card = CARDS[name]
-    assert card.survey
     assert card.paper is not None
     assert card.paper.link.startswith("https://")
     assert card.tiny
@@ -66,9 +65,12 @@ def test_no_model_has_an_attribute_that_makes_lightning_swap_weights(name: str) 
 def test_the_roster_agrees() -> None:
     rows = {}
     content = yaml.safe_load(ROSTER.read_text(encoding="utf-8"))
-    for family in {card.family for card in CARDS.values()}:
+    for family in {card.family for card in CARDS.values()} & set(content):
         rows |= {row["name"]: {**row, "family": family} for row in content[family]}
     for name, card in CARDS.items():
+        assert (name in rows) == bool(card.survey), "the survey's rows say where they stand in it, and no others"
+        if not card.survey:
+            continue
         row = rows[name]
         assert row["family"] == card.family
         assert row["data"] == card.data

@@ -6,9 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from dgmbench.command.completion import BASH, candidates
+from dgmbench.command.completion import BASH
+from dgmbench.command.completion import candidates as candidates_of
+from dgmbench.command.main import VERBS
 
 OWN = Path(__file__).parent.parent / "my_configs"
+
+
+def candidates(words: list[str]) -> list[str]:
+    return candidates_of(words, VERBS)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from dgmbench.bench.suite import read_suite
+from dgmbench.command import listing
 from dgmbench.config import complete, compose, config_dir, options
 from dgmbench.config.cards import by_family, model_table_markdown, read_cards, read_data_cards
 from dgmbench.errors import UserError
@@ -69,7 +71,15 @@ def test_cards_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"kinds": ["binry"]}, "kinds=binry must be one of"),
         ({"kinds": "binary"}, "kinds=binary must be a list"),
         ({"summary": None}, "summary=None must be text"),
-        ({"paper": {"authors": "A"}}, "card.paper must be"),
+        ({"paper": {"authors": "A"}}, r"lacks 'year'.*lacks 'title'.*lacks 'link'.*3 things are wrong"),
+        (
+            {"paper": {"authors": "A", "yaer": 2014, "title": "T", "link": "L", "year": "2014"}},
+            "did you mean year.*year=2014 must be a whole",
+        ),
+        (
+            {"family": "vea", "likelihood": "good", "kinds": ["binry"], "summry": "s"},
+            "summry.*vea.*good.*binry.*4 things",
+        ),
         ({"famly": "vae"}, "did you mean family"),
     ],
 )
@@ -81,6 +91,23 @@ def test_wrong_cards(tmp_path: Path, change: dict[str, object], message: str) ->
     with pytest.raises(UserError, match=message) as caught:
         read_cards([tmp_path])
     assert "mine.yaml" in str(caught.value)
+
+
+def test_a_family_of_ones_own(tmp_path: Path) -> None:
+    content = yaml.safe_load((config_dir() / "model" / "vae.yaml").read_text(encoding="utf-8"))
+    content["card"]["family"] = "score_based"
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    cards = read_cards([tmp_path])
+    assert cards["mine"].family == "score_based"
+    assert list(by_family(cards))[-1] == "score_based"
+    assert "| **Score based** | | | | |\n| `mine` |" in model_table_markdown(cards)
+    assert "Score based" in listing.listing("model", [tmp_path])
+    assert "Score based" in listing.listing("model=mine", [tmp_path])
+    (tmp_path / "suite").mkdir()
+    suite = {"title": "t", "cells": [{"models": ["mine", "to_come"], "family": "score_based"}]}
+    (tmp_path / "suite" / "own.yaml").write_text(yaml.safe_dump(suite), encoding="utf-8")
+    assert read_suite("own", [tmp_path]).blocks[0].family == "score_based"
 
 
 def test_a_missing_card_and_broken_yaml(tmp_path: Path) -> None:

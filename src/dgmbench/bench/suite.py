@@ -7,7 +7,7 @@ from typing import Any
 
 from dgmbench.config import options, search_path
 from dgmbench.config.budget import Amount
-from dgmbench.config.cards import FAMILIES
+from dgmbench.config.cards import wrong_family
 from dgmbench.config.files import read_yaml
 from dgmbench.errors import UserError, nearest
 
@@ -150,8 +150,8 @@ def _block(file: Path, where: str, block: Any, shared: tuple[str, ...]) -> Block
     if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
         raise UserError(f"{file}: {where}.seeds={seeds} must be a list of whole numbers, such as [0, 1, 2].")
     family = block.get("family")
-    if family is not None and family not in FAMILIES:
-        raise UserError(f"{file}: {where}.family: {nearest(str(family), FAMILIES, what='family')}")
+    if family is not None and (wrong := wrong_family(str(family))):
+        raise UserError(f"{file}: {where}.{wrong}")
     budget: tuple[str, ...] = ()
     if (amount := block.get("budget")) is not None:
         Amount.parse(amount, what=f"{file}: {where}.budget")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import dgmbench
-from dgmbench.config.cards import FAMILIES, Card, by_family, read_cards, read_data_cards
+from dgmbench.config.cards import Card, by_family, family_title, read_cards, read_data_cards
 from dgmbench.config.files import options, read_settings, search_path
 from dgmbench.errors import UserError, nearest
 
@@ -52,7 +52,7 @@ def model_list(cards: dict[str, Card]) -> str:
     """All models by family: name, data kinds, likelihood, default data, summary."""
     rows: list[tuple[str, ...]] = [("model", "takes", "likelihood", "default data", "")]
     for family, group in by_family(cards).items():
-        rows += [(), (FAMILIES[family],)]
+        rows += [(), (family_title(family),)]
         for card in group:
             takes = ", ".join(card.kinds) + (" images" if card.image else "")
             rows.append((f"  {card.name}", takes, card.likelihood, card.data, card.summary))
@@ -69,7 +69,7 @@ def model_page(card: Card) -> str:
         *columns(
             [
                 *([("paper", f"{paper.authors} {paper.year}: {paper.title}"), ("", paper.link)] if paper else []),
-                ("family", FAMILIES[card.family] + (f" (survey section {card.survey})" if card.survey else "")),
+                ("family", family_title(card.family) + (f" (survey section {card.survey})" if card.survey else "")),
                 ("takes", ", ".join(card.kinds) + (" images" if card.image else "")),
                 ("likelihood", card.likelihood),
                 ("data", f"{card.data} by default"),

@@ -1,6 +1,8 @@
 """Cards: what each model and data set is, read from ``configs/`` without importing torch or Hydra."""
 
-from collections.abc import Iterable, Mapping
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,39 +84,95 @@ def read_data_cards(config_dirs: Iterable[str | Path] = ()) -> dict[str, DataCar
 
 
 def _card(name: str, content: dict[str, Any], file: Path) -> Card:
+    """The card of a model's file; what is wrong with it is told all at once."""
     block = content.get("card")
     if not isinstance(block, Mapping):
         raise UserError(f"{file} has no card: add a block 'card:' with family, summary, paper, kinds, likelihood, ....")
-    required = {"family": str, "summary": str, "kinds": list, "likelihood": str, "data": str}
-    optional = {"survey": str, "paper": Mapping, "tiny": object, "image": bool, "labels": bool}
-    optional |= {"given": bool, "lengths": bool, "sizes": list}
-    for key in block:
-        if key not in required | optional:
-            raise UserError(f"{file}: {nearest(key, required | optional, what='card field')}")
-    for key, kind in (required | optional).items():
-        if key in required and key not in block:
-            raise UserError(f"{file}: the card lacks '{key}'.")
-        if key in block and not isinstance(block[key], kind):
-            words = {str: "text", list: "a list", bool: "true or false", Mapping: "a mapping"}
-            raise UserError(f"{file}: card.{key}={block[key]} must be {words[kind]}.")
-    _choice(file, "family", block["family"], FAMILIES)
-    _choice(file, "likelihood", block["likelihood"], LIKELIHOODS)
-    for kind in block["kinds"]:
-        _choice(file, "kinds", kind, KINDS)
+    if wrong := [*_wrong_fields(block), *_wrong_values(block)]:
+        several = f" ({len(wrong)} things are wrong with the card)" if len(wrong) > 1 else ""
+        raise UserError(f"{file}: {' '.join(wrong)}{several}")
     fields = dict(block)
-    if (paper := block.get("paper")) is not None:
-        if set(paper) != {"authors", "year", "title", "link"} or not isinstance(paper["year"], int):
-            raise UserError(f"{file}: card.paper must be {{authors: ..., year: 2014, title: ..., link: ...}}.")
-        fields["paper"] = Paper(**paper)
+    if "paper" in block:
+        fields["paper"] = Paper(**block["paper"])
     tiny = block.get("tiny", [])
     tiny = tuple(tiny) if isinstance(tiny, list) else (tiny,)
-    for instance in tiny:
-        if not isinstance(instance, Mapping) or not {"shape", "kind"} <= set(instance):
-            raise UserError(f"{file}: card.tiny must be {{shape: [1, 3, 3], kind: binary, ...}} or a list of these.")
-        _choice(file, "tiny.kind", instance["kind"], KINDS)
     fields |= {"kinds": tuple(block["kinds"]), "sizes": tuple(block.get("sizes", ())), "tiny": tiny}
     settings = {key: value for key, value in content.items() if key not in ("card", "defaults")}
     return Card(name=name, settings=settings, choices=_choices(content.get("defaults")), **fields)
+
+
+REQUIRED: dict[str, type] = {"family": str, "summary": str, "kinds": list, "likelihood": str, "data": str}
+OPTIONAL: dict[str, type] = {
+    "survey": str,
+    "paper": Mapping,
+    "tiny": object,
+    "image": bool,
+    "labels": bool,
+    "given": bool,
+    "lengths": bool,
+    "sizes": list,
+}
+PAPER: dict[str, type] = {"authors": str, "year": int, "title": str, "link": str}
+_WORDS = {str: "text", list: "a list", bool: "true or false", Mapping: "a mapping", int: "a whole number"}
+
+
+def _wrong_fields(block: Mapping[str, Any]) -> Iterator[str]:
+    """A sentence for each field that is unknown, lacks or has the wrong type."""
+    known = REQUIRED | OPTIONAL
+    yield from (nearest(key, known, what="card field") for key in block if key not in known)
+    for key, kind in known.items():
+        if key in REQUIRED and key not in block:
+            yield f"The card lacks '{key}'."
+        elif key in block and not isinstance(block[key], kind):
+            yield f"card.{key}={block[key]} must be {_WORDS[kind]}."
+
+
+def _wrong_values(block: Mapping[str, Any]) -> Iterator[str]:
+    """A sentence for each value of the right type that is no possible one."""
+    if isinstance(family := block.get("family"), str) and (wrong := wrong_family(family)):
+        yield f"card.{wrong}"
+    if isinstance(likelihood := block.get("likelihood"), str) and likelihood not in LIKELIHOODS:
+        yield f"card.likelihood={likelihood} must be one of {', '.join(LIKELIHOODS)}."
+    kinds = block.get("kinds")
+    for kind in kinds if isinstance(kinds, list) else ():
+        if kind not in KINDS:
+            yield f"card.kinds={kind} must be one of {', '.join(KINDS)}."
+    if isinstance(paper := block.get("paper"), Mapping):
+        form = "{authors: A, B, year: 2014, title: ..., link: https://...}"
+        for key in paper:
+            if key not in PAPER:
+                yield f"{nearest(str(key), PAPER, what='field of card.paper')}"
+        for key, type_ in PAPER.items():
+            if key not in paper:
+                yield f"card.paper lacks '{key}': it must be {form}."
+            elif not isinstance(paper[key], type_):
+                yield f"card.paper.{key}={paper[key]} must be {_WORDS[type_]}."
+    tiny = block.get("tiny", [])
+    for instance in tiny if isinstance(tiny, list) else (tiny,):
+        if not isinstance(instance, Mapping) or not {"shape", "kind"} <= set(instance):
+            yield "card.tiny must be {shape: [1, 3, 3], kind: binary, ...} or a list of these."
+        elif instance["kind"] not in KINDS:
+            yield f"card.tiny.kind={instance['kind']} must be one of {', '.join(KINDS)}."
+
+
+def wrong_family(name: str) -> str | None:
+    """What is wrong with the name of a family, None if nothing: one of the survey's, or a new one's that is not nearly
+    one of them.
+    """
+    if name in FAMILIES:
+        return None
+    close = difflib.get_close_matches(name, FAMILIES, n=1, cutoff=0.6)
+    if close or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        advice = f"; did you mean {close[0]}?" if close else "."
+        return (
+            f"family={name} must be one of {', '.join(FAMILIES)}, or the name of a new family in small letters{advice}"
+        )
+    return None
+
+
+def family_title(name: str) -> str:
+    """The heading of a family: ``diffusion`` becomes Diffusion."""
+    return FAMILIES.get(name, name.replace("_", " ").capitalize())
 
 
 def _choices(defaults: Any) -> dict[str, str]:
@@ -122,11 +180,6 @@ def _choices(defaults: Any) -> dict[str, str]:
     entries = (entry for entry in defaults or () if isinstance(entry, Mapping))
     chosen = ((str(key), str(value)) for entry in entries for key, value in entry.items())
     return {key: value for key, value in chosen if not key.startswith("override ") and "@" not in key}
-
-
-def _choice(file: Path, key: str, value: str, known: Iterable[str]) -> None:
-    if value not in known:
-        raise UserError(f"{file}: card.{key}={value} must be one of {', '.join(known)}.")
 
 
 def _data_card(name: str, content: dict[str, Any]) -> DataCard:
@@ -142,8 +195,9 @@ def _data_card(name: str, content: dict[str, Any]) -> DataCard:
 
 
 def by_family(cards: Mapping[str, Card]) -> dict[str, list[Card]]:
-    """The cards grouped by family, in the survey's order."""
-    groups = {family: [card for card in cards.values() if card.family == family] for family in FAMILIES}
+    """The cards grouped by family, in the survey's order; families of one's own come last."""
+    new = sorted({card.family for card in cards.values()} - set(FAMILIES))
+    groups = {family: [card for card in cards.values() if card.family == family] for family in (*FAMILIES, *new)}
     return {family: group for family, group in groups.items() if group}
 
 
@@ -151,7 +205,7 @@ def model_table_markdown(cards: Mapping[str, Card] | None = None) -> str:
     """The README's table of models."""
     lines = ["| model | what it is | paper | data | likelihood |", "|---|---|---|---|---|"]
     for family, group in by_family(read_cards() if cards is None else cards).items():
-        lines.append(f"| **{FAMILIES[family]}** | | | | |")
+        lines.append(f"| **{family_title(family)}** | | | | |")
         for card in group:
             paper = f"[{card.paper.authors} {card.paper.year}]({card.paper.link})" if card.paper else ""
             kinds = ", ".join(card.kinds) + (" images" if card.image else "")

@@ -115,7 +115,9 @@ class DataSpec:
         plain = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
         if self.given is not None:
             plain["given"] = self.given.as_dict()
-        return {key: value for key, value in plain.items() if key in always or (value is not None and value is not False)}
+        return {
+            key: value for key, value in plain.items() if key in always or (value is not None and value is not False)
+        }
 
     def __str__(self) -> str:
         size = "x".join(map(str, self.shape))

@@ -42,8 +42,8 @@ class Model(nn.Module):
     ``spec.lengths`` they take ``length=`` (b,), and nothing depends on what lies behind a sequence's end; samples are
     zero there. A method that needs neither does not name it. The card says ``given: true`` and ``lengths: true``.
 
-    *Labels.* ``batch.y`` is -1 where a label is not known. A model that learns from labelled examples only asks for
-    them by ``batch_policy``.
+    *Labels.* ``batch.y`` is -1 where a label is not known; ``batch_policy`` says which examples make up a batch.
+    ``initialise`` and ``settle`` see all examples.
 
     *State.* ``loss`` computes and changes nothing. Whatever changes without an optimiser (chains, fast weights,
     clipping, running means, step counters) is a registered buffer and changes in ``after_step``.
@@ -88,8 +88,11 @@ class Model(nn.Module):
         """
 
     def batch_policy(self) -> BatchPolicy | None:
-        """How batches are made where it matters which labels they hold; None takes examples as they come."""
-        return None
+        """How batches are made where it matters which labels they hold; None takes examples as they come.
+
+        By default a class-conditional model learns from labelled examples alone, and all others from all alike.
+        """
+        return BatchPolicy(labelled=1.0) if isinstance(self, IsClassConditional) else None
 
     def settle(self, batches: Iterator[Batch], generator: Generator) -> None:
         """Set buffers that evaluation needs from the whole training set, its moments say, before each validation.

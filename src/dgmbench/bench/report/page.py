@@ -19,7 +19,7 @@ from dgmbench.bench.report.ledger import HAS_NUMBERS, STATUSES, Cell, Ledger, re
 from dgmbench.bench.report.numbers import Group, Row, metric_order, signed
 from dgmbench.bench.report.pictures import CACHE, find_picture, picture_uris
 from dgmbench.bench.report.tables import model_label
-from dgmbench.config.cards import FAMILIES
+from dgmbench.config.cards import FAMILIES, family_title
 from dgmbench.runs.metric_names import under_protocol
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -113,7 +113,7 @@ def _payload(ledger: Ledger, groups: Sequence[Group], notes: list[str]) -> dict[
         )  # fmt: skip
     return {
         "folder": ledger.folder.name,
-        "families": FAMILIES,
+        "families": FAMILIES | {cell.family: family_title(cell.family) for cell in ledger.cells if cell.family},
         "statuses": STATUSES,
         "hasNumbers": HAS_NUMBERS,
         "costNames": _COST,

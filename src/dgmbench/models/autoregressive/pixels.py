@@ -19,7 +19,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from dgmbench.data.policy import BatchPolicy
 from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError
 from dgmbench.models.contract import Logs, Model
@@ -61,10 +60,6 @@ class PixelModel(Model, ABC):
     @abstractmethod
     def output_biases(self) -> Sequence[Float[Tensor, " cp"]]:
         """The biases of the output layers, channel by channel."""
-
-    def batch_policy(self) -> BatchPolicy | None:
-        """Labelled examples alone where labels enter the conditionals."""
-        return BatchPolicy(labelled=1.0) if self.conditional else None
 
     @torch.no_grad()
     def initialise(self, batch: Batch, generator: Generator) -> None:

@@ -33,7 +33,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from dgmbench.data.policy import BatchPolicy
 from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError, require
 from dgmbench.models.contract import Logs, Model
@@ -76,10 +75,6 @@ class WaveNet(Model):
             channels, spec.levels, dilations=dilations, kernel=kernel, skip_channels=skip_channels,
             classes=(spec.num_classes or 0) if conditional else 0,
         )  # fmt: skip
-
-    def batch_policy(self) -> BatchPolicy | None:
-        """Labelled examples alone where labels enter the conditionals."""
-        return BatchPolicy(labelled=1.0) if self.conditional else None
 
     @torch.no_grad()
     def initialise(self, batch: Batch, generator: Generator) -> None:

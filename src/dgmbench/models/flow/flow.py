@@ -26,7 +26,6 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from dgmbench.data.policy import BatchPolicy
 from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError
 from dgmbench.models.contract import Logs, Model
@@ -79,10 +78,6 @@ class Flow(Model):
         """Let the density depend on the label; its prior is the frequency of each class in the training data."""
         start_class_prior(self, self.spec)
         self.conditional = True
-
-    def batch_policy(self) -> BatchPolicy | None:
-        """Labelled examples alone where labels enter the density."""
-        return BatchPolicy(labelled=1.0) if self.conditional else None
 
     @torch.no_grad()
     def initialise(self, batch: Batch, generator: Generator) -> None:

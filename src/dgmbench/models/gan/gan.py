@@ -33,7 +33,6 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from dgmbench.data.policy import BatchPolicy
 from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError, require
 from dgmbench.models.contract import Logs, Model, Stage
@@ -133,10 +132,6 @@ class Gan(Model):
     def turn(self, step: int, stage: Stage) -> Sequence[str]:
         """The discriminator on every step, the generator after it on every ``n_critic``-th."""
         return ("discriminator", "generator") if (step + 1) % self.n_critic == 0 else ("discriminator",)
-
-    def batch_policy(self) -> BatchPolicy | None:
-        """Labelled examples alone where labels enter both networks."""
-        return BatchPolicy(labelled=1.0) if self.classes else None
 
     def initialise(self, batch: Batch, generator: Generator) -> None:
         """Keep the classes' frequencies, from which ``sample`` draws labels where none are given."""

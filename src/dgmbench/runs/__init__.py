@@ -1,0 +1,1 @@
+"""One run from start to end: train, evaluate and sample a folder."""
