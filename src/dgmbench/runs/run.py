@@ -41,7 +41,7 @@ from dgmbench.runs.evaluate import (
 from dgmbench.runs.folder import RunFolder
 from dgmbench.runs.loggers import row_loggers
 from dgmbench.runs.progress import TrainingBar
-from dgmbench.runs.record import bring_forward, is_measured, remember
+from dgmbench.runs.record import bring_forward, is_measured, remember, unlabelled_words
 from dgmbench.runs.sampling import write_training_samples
 from dgmbench.runs.signals import Signals
 from dgmbench.training.files import AtomicCheckpointIO, RowWriter, read_checkpoint
@@ -72,10 +72,7 @@ class Outcome:
     @property
     def remarks(self) -> list[str]:
         """What a reader of the numbers must know of the data: how many examples have no label."""
-        return [
-            f"{unknown:,} of {every:,} {split} labels of {self.result['data']} are unknown (-1)"
-            for split, (unknown, every) in self.result.get("unlabelled", {}).items()
-        ]
+        return unlabelled_words(self.result["data"], self.result.get("unlabelled", {}))
 
     @property
     def objective_text(self) -> str:
