@@ -194,7 +194,8 @@ class Classifier(Standardised):
         self.eval()
         with torch.no_grad():
             self._normalise(data)
-            self.accuracy = {"valid": self._accuracy(data, "valid"), "test": self._accuracy(data, "test")}
+            shares = {split: self._accuracy(data, split) for split in ("valid", "test")}
+            self.accuracy = {split: share for split, share in shares.items() if share is not None}
 
     def _normalise(self, data: DataSet) -> None:
         """Bring features to a mean square of 1, as kernels need, and let the head undo it."""
@@ -207,14 +208,15 @@ class Classifier(Standardised):
             parameter.div_(scale)
         self.head.weight.mul_(scale)
 
-    def _accuracy(self, data: DataSet, split: Any) -> float:
+    def _accuracy(self, data: DataSet, split: Any) -> float | None:
+        """The share of labelled examples that get their label; None if the split has none."""
         right = total = 0
         for batch in evaluation_batches(data, split, batch_size=500, device=self.shift.device):
             assert batch.y is not None
             known = batch.y >= 0
             right += int((self.logits(self(batch.x)).argmax(1) == batch.y)[known].sum())
             total += int(known.sum())
-        return right / total if total else float("nan")
+        return right / total if total else None
 
     def record(self) -> dict[str, Any]:
         """With the accuracy that the features come with."""
