@@ -58,7 +58,7 @@ class Places:
         self.batch_size, self.seed = batch_size, seed
         rest = np.flatnonzero(y < 0)
         self.count = policy.count(batch_size) if len(rest) else batch_size
-        if policy.labelled is None:
+        if policy.labelled is None or self.count == batch_size:
             rest = rest[:0]
         if self.count % world_size:
             raise UserError(
@@ -69,6 +69,11 @@ class Places:
             raise UserError("Batches by label need labelled training examples, of every class if they are balanced.")
         self.groups, self.rest = groups, rest
         self._rounds: dict[tuple[int, int], np.ndarray] = {}
+
+    @property
+    def examples(self) -> Tensor:
+        """All examples that come into batches, in ascending order."""
+        return torch.from_numpy(np.sort(np.concatenate([*self.groups, self.rest])))
 
     def index(self, b: int, start: int, stop: int) -> Tensor:
         """The examples at the places ``start`` ... ``stop`` - 1 of batch b, as positions in the split."""

@@ -31,7 +31,18 @@ from dgmbench.models.contract import (
     IsClassConditional,
     Model,
 )
-from dgmbench.verify import bijection, bounds, conditional, contract, decoder, density, given, training, undirected
+from dgmbench.verify import (
+    bijection,
+    bounds,
+    conditional,
+    contract,
+    decoder,
+    density,
+    given,
+    statistics,
+    training,
+    undirected,
+)
 from dgmbench.verify.check import Check, combine, undecided
 from dgmbench.verify.precision import double_precision
 from dgmbench.verify.shown import instances
@@ -233,6 +244,7 @@ def _given(subject: Subject) -> Iterator[Check]:
 PARTS: dict[str, Callable[[Subject], Iterator[Check]]] = {
     "contract": contract.checks,
     "training": training.checks,
+    "statistics": statistics.checks,
     "density": _mathematics(density.checks, HasLogProb, IsAutoregressive),
     "bijection": _mathematics(bijection.checks, HasBijection),
     "given": _given,

@@ -23,7 +23,7 @@ OTHER = 1  # what the padding is changed to
 
 def checks(subject: Subject, model: Model) -> Iterator[Check]:
     """All checks of this module for one state of the model, in double precision."""
-    batch = picked(subject.data, torch.arange(ROWS))
+    batch = picked(subject.learned, torch.arange(ROWS))
     beside = _beside(batch)
     if not beside:
         return
