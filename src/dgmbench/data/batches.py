@@ -77,10 +77,7 @@ class BatchStream:
         """This rank's share of batch ``b``, counted from 0, on the device."""
         share = self.batch_size // self.world_size
         start = b * self.batch_size + self.rank * share
-        if self._places is None:
-            index = self._positions(start, start + share)
-        else:
-            index = self._places.index(b, self.rank * share, (self.rank + 1) * share)
+        index = (self._positions if self._places is None else self._places.index)(start, start + share)
         noise = self._noise(b) if self.dataset.binarise == "dynamic" else None
         if self._resident is None:
             part, rows = self.dataset.splits[self.split], index.numpy()

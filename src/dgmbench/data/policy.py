@@ -75,19 +75,18 @@ class Places:
         """All examples that come into batches, in ascending order."""
         return torch.from_numpy(np.sort(np.concatenate([*self.groups, self.rest])))
 
-    def index(self, b: int, start: int, stop: int) -> Tensor:
-        """The examples at the places ``start`` ... ``stop`` - 1 of batch b, as positions in the split."""
+    def index(self, start: int, stop: int) -> Tensor:
+        """The examples at the places ``start`` ... ``stop`` - 1 of all batches written down one after another, as
+        positions in the split.
+        """
         place = np.arange(start, stop)
         before = place * self.count // self.batch_size  # labelled places in front of each place
         labelled = (place + 1) * self.count // self.batch_size > before
         found = np.empty(len(place), np.int64)
-        found[~labelled] = self._entries(
-            -1, self.rest, b * (self.batch_size - self.count) + (place - before)[~labelled]
-        )
-        turn = b * self.count + before
+        found[~labelled] = self._entries(-1, self.rest, (place - before)[~labelled])
         for group, examples in enumerate(self.groups):
-            own = labelled & (turn % len(self.groups) == group)
-            found[own] = self._entries(group, examples, turn[own] // len(self.groups))
+            own = labelled & (before % len(self.groups) == group)
+            found[own] = self._entries(group, examples, before[own] // len(self.groups))
         return torch.from_numpy(found)
 
     def _entries(self, group: int, examples: np.ndarray, position: np.ndarray) -> np.ndarray:

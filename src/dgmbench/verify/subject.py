@@ -104,7 +104,7 @@ class Subject:
     def batch(self, step: int) -> Batch:
         """The batch of update ``step``."""
         if self.places is not None:
-            return picked(self.data, self.places.index(step, 0, BATCH))
+            return picked(self.data, self.places.index(step * BATCH, (step + 1) * BATCH))
         return picked(self.data, torch.randperm(EXAMPLES, generator=self.generator("batch", step))[:BATCH])
 
     @cached_property
