@@ -20,6 +20,7 @@ from dgmbench.evaluation.likelihood.conditions import Conditions, brackets, exac
 from dgmbench.evaluation.likelihood.decoder_measure import decoder_ais, parzen
 from dgmbench.evaluation.likelihood.measure import CONDITIONED_EXAMPLES, likelihood
 from dgmbench.evaluation.metrics import Metric, NumberKind, protocol_id
+from dgmbench.evaluation.names import CONDITIONAL
 from dgmbench.evaluation.parts import Context, Note, Part, own_part
 from dgmbench.evaluation.quality.classification import classification
 from dgmbench.evaluation.quality.measure import (
@@ -137,6 +138,8 @@ def validation_objective(
     held-out data: exact log-likelihood, else the evidence lower
     bound, else an estimate of either, else either of them with log Z by enumeration or from a short AIS bracket, else
     an autoencoder's log-probability of the data given their codes, else the energy distance of samples to data.
+    Of conditional data, all of them are under each example's own condition.
+
     The noise is the same at every call, so that values of one training compare. Several processes share the examples;
     what they compute twice (samples, log Z) may differ in the last digits. At most ``limit`` examples are used, drawn
     at random but always the same.
@@ -144,21 +147,22 @@ def validation_objective(
     chunks = Chunks(data, "valid", seed=0, limit=limit, device=device, ranks=ranks)
     if isinstance(model, HasObjective):
         return next(iter(held_out(model, chunks).items()))
+    given = "" if data.spec.given is None else CONDITIONAL
     if isinstance(model, HasLogProb):
-        return "log_likelihood", _mean_nats(bounds.log_likelihood(model, chunks), "exact")
+        return f"{given}log_likelihood", _mean_nats(bounds.log_likelihood(model, chunks), "exact")
     if isinstance(model, HasElbo):
-        return "elbo", _mean_nats(bounds.elbo(model, chunks).values, "lower bound")
+        return f"{given}elbo", _mean_nats(bounds.elbo(model, chunks).values, "lower bound")
     if isinstance(model, HasLogProbEstimate):
         values = bounds.log_likelihood_estimate(model, chunks).values
-        return f"{model.estimate_protocol()['of']}_estimate", _mean_nats(values, "estimate")
+        return f"{given}{model.estimate_protocol()['of']}_estimate", _mean_nats(values, "estimate")
     if isinstance(model, HasConditions):
         return _by_condition(model, data, chunks, device)
     if isinstance(model, HasUnnormalisedLogProb | HasUnnormalisedElbo):
         kind: NumberKind
         if isinstance(model, HasUnnormalisedLogProb):
-            name, kind, values = "log_likelihood", "exact", bounds.unnormalised_log_likelihood(model, chunks)
+            name, kind, values = f"{given}log_likelihood", "exact", bounds.unnormalised_log_likelihood(model, chunks)
         else:
-            name, kind, values = "elbo", "lower bound", bounds.unnormalised_elbo(model, chunks).values
+            name, kind, values = f"{given}elbo", "lower bound", bounds.unnormalised_elbo(model, chunks).values
         path = model.annealing_path()
         exact = path.exact_log_partition()
         if exact is not None:

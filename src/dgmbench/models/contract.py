@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Generator, Tensor, nn
 
+from dgmbench.data.policy import BatchPolicy
 from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.models.stages import Facts as Facts
 from dgmbench.models.stages import Stage as Stage
@@ -24,6 +25,14 @@ class Model(nn.Module):
 
     *Randomness.* Every method that draws takes a ``generator`` on the model's device; equal generators give equal
     results. Training also seeds torch's default generator per batch, so that dropout repeats as well.
+
+    *What is given.* If ``spec.given`` is a spec, the model is one of p(x | given): all its methods about x take
+    ``given=`` (b, *spec.given.shape), ``sample(n, given=...)`` too, and ``loss`` finds ``batch.given``. Likewise with
+    ``spec.lengths`` they take ``length=`` (b,), and nothing depends on what lies behind a sequence's end; samples are
+    zero there. A method that needs neither does not name it. The card says ``given: true`` and ``lengths: true``.
+
+    *Labels.* ``batch.y`` is -1 where a label is not known; ``batch_policy`` says which examples make up a batch.
+    ``initialise`` and ``settle`` see all examples.
 
     *State.* ``loss`` computes and changes nothing. Whatever changes without an optimiser (chains, fast weights,
     clipping, running means, step counters) is a registered buffer and changes in ``after_step``.
@@ -88,6 +97,13 @@ class Model(nn.Module):
 
         The gradients of that step are still in ``.grad``.
         """
+
+    def batch_policy(self) -> BatchPolicy | None:
+        """How batches are made where it matters which labels they hold; None takes examples as they come.
+
+        By default a class-conditional model learns from labelled examples alone, and all others from all alike.
+        """
+        return BatchPolicy(labelled=1.0) if isinstance(self, IsClassConditional) else None
 
     def settle(self, batches: Iterator[Batch], generator: Generator) -> None:
         """Set buffers that evaluation needs from the whole training set, its moments say, before each validation.

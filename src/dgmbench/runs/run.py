@@ -30,11 +30,17 @@ from dgmbench.runs.build import (
     load_weights,
     optimizer_factory,
 )
-from dgmbench.runs.evaluate import features_folder, measure_run, require_measurable, sampling_seconds_per_image
+from dgmbench.runs.evaluate import (
+    count_unlabelled,
+    features_folder,
+    measure_run,
+    require_measurable,
+    sampling_seconds_per_image,
+)
 from dgmbench.runs.folder import RunFolder
 from dgmbench.runs.loggers import row_loggers
 from dgmbench.runs.progress import TrainingBar
-from dgmbench.runs.record import bring_forward, is_measured, remember
+from dgmbench.runs.record import bring_forward, is_measured, remember, unlabelled_words
 from dgmbench.runs.sampling import write_training_samples
 from dgmbench.runs.selection import Selection
 from dgmbench.runs.signals import Signals
@@ -63,6 +69,11 @@ class Outcome:
     def objective(self) -> float:
         """The validation objective of the best checkpoint."""
         return self.result["objective"]["value"]
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a reader of the numbers must know of the data: how many examples have no label."""
+        return unlabelled_words(self.result["data"], self.result.get("unlabelled", {}))
 
     @property
     def objective_text(self) -> str:
@@ -99,6 +110,7 @@ def train(cfg: Mapping[str, Any]) -> Outcome:
         device=device,
         rank=ranks.rank,
         world_size=ranks.world,
+        policy=model.batch_policy(),
     )
     plan = make_plan(completed["trainer"], images_per_epoch=stream.images_per_epoch, stages=model.stages())
     for stage in plan.stages:
@@ -341,6 +353,7 @@ class _Run:
             "config_hash": self.folder.path.name.rsplit("-", 1)[-1],
             "data_hash": self.data.content_hash,
             "data_source": self.data.meta["source"],
+            **({"unlabelled": unlabelled} if (unlabelled := count_unlabelled(self.data)) else {}),
             "objective": self._objective(),
             "cost": {
                 "parameters": sum(p.numel() for p in model.parameters()),
@@ -348,7 +361,7 @@ class _Run:
                 "batches": clock.batches,
                 "train_seconds": round(clock.train_seconds, 3),
                 "train_images_per_second": round(clock.images / max(clock.train_seconds, 1e-9), 1),
-                "sample_seconds_per_image": sampling_seconds_per_image(model, device=self.device),
+                "sample_seconds_per_image": sampling_seconds_per_image(model, self.data, device=self.device),
                 "peak_memory_mib": round(training_peak / 2**20, 1),
                 "evaluate_seconds": round(measuring_seconds, 3),
                 "evaluate_peak_memory_mib": round(measuring_peak / 2**20, 1),

@@ -1,7 +1,7 @@
 """Samples of a finished or interrupted run: to look at, to listen to or to read, and an array to work with."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dgmbench.data.batches import evaluation_batches, joined, picked
 from dgmbench.data.random import keyed_generator
 from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError
 from dgmbench.evaluation.chunks import Chunks
+from dgmbench.models.conditions import under
 from dgmbench.models.contract import (
     CanReconstruct,
     CanSample,
@@ -21,9 +23,10 @@ from dgmbench.models.contract import (
     Model,
 )
 from dgmbench.runs.build import build_model, find_device, load_data, load_weights
+from dgmbench.runs.conditions import ROWS, samples_under, write_conditions
 from dgmbench.runs.folder import RunFolder
 from dgmbench.runs.pictures import write_picture, write_predictions, write_samples
-from dgmbench.runs.shows import SHOWN, predictions, shown_in_training, some_examples
+from dgmbench.runs.shows import SHOWN, predictions, shown_in_training
 from dgmbench.training.files import read_checkpoint, write_atomically
 
 # Samples are drawn this many at a time, which bounds the memory for any n.
@@ -39,8 +42,11 @@ def draw(
     device: torch.device,
     label: int | None = None,
     temperature: float | None = None,
+    beside: Callable[[int, int], Batch] | None = None,
 ) -> Tensor:
     """``n`` samples in data space (n, *shape), a function of the seed; ``label`` for class-conditional models.
+
+    ``beside(start, count)`` gives the conditions and lengths of so many samples, for models that take them.
 
     ``temperature`` is for models that have one; samples at another than 1 are not of the model's own distribution.
     """
@@ -62,7 +68,8 @@ def draw(
         count = min(SAMPLE_BATCH, n - start)
         labels = None if label is None else torch.full((count,), label, device=device)
         generator = keyed_generator("sample", seed, index, device=device)
-        parts.append(model.sample(count, labels, generator=generator))
+        own = model if beside is None else under(model, beside(start, count))
+        parts.append(own.sample(count, labels, generator=generator))
     return torch.cat(parts)
 
 
@@ -98,21 +105,33 @@ def sample_run(
     model = build_model(completed, spec).to(device)
     load_weights(model, read_checkpoint(folder.checkpoint(checkpoint)))
     name, columns = f"{checkpoint}-n{n}-s{seed}", None
+    chunks = Chunks(data, "test", seed=seed, limit=None if show == "samples" else n, device=device)
     if show == "samples":
-        x = draw(model, n, seed=seed, device=device, label=label, temperature=temperature)
+        beside = chunks.beside if spec.given is not None or spec.lengths else None
+        x = draw(model, n, seed=seed, device=device, label=label, temperature=temperature, beside=beside)
         name += "" if label is None else f"-y{label}"
         name += "" if temperature is None else f"-t{temperature:g}"
     else:
-        examples, name = some_examples(Chunks(data, "test", seed=seed, limit=n, device=device)), f"{name}-{show}"
+        examples, name = joined(list(chunks.batches())), f"{name}-{show}"
         generator = keyed_generator(show, seed, device=device)
         if show == "predictions":
-            arrays = predictions(model, examples)
-            written = write_predictions(folder.samples / f"{name}.png", spec, arrays)
-            return *written, _write_array(folder.samples / f"{name}.npz", arrays)
+            found = predictions(model, examples)
+            written = write_predictions(folder.samples / f"{name}.png", spec, found)
+            return *written, _write_array(folder.samples / f"{name}.npz", found)
         made = SHOWN[show](model, examples, spec, generator)
         x, columns = made.flatten(0, 1), made.shape[1]
-    written = write_samples(folder.samples / f"{name}.png", x, spec, columns=columns)
-    return *written, _write_array(folder.samples / f"{name}.npz", {"x": x})
+    picture = folder.samples / f"{name}.png"
+    written = write_samples(picture, x, spec, columns=columns)
+    arrays = {"x": x}
+    if show == "samples" and spec.given is not None:
+        rows = chunks.beside(0, n).index
+        (examples,) = evaluation_batches(data, "test", batch_size=n, device=device, rows=rows)
+        assert examples.given is not None
+        arrays |= {"given": examples.given, "truth": examples.x}
+        few = picked(examples, torch.arange(min(ROWS, n)))
+        assert isinstance(model, CanSample)
+        write_conditions(picture, few, samples_under(model, few, seed=seed, first=x[:ROWS]), spec)
+    return *written, _write_array(folder.samples / f"{name}.npz", arrays)
 
 
 def _write_array(array: Path, values: Mapping[str, Tensor]) -> Path:
@@ -124,14 +143,25 @@ def _write_array(array: Path, values: Mapping[str, Tensor]) -> Path:
 
 
 def write_training_samples(path: Path, model: Model, spec: DataSpec, batch: Batch, *, seed: int, n: int = 64) -> None:
-    """Samples at fixed latents during training; of a model without, what it makes of the first examples of a batch."""
-    if isinstance(model, CanSample):
-        write_samples(path, draw(model, n, seed=seed, device=batch.x.device), spec)
+    """Samples at fixed latents during training, under the conditions of these examples if there are any; of a model
+    without samples, what it makes of the first examples.
+    """
+    device = batch.x.device
+    if isinstance(model, CanSample) and batch.given is not None:
+        few = picked(batch, torch.arange(min(ROWS, len(batch.x))))
+        write_conditions(path, few, samples_under(model, few, seed=seed), spec)
+    elif isinstance(model, CanSample):
+
+        def beside(start: int, count: int) -> Batch:
+            return picked(batch, torch.arange(start, start + count) % len(batch.x))
+
+        lengths = None if batch.length is None else beside
+        write_samples(path, draw(model, n, seed=seed, device=device, beside=lengths), spec)
     elif isinstance(model, CanReconstruct):
-        x = batch.x[: n // 2]
-        again = model.reconstruct(x, generator=keyed_generator("reconstruct", seed, device=x.device))
-        write_picture(path, torch.cat([x.to(again.dtype), again]), spec)
+        few = picked(batch, torch.arange(min(n // 2, len(batch.x))))
+        again = under(model, few).reconstruct(few.x, generator=keyed_generator("reconstruct", seed, device=device))
+        write_picture(path, torch.cat([few.x.to(again.dtype), again]), spec)
     elif (show := shown_in_training(model, batch)) is not None:
-        some = Batch._make(None if value is None else value[: n // 4] for value in batch)
-        made = SHOWN[show](model, some, spec, keyed_generator(show, seed, device=batch.x.device))
+        few = picked(batch, torch.arange(min(n // 4, len(batch.x))))
+        made = SHOWN[show](model, few, spec, keyed_generator(show, seed, device=device))
         write_picture(path, made.flatten(0, 1), spec, columns=made.shape[1])

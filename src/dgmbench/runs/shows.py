@@ -6,12 +6,13 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from dgmbench.data.batches import picked
 from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError
-from dgmbench.evaluation.chunks import Chunks
 from dgmbench.evaluation.tasks.enhancement import baseline, enhanced
 from dgmbench.evaluation.tasks.prediction import target_and_prediction
 from dgmbench.evaluation.tasks.translation import translated
+from dgmbench.models.conditions import under
 from dgmbench.models.contract import CanClassify, CanComplete, CanDecode, CanEncode, CanReconstruct, Model
 from dgmbench.models.tasks import CanEnhance, CanPredict, CanTranslate
 
@@ -20,40 +21,42 @@ STEPS, DRAWS = 10, 6
 
 
 @torch.no_grad()
-def reconstructions(model: Model, x: Tensor, generator: Generator) -> Tensor:
-    """Examples x (n, *shape) and beside each its reconstruction, (n, 2, *shape) on the raw scale."""
+def reconstructions(model: Model, batch: Batch, spec: DataSpec, generator: Generator) -> Tensor:
+    """Examples (n, *shape) and beside each its reconstruction, (n, 2, *shape) on the raw scale."""
     if not isinstance(model, CanReconstruct):
         raise UserError(f"{type(model).__name__} does not reconstruct: it has no reconstruct(x) method.")
-    again = model.reconstruct(x, generator=generator)
-    return torch.stack([x.to(again.dtype), again], 1)
+    again = under(model, batch).reconstruct(batch.x, generator=generator)
+    return torch.stack([batch.x.to(again.dtype), again], 1)
 
 
 @torch.no_grad()
-def interpolations(model: Model, x: Tensor, generator: Generator) -> Tensor:
-    """From each example x (n, *shape) to the next in equal steps between their codes, (n, STEPS, *shape)."""
+def interpolations(model: Model, batch: Batch, spec: DataSpec, generator: Generator) -> Tensor:
+    """From each example (n, *shape) to the next in equal steps between their codes, (n, STEPS, *shape)."""
     if not (isinstance(model, CanEncode) and isinstance(model, CanDecode)):
         raise UserError(f"{type(model).__name__} does not interpolate: it lacks encode(x) or decode(code).")
-    if len(x) < 2:
+    if len(batch.x) < 2:
         raise UserError("An interpolation needs two examples: n must be at least 2.")
-    start = model.encode(x)
+    start = under(model, batch).encode(batch.x)
     share = torch.linspace(0, 1, STEPS, device=start.device, dtype=start.dtype)
     share = share.view(1, -1, *[1] * (start.dim() - 1))
     codes = torch.lerp(start[:, None], start.roll(-1, 0)[:, None], share)
-    return model.decode(codes.flatten(0, 1)).unflatten(0, (len(x), STEPS))
+    every = picked(batch, torch.arange(len(batch.x)).repeat_interleave(STEPS))  # with its own condition
+    return under(model, every).decode(codes.flatten(0, 1)).unflatten(0, (len(batch.x), STEPS))
 
 
 @torch.no_grad()
-def completions(model: Model, x: Tensor, generator: Generator) -> Tensor:
-    """Examples x (n, *shape), their first half alone (the upper one of images), and draws of the rest given it.
+def completions(model: Model, batch: Batch, spec: DataSpec, generator: Generator) -> Tensor:
+    """Examples (n, *shape), their first half alone (the upper one of images), and draws of the rest given it.
 
     Returns (n, 2 + DRAWS, *shape).
     """
     if not isinstance(model, CanComplete):
         raise UserError(f"{type(model).__name__} does not complete: it has no complete(x, known) method.")
+    x, own = batch.x, under(model, batch)
     rows = x.shape[2] if x.dim() == 4 else x.shape[1]
     first = torch.arange(rows, device=x.device) < (rows + 1) // 2
     known = (first[:, None] if x.dim() == 4 else first).expand_as(x)
-    drawn = [model.complete(x, known, generator=generator) for _ in range(DRAWS)]
+    drawn = [own.complete(x, known, generator=generator) for _ in range(DRAWS)]
     return torch.stack([x, torch.where(known, x, torch.zeros_like(x)), *drawn], 1)
 
 
@@ -100,12 +103,6 @@ def predictions(model: Model, batch: Batch) -> dict[str, Tensor]:
     return {"x": batch.x, "target": target, "predicted": predicted}
 
 
-def some_examples(chunks: Chunks) -> Batch:
-    """All examples of ``chunks`` as one batch, with what comes beside them."""
-    parts = zip(*chunks.batches(), strict=True)
-    return Batch._make(None if values[0] is None else torch.cat(values) for values in parts)
-
-
 def shown_in_training(model: Model, batch: Batch) -> str | None:
     """What of a model without samples and reconstructions is looked at during training."""
     if isinstance(model, CanTranslate) and batch.y is not None and batch.y.dim() == 1:
@@ -115,9 +112,9 @@ def shown_in_training(model: Model, batch: Batch) -> str | None:
 
 Show = Callable[[Model, Batch, DataSpec, Generator], Tensor]
 SHOWN: dict[str, Show] = {
-    "reconstructions": lambda model, batch, spec, generator: reconstructions(model, batch.x, generator),
-    "interpolations": lambda model, batch, spec, generator: interpolations(model, batch.x, generator),
-    "completions": lambda model, batch, spec, generator: completions(model, batch.x, generator),
+    "reconstructions": reconstructions,
+    "interpolations": interpolations,
+    "completions": completions,
     "translations": translations,
     "enhanced": enhancements,
 }

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dgmbench.data.batches import BatchStream
+from dgmbench.data.batches import BatchStream, joined
 from dgmbench.data.random import keyed_seed
 from dgmbench.data.spec import Batch
 from dgmbench.errors import RunFailed, UserError
@@ -155,7 +155,7 @@ class Updates(pl.LightningModule):
             for settings, base in zip(optimizer.param_groups, self._base_lr[player], strict=True):
                 settings["lr"] = base * factor
         optimizer.step()
-        self._after_step(player, group[0] if len(group) == 1 else _joined(group), generator)
+        self._after_step(player, group[0] if len(group) == 1 else joined(group), generator)
         if self.ema is not None:
             self.ema.update(player)
         if self.device.type != "cpu" and update % FINITE_CHECK_EVERY == 0:
@@ -258,13 +258,3 @@ class Updates(pl.LightningModule):
         if every is None:
             return time.monotonic() - self._last_checkpoint >= (self.plan.checkpoint_seconds or 0.0)
         return self.clock.batches // every > self.clock.saved_at // every
-
-
-def _joined(group: list[Batch]) -> Batch:
-    """The batches of an accumulated update as one."""
-    first = group[0]
-    return Batch(
-        torch.cat([b.x for b in group]),
-        None if first.y is None else torch.cat([b.y for b in group if b.y is not None]),
-        None if first.index is None else torch.cat([b.index for b in group if b.index is not None]),
-    )

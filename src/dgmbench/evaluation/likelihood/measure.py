@@ -43,8 +43,7 @@ def likelihood(model: Model, context: Context, note: Note) -> Iterator[Found]:
         note("evidence lower bound")
         yield from _nats(context, "elbo", bounds.elbo(model, context.chunks), "lower bound", {})
     if isinstance(model, HasLogWeights):
-        k = context.protocol["k"]
-        ks = sorted({k} if isinstance(k, int) else set(k))
+        ks = _ks(context)
         note(f"importance-weighted bound, k = {', '.join(map(str, ks))}")
         for k, draws in bounds.importance_weighted_bounds(model, context.chunks, ks).items():
             yield from _weighted(context, f"iw_bound_k{k}", draws, k, max(ks))
@@ -54,8 +53,11 @@ def likelihood(model: Model, context: Context, note: Note) -> Iterator[Found]:
         note("likelihood given the label")
         kind: NumberKind = "exact" if isinstance(model, HasLogProb) else "lower bound"
         name = "log_likelihood_given_y" if kind == "exact" else "elbo_given_y"
-        details = {"given": "label"} | (WITHOUT_NOISE if kind == "exact" else {})
-        yield from _nats(context, name, bounds.given_labels(model, context.chunks), kind, details)
+        details = {"given": "label"} | context.unlabelled() | (WITHOUT_NOISE if kind == "exact" else {})
+        if (labelled := context.labelled()) is not None:
+            yield from _nats(context, name, bounds.given_labels(model, labelled), kind, details)
+    if context.data.spec.given is not None:
+        yield from _use_of_conditions(model, context, note)
     if isinstance(model, HasConditions):
         yield from _by_condition(model, context, note)
     elif isinstance(model, HasUnnormalisedLogProb):
@@ -66,6 +68,40 @@ def likelihood(model: Model, context: Context, note: Note) -> Iterator[Found]:
         yield from _with_log_z(context, "elbo", values, "lower bound", model.annealing_path(), note)
 
 
+def _use_of_conditions(model: Model, context: Context, note: Note) -> Iterator[Found]:
+    """The likelihood of examples under another one's condition, and how much more probable they are under their own.
+
+    A model that does not look at its conditions gains nothing.
+    """
+    own, others = context.chunks, context.chunks.permuted()
+    note("likelihood under permuted conditions")
+    details: dict[str, Any] = {"conditions": "permuted"}
+    kind: NumberKind = "lower bound"
+    if isinstance(model, HasLogProb):
+        name, kind, details = "log_likelihood", "exact", details | WITHOUT_NOISE
+        pair = [bounds.log_likelihood(model, chunks) for chunks in (own, others)]
+    elif isinstance(model, HasElbo):
+        name, pair = "elbo", [bounds.elbo(model, chunks).values for chunks in (own, others)]
+    elif isinstance(model, HasLogWeights):
+        k = max(_ks(context))
+        name, details = f"iw_bound_k{k}", details | {"k": k}
+        pair = [bounds.importance_weighted_bounds(model, chunks, [k])[k].values for chunks in (own, others)]
+    else:
+        return
+    permuted = Metric.mean_of(pair[1], unit="nats", kind=kind, direction="none")
+    yield context.named(f"{name}_permuted"), permuted, details
+    gain = Metric.mean_of(
+        pair[0] - pair[1], unit="nats", kind="exact" if kind == "exact" else "estimate", direction="none"
+    )
+    yield context.named(f"{name}_gain"), gain, details
+
+
+def _ks(context: Context) -> list[int]:
+    """The numbers of importance samples that the protocol asks for."""
+    k = context.protocol["k"]
+    return sorted({k} if isinstance(k, int) else set(k))
+
+
 def _weighted(context: Context, name: str, draws: Draws, k: int, most: int) -> Iterator[Found]:
     """A bound by k importance weights, and what tells whether they can be trusted: of the tail by the most drawn."""
     warning = heavy_tail(draws.tail_index, most)
@@ -73,10 +109,10 @@ def _weighted(context: Context, name: str, draws: Draws, k: int, most: int) -> I
         yield each, metric.noting(warning), details
     if k > 1 and draws.effective is not None:
         effective = Metric.mean_of(draws.effective, unit="draws", kind="estimate", direction="higher", note=warning)
-        yield f"{name}_ess", effective, {"k": k}
+        yield f"{context.named(name)}_ess", effective, {"k": k}
     if draws.tail_index is not None:
         index = Metric.mean_of(draws.tail_index, unit="1", kind="estimate", direction="lower", note=warning)
-        yield f"{name}_tail_index", index, {"k": k, "draws": most}
+        yield f"{context.named(name)}_tail_index", index, {"k": k, "draws": most}
 
 
 def _estimate(model: HasLogProbEstimate, context: Context, note: Note) -> Iterator[Found]:
@@ -93,13 +129,19 @@ def _estimate(model: HasLogProbEstimate, context: Context, note: Note) -> Iterat
 def _nats(
     context: Context, name: str, found: Tensor | Draws, kind: NumberKind, details: dict[str, Any]
 ) -> Iterator[Found]:
-    """The mean of per-example nats, and on data with levels the same in bits per dimension, on text the perplexity."""
+    """The mean of per-example nats, and on data with levels the same in bits per dimension, on text the perplexity,
+    on sequences of different lengths nats per step.
+    """
     values, variance = (found.values, found.variance) if isinstance(found, Draws) else (found, None)
     nats = Metric.mean_of(values, unit="nats", kind=kind, direction="higher", draw_variance=variance)
+    spec, name = context.data.spec, context.named(name)
     yield name, nats, details
-    if context.data.spec.kind in ("binary", "discrete"):
-        yield f"{name}_bits_per_dim", bits_per_dim(nats, context.data.spec.dim), details
-    if context.data.spec.kind == "tokens":
+    if spec.lengths:  # the array's size says nothing about a sequence
+        per_step = nats_per_token(values, context.chunks.tokens(), kind, variance).scaled(-1.0, "nats/step")
+        yield f"{name}_per_step", per_step, details
+    elif spec.kind in ("binary", "discrete"):
+        yield f"{name}_bits_per_dim", bits_per_dim(nats, spec.dim), details
+    if spec.kind == "tokens":
         yield f"{name}_perplexity", perplexity(nats_per_token(values, context.chunks.tokens(), kind, variance)), details
 
 
