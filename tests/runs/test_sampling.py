@@ -12,7 +12,8 @@ from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError
 from dgmbench.models.contract import Model
 from dgmbench.runs.run import train
-from dgmbench.runs.sampling import DRAWS, STEPS, completions, interpolations, reconstructions, sample_run
+from dgmbench.runs.sampling import sample_run
+from dgmbench.runs.shows import DRAWS, STEPS, completions, interpolations, reconstructions
 
 
 class Copies(Model):

@@ -43,10 +43,6 @@ class BatchStream:
         resident: bool | None = None,
         policy: BatchPolicy | None = None,
     ) -> None:
-        if batch_size < 1 or batch_size % world_size:
-            raise UserError(
-                f"The batch size is {batch_size}; it must be at least 1 and a multiple of the {world_size} processes."
-            )
         self.dataset, self.split, self.batch_size, self.seed = (
             dataset,
             split,
@@ -54,6 +50,7 @@ class BatchStream:
             seed,
         )
         self.device, self.rank, self.world_size = torch.device(device), rank, world_size
+        self.check_size(batch_size)
         self.images_per_epoch = dataset.size(split)
         self._permutations: dict[int, Tensor] = {}
         part = dataset.splits[split]
@@ -68,17 +65,30 @@ class BatchStream:
                 if (values := getattr(part, what)) is not None
             }
 
+    def check_size(self, size: int) -> None:
+        """Refuse a batch that the processes cannot share."""
+        if size < 1 or size % self.world_size:
+            raise UserError(
+                f"The batch size is {size}; it must be at least 1 and a multiple of the {self.world_size} processes."
+            )
+
     @property
     def resident(self) -> bool:
         """Whether the whole split lies on the device."""
         return self._resident is not None
 
-    def batch(self, b: int) -> Batch:
-        """This rank's share of batch ``b``, counted from 0, on the device."""
-        share = self.batch_size // self.world_size
-        start = b * self.batch_size + self.rank * share
+    def batch(self, b: int, *, size: int | None = None, start: int | None = None) -> Batch:
+        """This rank's share of batch ``b``, counted from 0, on the device.
+
+        Where batches before it had other sizes, ``size`` is that of this one, and ``start`` the images before it.
+        """
+        size = self.batch_size if size is None else size
+        if self._places is not None and size != self.batch_size:
+            raise UserError("A model that asks for a batch policy cannot have stages with batch sizes of their own.")
+        share = size // self.world_size
+        start = (b * size if start is None else start) + self.rank * share
         index = (self._positions if self._places is None else self._places.index)(start, start + share)
-        noise = self._noise(b) if self.dataset.binarise == "dynamic" else None
+        noise = self._noise(b, size) if self.dataset.binarise == "dynamic" else None
         if self._resident is None:
             part, rows = self.dataset.splits[self.split], index.numpy()
             found = {
@@ -109,15 +119,15 @@ class BatchStream:
             self._permutations[epoch] = torch.randperm(self.images_per_epoch, generator=generator)
         return self._permutations[epoch]
 
-    def _noise(self, b: int) -> Tensor:
+    def _noise(self, b: int, size: int) -> Tensor:
         """This rank's rows of the uniform noise of the whole batch, so that it is the same for any number of ranks."""
         generator = keyed_generator("binarise", self.split, self.seed, b, device=self.device)
         noise = torch.rand(
-            (self.batch_size, *self.dataset.spec.shape),
+            (size, *self.dataset.spec.shape),
             generator=generator,
             device=self.device,
         )
-        share = self.batch_size // self.world_size
+        share = size // self.world_size
         return noise[self.rank * share : (self.rank + 1) * share]
 
     def _move(self, tensor: Tensor) -> Tensor:

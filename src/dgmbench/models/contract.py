@@ -5,32 +5,19 @@ can do by the methods it has; nothing in dgmbench asks for a model's name. ``doc
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Generator, Tensor, nn
 
 from dgmbench.data.policy import BatchPolicy
 from dgmbench.data.spec import Batch, DataSpec
+from dgmbench.models.stages import Facts as Facts
+from dgmbench.models.stages import Stage as Stage
 from dgmbench.nn.bijections import Bijection
 
 Logs = Mapping[str, Tensor]
 Parameters = list[nn.Parameter] | Mapping[str, list[nn.Parameter]]
 """A player's parameters: all in one list, or in groups by name that the optimiser may treat differently."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One part of a training that runs in parts, such as one layer of a greedy pre-training.
-
-    ``players`` take turns in this order on every batch; ``share`` is the stage's part of the budget (shares are
-    normalised); ``view`` maps a batch of data to what the stage sees, for instance the layer below's hidden units.
-    """
-
-    name: str
-    players: tuple[str, ...]
-    share: float = 1.0
-    view: Callable[[Batch, Generator], Batch] | None = None
 
 
 class Model(nn.Module):
@@ -49,6 +36,11 @@ class Model(nn.Module):
 
     *State.* ``loss`` computes and changes nothing. Whatever changes without an optimiser (chains, fast weights,
     clipping, running means, step counters) is a registered buffer and changes in ``after_step``.
+    """
+
+    objectives_compare: bool = False
+    """Whether validation objectives of different stages compare, because all stages train the same model for one end.
+    Else the best checkpoint is that of the last stage.
     """
 
     def __init__(self, spec: DataSpec) -> None:
@@ -77,8 +69,21 @@ class Model(nn.Module):
         Called once, before the first update of a new run, never on a resume.
         """
 
+    def prepare(self, facts: Facts) -> None:
+        """Take note of the training set's size and the like: before ``initialise``, and again on each resume.
+
+        What evaluation needs of it belongs in a buffer.
+        """
+
     def enter_stage(self, stage: Stage, generator: Generator) -> None:
         """Prepare parameters and buffers as a stage begins (also the first); not repeated on a resume."""
+
+    def advance(self, stage: Stage, share: float) -> None:
+        """Set buffers that follow the clock (fading in, annealing): ``share`` of the stage is done, from 0 to 1.
+
+        Called as the stage begins, with 0, and after each of its updates; with 1 after the last one, before the state
+        at the stage's end is validated.
+        """
 
     def loss(self, player: str, batch: Batch, generator: Generator) -> tuple[Tensor, Logs]:
         """Return the scalar that ``player`` minimises on this batch, and detached scalars worth logging.
@@ -253,6 +258,25 @@ class StartsFromData(Protocol):
     def state_from(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
         """A state for each raw value x (b, *shape), as (b, d): x itself, or drawn given x where the states are units
         above it.
+        """
+        ...
+
+
+@runtime_checkable
+class HasConditions(Protocol):
+    """log p(x | c) + log Z(c) of an undirected model whose log Z depends on what is given: a length, a history."""
+
+    def log_prob_unnormalised(self, x: Tensor) -> Tensor:
+        """log of the unnormalised probability of raw values x (b, *shape) given their own condition, as (b,)."""
+        ...
+
+    def condition_of(self, x: Tensor) -> Tensor:
+        """What log Z depends on for raw values x, (b, ...); examples of equal conditions share it."""
+        ...
+
+    def annealing_path_given(self, condition: Tensor) -> AnnealingPath:
+        """The paths of conditions (n, ...) side by side: ``sample_base(n)`` gives a state for each, and row i of every
+        state is that of condition i. ``log_base_partition`` and ``exact_log_partition`` are (n,).
         """
         ...
 

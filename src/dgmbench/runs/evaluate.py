@@ -15,8 +15,11 @@ from dgmbench.errors import UserError
 from dgmbench.evaluation.chunks import Chunks
 from dgmbench.evaluation.evaluator import Evaluator, Measured
 from dgmbench.evaluation.features.build import require_nets
+from dgmbench.evaluation.tasks.held_out import objectives
+from dgmbench.evaluation.tasks.translation import has_domains
 from dgmbench.models.conditions import under
 from dgmbench.models.contract import CanSample, Model
+from dgmbench.models.tasks import CanEnhance, CanTranslate, HasObjective
 from dgmbench.runs.build import build_model, find_device, load_data, load_weights
 from dgmbench.runs.folder import RunFolder
 from dgmbench.runs.progress import spinner
@@ -114,8 +117,14 @@ def features_folder(completed: Mapping[str, Any], data_root: Path | None = None)
 
 
 def require_measurable(model: Model, data: DataSet, protocol: Mapping[str, Any], folder: Path) -> None:
-    """Refuse a protocol whose feature nets cannot be had, before hours of training rather than after them."""
-    if isinstance(model, CanSample) and data.spec.kind != "tokens" and not data.spec.lengths:
+    """Refuse a protocol whose feature nets cannot be had, and objectives and domains that make no sense, before hours
+    of training rather than after them.
+    """
+    if isinstance(model, HasObjective):
+        objectives(model)
+    if isinstance(model, CanTranslate):
+        has_domains(model, data)
+    if isinstance(model, CanSample | CanEnhance) and data.spec.kind != "tokens" and not data.spec.lengths:
         require_nets(protocol["quality"]["features"] or [], data, folder)
 
 

@@ -20,6 +20,7 @@ from dgmbench.models.contract import (
     CanComplete,
     CanGenerate,
     HasBijection,
+    HasConditions,
     HasDecoder,
     HasElbo,
     HasLogProb,
@@ -251,5 +252,7 @@ PARTS: dict[str, Callable[[Subject], Iterator[Check]]] = {
     "bounds": _mathematics(bounds.checks, HasElbo, HasLogWeights),
     "conditional": _mathematics(conditional.checks, IsClassConditional, CanComplete),
     "decoder": _mathematics(decoder.checks, HasDecoder, CanGenerate),
-    "undirected": _mathematics(undirected.checks, HasUnnormalisedLogProb, HasUnnormalisedElbo, HasTransition),
+    "undirected": _mathematics(
+        undirected.checks, HasUnnormalisedLogProb, HasUnnormalisedElbo, HasConditions, HasTransition
+    ),
 }

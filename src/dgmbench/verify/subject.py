@@ -6,6 +6,7 @@ gradients during its loss, and every random number is a function of (seed, step,
 
 import io
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from dgmbench.data.batches import picked
 from dgmbench.data.policy import Places, places
 from dgmbench.data.random import keyed_generator, keyed_seed
 from dgmbench.data.spec import Batch, DataSpec
-from dgmbench.models.contract import Model, Stage, player_parameters
+from dgmbench.models.contract import Facts, Model, Stage, player_parameters
 from dgmbench.nn.sequences import within
 
 BATCH = 16
@@ -161,6 +162,11 @@ class Training:
                     break
 
     @property
+    def facts(self) -> Facts:
+        """What the model is told of this training."""
+        return Facts(examples=EXAMPLES, updates=Counter(stage.name for stage, _ in self.plan))
+
+    @property
     def cuts(self) -> list[int]:
         """Updates at which a resume is worth a test: inside the first two stages, and where a stage begins."""
         starts = [step for step, (_, first) in enumerate(self.plan) if first] + [len(self.plan)]
@@ -174,17 +180,21 @@ class Training:
             stage, first = self.plan[self.step]
             with torch.no_grad():
                 if self.step == 0:
+                    model.prepare(self.facts)
                     self._seed("initialise")
                     model.initialise(self.subject.data, self._generator("initialise"))
                 if first:
                     self._seed("stage")
                     model.enter_stage(stage, self._generator("stage"))
+                    model.advance(stage, 0.0)
                 batch = self.subject.batch(self.step)
                 if stage.view is not None:
                     batch = stage.view(batch, self._generator("view"))
             for player in model.turn(self.step, stage):
                 self._turn(player, batch, watch)
             self.step += 1
+            done = sum(other is stage for other, _ in self.plan[: self.step])
+            model.advance(stage, done / self.facts.updates[stage.name])
         return self
 
     def loss(self, player: str, batch: Batch) -> tuple[Tensor, Generator]:

@@ -23,6 +23,7 @@ from dgmbench.evaluation.chunks import Chunks
 from dgmbench.evaluation.likelihood.tails import LEAST, effective_draws, tail_index, tail_size
 from dgmbench.models.conditions import under
 from dgmbench.models.contract import (
+    HasConditions,
     HasElbo,
     HasLogProb,
     HasLogProbEstimate,
@@ -50,8 +51,8 @@ class Draws:
     effective: Tensor | None = None
     tail_index: Tensor | None = None
 
-    def minus(self, constant: float) -> "Draws":
-        """All values less a constant."""
+    def minus(self, constant: float | Tensor) -> "Draws":
+        """All values less a constant, or each less its own (n,)."""
         return replace(self, values=self.values - constant)
 
 
@@ -108,9 +109,14 @@ def reconstruction_log_prob(model: HasReconstructionLogProb, chunks: Chunks) -> 
     )
 
 
-def unnormalised_log_likelihood(model: HasUnnormalisedLogProb, chunks: Chunks) -> Tensor:
+def unnormalised_log_likelihood(model: HasUnnormalisedLogProb | HasConditions, chunks: Chunks) -> Tensor:
     """log p(x) + log Z of every example."""
     return chunks.each_labelled("log_prob", lambda batch, _: under(model, batch).log_prob_unnormalised(batch.x))
+
+
+def conditions(model: HasConditions, chunks: Chunks) -> Tensor:
+    """What log Z depends on, of every example, (n, ...)."""
+    return chunks.each("condition", lambda x, _: model.condition_of(x))
 
 
 def unnormalised_elbo(model: HasUnnormalisedElbo, chunks: Chunks) -> Draws:

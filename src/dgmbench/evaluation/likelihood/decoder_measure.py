@@ -12,7 +12,6 @@ from dgmbench.errors import UserError
 from dgmbench.evaluation.chunks import CHUNK, Chunks
 from dgmbench.evaluation.likelihood.bounds import BLOCK_NUMBERS, LEAST_WIDTH
 from dgmbench.evaluation.likelihood.decoder_ais import (
-    ACCEPTANCE,
     Annealing,
     LogLikelihood,
     Runs,
@@ -28,6 +27,7 @@ from dgmbench.evaluation.likelihood.units import bits_per_dim
 from dgmbench.evaluation.metrics import Metric, NumberKind
 from dgmbench.evaluation.parts import SAMPLE_CHUNK, Context, Found, Note
 from dgmbench.models.contract import CanGenerate, CanSample, HasDecoder, Model
+from dgmbench.nn.hmc import ACCEPTANCE
 from dgmbench.nn.scaling import Scaling
 
 # First candidates for sigma, in units of the data's range on [0, 1], or of the standard deviation of real data: samples
