@@ -1,12 +1,13 @@
 """Break the code one line at a time, and see whether the tests notice.
 
     python scripts/mutants.py                      # all of scripts/mutants/*.yaml
-    python scripts/mutants.py --only models/flow   # those whose file or change contains the words
+    python scripts/mutants.py --only models/flow   # those whose list, file or change contains the words
     python scripts/mutants.py --check              # only whether every mutant still applies; seconds
 
 A list in ``scripts/mutants/*.yaml`` has entries ``{file, old, new, tests}``: ``old`` is part of one line that stands
 once in ``file``, ``new`` takes its place, and at least one of ``tests`` (files or node ids) must then fail. The tests
-must pass before. The checkout is left alone: a mutant lives in a copy of ``src``. The exit code is 1 if one survives.
+must pass before. The checkout is left alone: a mutant lives in a copy of ``src`` and ``configs``. The exit code is 1 if
+one survives.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +31,7 @@ LISTS = ROOT / "scripts" / "mutants"
 
 @dataclass(frozen=True)
 class Mutant:
+    part: str  # the list it is from
     file: str
     old: str
     new: str
@@ -55,17 +58,20 @@ class Mutant:
 
 def read(folder: Path = LISTS) -> list[Mutant]:
     """The mutants of all lists, in the order of the files."""
-    entries = [entry for file in sorted(folder.glob("*.yaml")) for entry in yaml.safe_load(file.read_text()) or []]
-    return [Mutant(e["file"], e["old"], e["new"], tuple(e["tests"])) for e in entries]
+    return [
+        Mutant(list_.stem, entry["file"], entry["old"], entry["new"], tuple(entry["tests"]))
+        for list_ in sorted(folder.glob("*.yaml"))
+        for entry in yaml.safe_load(list_.read_text(encoding="utf-8")) or []
+    ]
 
 
 @contextlib.contextmanager
 def copy_of_source(mutant: Mutant | None) -> Iterator[Path]:
-    """A folder with ``src``, mutated or not, and what the package looks for beside it."""
+    """A folder with ``src`` and ``configs``, which the package looks for beside it, mutated or not."""
     with tempfile.TemporaryDirectory(prefix="mutant-") as name:
         folder = Path(name)
         shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
-        (folder / "configs").symlink_to(ROOT / "configs")
+        shutil.copytree(ROOT / "configs", folder / "configs")  # no link: a mutant may be of one of these files
         if mutant is not None:
             path = folder / mutant.file
             path.write_text(path.read_text(encoding="utf-8").replace(mutant.old, mutant.new), encoding="utf-8")
@@ -83,11 +89,18 @@ def passes(tests: Sequence[str], source: Path, log: Path, limit: float) -> bool:
         os.environ["PYTHONPATH"] = str(source)
         os.chdir(ROOT)
         sys.path.insert(0, str(source))
-        import pytest
+        code = 1
+        try:
+            import pytest
 
-        code = pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", *tests])
-        sys.stdout.flush()
-        os._exit(0 if code == 0 else 1)
+            imported = "ignore::pytest.PytestAssertRewriteWarning"  # Hydra, a plugin of pytest, is here already
+            code = int(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", imported, *tests]))
+        except BaseException:
+            traceback.print_exc()
+        finally:  # whatever happens: the folders that the parent will remove are not the child's to remove
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
     deadline = time.monotonic() + limit
     while True:
         done, status = os.waitpid(pid, os.WNOHANG)
@@ -109,7 +122,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="look whether every mutant applies, run nothing")
     parser.add_argument("--limit", type=float, default=900.0, help="seconds after which a mutant counts as noticed")
     arguments = parser.parse_args()
-    mutants = [mutant for mutant in read() if arguments.only in str(mutant)]
+    mutants = [mutant for mutant in read() if arguments.only in f"{mutant.part} {mutant}"]
     wrong = [f"{mutant}\n    {why}" for mutant in mutants if (why := mutant.wrong())]
     if wrong:
         sys.exit("These mutants do not apply:\n" + "\n".join(wrong))
@@ -123,6 +136,7 @@ def main() -> None:
 
     sound: dict[tuple[str, ...], bool] = {}
     survivors: list[Mutant] = []
+    untried: list[Mutant] = []
     with tempfile.TemporaryDirectory(prefix="mutants-") as logs, copy_of_source(None) as whole:
         log = Path(logs, "log.txt")
         for number, mutant in enumerate(mutants, start=1):
@@ -130,14 +144,19 @@ def main() -> None:
                 sound[mutant.tests] = passes(mutant.tests, whole / "src", log, arguments.limit)
                 if not sound[mutant.tests]:
                     print(log.read_text()[-3000:])
-                    sys.exit(f"These tests fail without a mutant: {' '.join(mutant.tests)}")
+            if not sound[mutant.tests]:
+                untried.append(mutant)
+                print(f"{number}/{len(mutants)} untried: its tests fail without it  {mutant}", flush=True)
+                continue
+            begin = time.monotonic()
             with copy_of_source(mutant) as source:
                 alive = passes(mutant.tests, source / "src", log, arguments.limit)
             survivors += [mutant] if alive else []
-            print(f"{number}/{len(mutants)} {'SURVIVED' if alive else 'noticed'}  {mutant}", flush=True)
-    print(f"{len(mutants) - len(survivors)} of {len(mutants)} noticed")
-    if survivors:
-        sys.exit("Survivors:\n" + "\n".join(map(str, survivors)))
+            said, seconds = "SURVIVED" if alive else "noticed", time.monotonic() - begin
+            print(f"{number}/{len(mutants)} {said} ({seconds:.0f} s)  {mutant}", flush=True)
+    print(f"{len(mutants) - len(survivors) - len(untried)} of {len(mutants)} noticed")
+    if survivors or untried:
+        sys.exit("\n".join(["Survivors:", *map(str, survivors), "Untried:", *map(str, untried)]))
 
 
 if __name__ == "__main__":
