@@ -11,6 +11,7 @@ one survives.
 """
 
 import argparse
+import ast
 import contextlib
 import os
 import shutil
@@ -50,10 +51,27 @@ class Mutant:
             return f"'{self.old}' stands {count} times in it, not once"
         if "\n" in self.old or self.old == self.new:
             return "it must change part of one line"
-        missing = [test for test in self.tests if not (ROOT / test.partition("::")[0]).exists()]
+        try:
+            (ast.parse if path.suffix == ".py" else yaml.safe_load)(self.mutated(path))
+        except (SyntaxError, yaml.YAMLError) as error:
+            return f"what becomes of the file cannot be read, which no test needs to notice: {error}"
+        missing = [test for test in self.tests if not _exists(test)]
         if missing or not self.tests:
             return f"no such tests: {', '.join(missing) or 'none are named'}"
         return None
+
+    def mutated(self, path: Path) -> str:
+        """The text of the file with the change made."""
+        return path.read_text(encoding="utf-8").replace(self.old, self.new)
+
+
+def _exists(test: str) -> bool:
+    """Whether there is such a file or folder, with such a function if one is named."""
+    name, _, function = test.partition("::")
+    path = ROOT / name
+    if not function:
+        return path.exists()
+    return path.is_file() and f"def {function.partition('[')[0]}(" in path.read_text(encoding="utf-8")
 
 
 def read(folder: Path = LISTS) -> list[Mutant]:
@@ -74,7 +92,7 @@ def copy_of_source(mutant: Mutant | None) -> Iterator[Path]:
         shutil.copytree(ROOT / "configs", folder / "configs")  # no link: a mutant may be of one of these files
         if mutant is not None:
             path = folder / mutant.file
-            path.write_text(path.read_text(encoding="utf-8").replace(mutant.old, mutant.new), encoding="utf-8")
+            path.write_text(mutant.mutated(path), encoding="utf-8")
         yield folder
 
 
