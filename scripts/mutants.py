@@ -112,7 +112,7 @@ def passes(tests: Sequence[str], source: Path, log: Path, limit: float) -> bool:
             import pytest
 
             imported = "ignore::pytest.PytestAssertRewriteWarning"  # Hydra, a plugin of pytest, is here already
-            code = int(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", imported, *tests]))
+            code = int(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "--assert=plain", "-W", imported, *tests]))
         except BaseException:
             traceback.print_exc()
         finally:  # whatever happens: the folders that the parent will remove are not the child's to remove
@@ -152,16 +152,17 @@ def main() -> None:
     import scipy.stats  # noqa: F401
     import torch  # noqa: F401
 
-    sound: dict[tuple[str, ...], bool] = {}
     survivors: list[Mutant] = []
     untried: list[Mutant] = []
     with tempfile.TemporaryDirectory(prefix="mutants-") as logs, copy_of_source(None) as whole:
         log = Path(logs, "log.txt")
+        every = tuple(dict.fromkeys(test for mutant in mutants for test in mutant.tests))
+        # all at once, which costs one start; one after another only if something fails
+        sound = dict.fromkeys((mutant.tests for mutant in mutants), True)
+        if not passes(every, whole / "src", log, arguments.limit * len(every)):
+            print(log.read_text()[-3000:])
+            sound = {tests: passes(tests, whole / "src", log, arguments.limit) for tests in sound}
         for number, mutant in enumerate(mutants, start=1):
-            if mutant.tests not in sound:
-                sound[mutant.tests] = passes(mutant.tests, whole / "src", log, arguments.limit)
-                if not sound[mutant.tests]:
-                    print(log.read_text()[-3000:])
             if not sound[mutant.tests]:
                 untried.append(mutant)
                 print(f"{number}/{len(mutants)} untried: its tests fail without it  {mutant}", flush=True)
