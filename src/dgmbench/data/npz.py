@@ -176,11 +176,10 @@ class Npz(Reader):
 
     def _require_repeated(self, y: np.ndarray, classes: int) -> None:
         """Labels of which hardly two are the same are no classes."""
-        known = int((y >= 0).sum())
-        if classes > max(2, known / 2):
+        if classes > max(2, y.size / 2):
             raise UserError(
-                f"{self.path}: y_train holds {classes} different labels for {known} labelled examples, which are no "
-                "classes; leave y_train out, or group them."
+                f"y_train in {self.file} holds {classes} different labels for {y.size} examples, which are no classes; "
+                "leave it out, or group them."
             )
 
     def _labels(self, y: np.ndarray, key: str, x: np.ndarray) -> np.ndarray:
