@@ -111,8 +111,9 @@ def passes(tests: Sequence[str], source: Path, log: Path, limit: float) -> bool:
         try:
             import pytest
 
-            imported = "ignore::pytest.PytestAssertRewriteWarning"  # Hydra, a plugin of pytest, is here already
-            code = int(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "--assert=plain", "-W", imported, *tests]))
+            how = ["-q", "-x", "--assert=plain", "-p", "no:cacheprovider", "-p", "no:xdist"]
+            how += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # Hydra, a plugin of pytest, is here already
+            code = int(pytest.main([*how, *tests]))
         except BaseException:
             traceback.print_exc()
         finally:  # whatever happens: the folders that the parent will remove are not the child's to remove
