@@ -148,10 +148,8 @@ class TwoRidges(Ridge):
     """Two parallel ones, so that the middle of the samples, where a grid has its own, lies on neither."""
 
     def log_prob(self, x: Tensor) -> Tensor:
-        across = self.turn[1]
-        return torch.stack([super(TwoRidges, self).log_prob(x + side * across) for side in (-1, 1)]).logsumexp(
-            0
-        ) - math.log(2)
+        one, other = (Ridge.log_prob(self, x + side * self.turn[1]) for side in (-1, 1))
+        return torch.logaddexp(one, other) - math.log(2)
 
     def sample(self, n: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
         side = 2 * torch.randint(2, (n, 1), generator=generator) - 1
