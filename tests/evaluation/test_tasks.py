@@ -372,7 +372,7 @@ def test_the_standard_error_of_a_word_error_is_that_of_repetitions() -> None:
 
 
 def test_edit_distance_by_brute_force() -> None:
-    words = [list(w) for n in range(4) for w in itertools.product(range(2), repeat=n)]
+    words = [list(w) for n in range(6) for w in itertools.product(range(2), repeat=n)]
 
     def neighbours(w: list[int]) -> list[list[int]]:
         inserted = [[*w[:i], c, *w[i:]] for i in range(len(w) + 1) for c in range(2)]
