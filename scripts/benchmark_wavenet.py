@@ -1,10 +1,11 @@
 """WaveNet's cached sampler beside the naive one, which runs the network on a whole receptive field for every value.
 
-    python scripts/benchmark_wavenet.py [--layers 10] [--channels 32] [--samples 1] [--length 50]
+    python scripts/benchmark_wavenet.py [--layers 10] [--channels 32] [--samples 1 64] [--length 20]
 
 Both continue a beginning as long as the receptive field, so that the naive sampler is at its steady state, from the
-same uniforms; the values are compared first. Prints the time of a value in both, the ratio, and the share of a large
-matrix product's rate that the cached sampler reaches.
+same uniforms; the values are compared first. For each number of streams, prints the time of a value in both, the ratio,
+and the share of a large matrix product's rate that the cached sampler reaches. Times are the process's own (CPU
+seconds), the least of some rounds in which the two take turns, so that what else the machine does counts little.
 """
 
 import argparse
@@ -40,25 +41,16 @@ def matmul_rate() -> float:
 
 
 def _timed(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     call()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("layers", 10), ("channels", 32), ("skip", 64), ("samples", 1), ("length", 50)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
-    dilations = tuple(2**i for i in range(args.layers))
-    begun = 1 + sum(dilations)
-    spec = DataSpec((begun + args.length,), "discrete", levels=256)
-    model = WaveNet(spec, dilations=dilations, channels=args.channels, skip_channels=args.skip)
-    x = torch.randint(0, 256, (args.samples, spec.dim), dtype=torch.uint8)
-    known = (torch.arange(spec.dim) < begun).expand(args.samples, -1)
+def compare(model: WaveNet, samples: int, begun: int, rounds: int) -> None:
+    """Print both samplers' cost of a value for so many streams at once."""
+    length = model.spec.dim - begun
+    x = torch.randint(0, model.levels, (samples, model.spec.dim), dtype=torch.uint8)
+    known = (torch.arange(model.spec.dim) < begun).expand(samples, -1)
 
     def cached(seed: int) -> Tensor:
         return model.complete(x, known, generator=torch.Generator().manual_seed(seed)).long()
@@ -68,19 +60,36 @@ def main() -> None:
 
     model.double()
     fast, slow = cached(0)[:, begun:], naive(0)[:, begun:]
-    print(f"float64: {int((fast != slow).sum())} of {fast.numel()} values differ")
+    print(f"{samples} streams, float64: {int((fast != slow).sum())} of {fast.numel()} values differ")
     model.float()
     quick, long = [], []
-    for seed in range(3):  # in turns, so that a busy machine slows both alike
-        quick.append(_timed(lambda s=seed: cached(s)) / spec.dim)
-        long.append(_timed(lambda s=seed: naive(s)) / args.length)
+    for seed in range(rounds):
+        quick.append(_timed(lambda s=seed: cached(s)) / model.spec.dim)
+        long.append(_timed(lambda s=seed: naive(s)) / length)
     print(
-        f"{args.layers} layers, receptive field {begun}, {args.samples} samples: cached {1e3 * min(quick):.3f} ms "
-        f"a value, naive {1e3 * min(long):.3f} ms, {min(long) / min(quick):.1f}x faster"
+        f"{len(model.net.dilations)} layers, receptive field {begun}, {samples} streams: cached "
+        f"{1e3 * min(quick):.3f} ms a value, naive {1e3 * min(long):.3f} ms, {min(long) / min(quick):.1f}x faster"
     )
     weights = sum(p.numel() for name, p in model.named_parameters() if "weight" in name and "embedding" not in name)
-    share = args.samples * weights / min(quick) / matmul_rate()
+    share = samples * weights / min(quick) / matmul_rate()
     print(f"a value costs {weights:,} multiply-adds; {100 * share:.1f} percent of the rate of a large matrix product")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in (("layers", 10), ("channels", 32), ("skip", 64), ("length", 20), ("rounds", 5)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--samples", type=int, nargs="+", default=[1, 64])
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    dilations = tuple(2**i for i in range(args.layers))
+    begun = 1 + sum(dilations)
+    spec = DataSpec((begun + args.length,), "discrete", levels=256)
+    model = WaveNet(spec, dilations=dilations, channels=args.channels, skip_channels=args.skip)
+    for samples in args.samples:
+        compare(model, samples, begun, args.rounds)
 
 
 if __name__ == "__main__":

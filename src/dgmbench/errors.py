@@ -70,6 +70,8 @@ def nearest(name: str, known: Iterable[str], *, what: str) -> str:
     "There is no model 'glwo'; did you mean glow?"
     """
     options = sorted(known)
+    if not options:
+        return f"There is no {what} '{name}'; there are none at all."
     close = difflib.get_close_matches(name, options, n=3, cutoff=0.5)
     if close:
         return f"There is no {what} '{name}'; did you mean {' or '.join(close)}?"

@@ -119,7 +119,13 @@ class Ridge(toys.GaussianFlow):
 
 @pytest.mark.parametrize(
     ("width", "excess", "points", "verdict"),
-    [(1, 0, 400, True), (0.012, 0, 800, True), (0.012, 0.01, 1600, False), (0.0005, 0, 0, None)],
+    [
+        (1, 0, 150, True),
+        (0.02, 0, 400, True),
+        (0.012, 0, 800, True),
+        (0.012, 0.01, 1600, False),
+        (0.0005, 0, 0, None),
+    ],
 )
 def test_a_narrow_density_is_summed_on_a_finer_grid(
     width: float, excess: float, points: int, verdict: bool | None
@@ -136,6 +142,15 @@ def test_a_narrow_density_is_summed_on_a_finer_grid(
     else:
         assert f"{points**2} points" in checks[0].note
         assert verdict is False or checks[1].passed
+
+
+def test_grids_that_all_miss_a_density_decide_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their sums agree: all are 0."""
+    monkeypatch.setattr(density, "FINER", {2: (160, 170)})
+    subject = Subject(lambda: Ridge(1e-9), toys.PLANE, "exact")
+    with torch.random.fork_rng(devices=[]):
+        checks = list(density.checks(subject, subject.model()))
+    assert [check.passed for check in checks] == [None, None]
 
 
 # --- flows ----------------------------------------------------------------------------------------------------------

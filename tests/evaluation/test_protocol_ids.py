@@ -1,6 +1,7 @@
 """What a number is (kind, unit, direction) and what its protocol id contains: all that it depends on, nothing else."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from dgmbench.data import DataSet, DataSpec, Split
-from dgmbench.evaluation.evaluator import Evaluator
+from dgmbench.evaluation.evaluator import Evaluator, validation_objective
 from dgmbench.models.autoregressive.made import Made
 from dgmbench.models.boltzmann.dbn import Dbn
 from dgmbench.models.boltzmann.rbm import Rbm
@@ -188,6 +189,94 @@ def test_the_schedule_belongs_to_annealing_only(first: dict[str, dict[str, Any]]
 def test_one_bound_has_one_id_whatever_is_measured_beside_it(first: dict[str, dict[str, Any]]) -> None:
     assert not any(changed("vae", first, k=[10, 50]).values())
     assert measured("vae", k=50)["iw_bound_k50"][0].protocol_id != first["vae"]["iw_bound_k10"][0].protocol_id
+
+
+def under(evaluator: Evaluator) -> dict[str, str]:
+    """The ids of an RBM's numbers, with and without noise, of the split and of none."""
+    torch.manual_seed(0)
+    return {name: metric.protocol_id for name, (metric, _) in evaluator.measure(MODELS["rbm"]()).items()}
+
+
+def plain(content: str = "1" * 64, binarise: str = "none", **changes: Any) -> Evaluator:
+    settings = {"split": "test", "rule": "best", "averaged": False} | changes
+    one = replace(data(), content_hash=content, binarise=binarise)
+    one.splits["valid"] = Split(one.splits["valid"].x[:200], one.splits["valid"].y[:200])
+    return Evaluator(one, PROTOCOL, device=torch.device("cpu"), **settings)  # type: ignore[arg-type]
+
+
+# A value of each key of what all numbers of an evaluation share, and what else gives it another one.
+COMMON: dict[str, dict[str, Any]] = {
+    "split": {"split": "valid"},
+    "data_hash": {"content": "2" * 64},
+    "binarise": {"binarise": "threshold"},
+    "checkpoint": {"rule": "final"},
+    "averaged_weights": {"averaged": True},
+}
+
+
+def test_every_key_of_the_common_protocol_is_changed_here() -> None:
+    assert set(plain().common) == {*COMMON, "examples", "noise"}  # these two have tests of their own, above
+
+
+@pytest.mark.parametrize("key", COMMON)
+def test_each_key_of_the_common_protocol_changes_every_id(key: str) -> None:
+    before, other = plain(), plain(**COMMON[key])
+    assert {name for name in before.common if before.common[name] != other.common[name]} == {key}
+    ids, changed_ids = under(before), under(other)
+    assert ids.keys() == changed_ids.keys()
+    assert [name for name in ids if ids[name] == changed_ids[name]] == []
+
+
+def test_data_binarised_anew_at_each_look_depend_on_the_seed() -> None:
+    assert plain(binarise="dynamic").common["examples"] == {"seed": 0}
+    assert plain().common["examples"] == "all"
+
+
+class Copies(Model):
+    """Samples that are the examples of one split, in their order, again and again."""
+
+    def __init__(self, split: Split) -> None:
+        super().__init__(SPEC)
+        self.x = torch.from_numpy(split.x)
+
+    def sample(self, n: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        return self.x[torch.arange(n) % len(self.x)]
+
+
+def three_splits() -> DataSet:
+    """Splits of coins that fall on one side more often in each than in the one before."""
+    rng = np.random.RandomState(0)
+    splits = {
+        name: Split((rng.rand(200, 6) < p).astype(np.uint8), rng.randint(0, 3, 200))
+        for name, p in (("train", 0.1), ("valid", 0.5), ("test", 0.9))
+    }
+    return DataSet("toy", SPEC, splits, "1" * 64)
+
+
+def test_a_model_is_validated_on_the_validation_split_and_measured_on_the_one_that_it_says() -> None:
+    sets = three_splits()
+    device = torch.device("cpu")
+
+    class Ones(Model):
+        """log p(x) is the number of ones, which tells the splits apart."""
+
+        def log_prob(self, x: Tensor) -> Tensor:
+            return x.double().sum(1)
+
+    ones = {name: float(split.x.sum(1).mean()) for name, split in sets.splits.items()}
+    assert validation_objective(Ones(SPEC), sets, device=device)[1].value == ones["valid"]
+    distances = {}
+    for name, split in sets.splits.items():
+        found = validation_objective(Copies(split), sets, device=device)
+        assert found[0] == "energy_distance"
+        distances[name] = found[1].value
+    assert distances["valid"] < 0 < min(distances["train"], distances["test"])  # only of itself a sample finds copies
+    for split in ("train", "valid", "test"):
+        evaluator = Evaluator(sets, PROTOCOL, split=split, rule="best", averaged=False, device=device)  # type: ignore[arg-type]
+        assert evaluator.measure(Ones(SPEC))["log_likelihood"][0].value == ones[split]
+        values = {name: evaluator.measure(Copies(sets.splits[name]))["energy_distance"][0].value for name in ones}
+        assert min(values, key=values.__getitem__) == split
+        assert values[split] < 0
 
 
 def test_likelihoods_given_the_label_and_the_rule_of_bayes(first: dict[str, dict[str, Any]]) -> None:

@@ -5,7 +5,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from dgmbench.nn.bases import Base, Gaussian, LearnedGaussian, Logistic
+from dgmbench.nn.bases import START_EXAMPLES, Base, Gaussian, LearnedGaussian, Logistic
 
 DIM, N = 3, 40_000
 
@@ -52,3 +52,16 @@ def test_logistic_noise_is_finite_in_single_precision() -> None:
     noise = Logistic().noise(2**20, 1, like=torch.zeros(()), generator=torch.Generator().manual_seed(0))
     assert noise.isfinite().all()
     assert Logistic().log_prob(torch.tensor([[200.0], [-200.0]])).tolist() == [-200.0, -200.0]
+
+
+def test_classes_start_at_shrunk_moments_of_their_noise():
+    """Each class's as if START_EXAMPLES more examples lay at mean 0 and squared deviation 1."""
+    base, y = LearnedGaussian(2, 1, 2), torch.tensor([0, 1, 1, 0, 1])
+    z = 3 + torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
+    base.start(z, y)
+    for label in (0, 1):
+        own, n = z[y == label], int((y == label).sum()) + START_EXAMPLES
+        mean = own.sum(0) / n
+        var = ((own - mean).square().sum(0) + START_EXAMPLES) / n
+        assert torch.allclose(base.mean[label], mean)
+        assert torch.allclose(2 * base.log_sigma[label], var.log(), atol=1e-6)

@@ -11,6 +11,7 @@ from dgmbench.nn.levels import (
     draw_levels,
     every_log_prob,
     level_log_prob,
+    logistic_log_prob,
     marginal_parameters,
     parameters_per_value,
 )
@@ -64,3 +65,35 @@ def test_marginals(levels):
     parameters = marginal_parameters(x, levels, 1 if levels == 2 else levels)
     counts = torch.stack([(x == level).sum(0) for level in range(levels)], 1) + 0.5
     assert torch.allclose(every_log_prob(parameters).exp(), counts / counts.sum(1, keepdim=True), atol=1e-6)
+
+
+@pytest.mark.parametrize("low", [0.0, -1.0])
+@pytest.mark.parametrize("levels", [2, 5])
+def test_discretised_logistics_are_differences_of_the_distribution_function(levels, low):
+    """By scipy's: the mass between the middles of levels, and all that lies beyond at the two ends."""
+    mean, scale = torch.tensor([-1.3, 0.2, 0.9, 1.6], dtype=torch.float64)[:, None], 0.35
+    x = torch.arange(levels)
+    centres = torch.linspace(low, 1, levels, dtype=torch.float64)
+    edges = (centres[1:] + centres[:-1]) / 2
+    cdf = torch.tensor(stats.logistic.cdf(edges, loc=mean, scale=scale))
+    expected = torch.diff(cdf, dim=1, prepend=torch.zeros(4, 1), append=torch.ones(4, 1))
+    log_scale = torch.full((4, 1), scale, dtype=torch.float64).log()
+    found = logistic_log_prob(x.expand(4, -1), mean, log_scale, levels=levels, low=low)
+    assert torch.allclose(found.exp(), expected)
+
+
+def test_a_category_is_where_the_cumulative_sum_passes_the_uniform():
+    """Counted one by one; a uniform on an edge belongs to the category that begins there."""
+    torch.manual_seed(0)
+    logits = torch.tensor([0.25, 0.5, 0.25], dtype=torch.float64).log().expand(5, 3)
+    edges = torch.tensor([0.0, 0.25, 0.5, 0.75, 1 - 2.0**-53], dtype=torch.float64)
+    cdf = logits.softmax(-1).cumsum(-1)
+    assert draw_categories(logits, edges).tolist() == [
+        sum(u >= c for c in row[:-1]) for u, row in zip(edges, cdf, strict=True)
+    ]
+    logits, uniform = 3 * torch.randn(200, 7), torch.rand(200)
+    cdf = logits.softmax(-1).cumsum(-1)
+    assert draw_categories(logits, uniform).tolist() == [
+        sum(bool(u >= c) for c in row[:-1]) for u, row in zip(uniform, cdf, strict=True)
+    ]
+    assert draw_categories(torch.zeros(3, 1), torch.tensor([0.0, 0.5, 1.0])).tolist() == [0, 0, 0]

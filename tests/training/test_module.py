@@ -12,7 +12,7 @@ import torch
 from dgmbench.data import BatchStream, DataSet, DataSpec, Split
 from dgmbench.data.spec import Batch
 from dgmbench.errors import RunFailed, UserError
-from dgmbench.models.contract import Model, Stage
+from dgmbench.models.contract import Model, Stage, player_parameters
 from dgmbench.runs.run import _quiet
 from dgmbench.training.ema import Ema
 from dgmbench.training.module import Hooks, Training
@@ -35,18 +35,21 @@ def data(n: int = 25) -> DataSet:
 
 
 def fit(model: Model, *, hooks: Hooks | None = None, schedule: str = "constant", warmup: str = "0ba", lr: float = 0.1,
-        optimizer: Any = torch.optim.SGD, until: int | None = None, **trainer: Any) -> Training:  # fmt: skip
+        optimizer: Any = torch.optim.SGD, factory: Any = None, resume: Any = None,
+        **trainer: Any) -> Training:  # fmt: skip
     settings = TRAINER | trainer
     dataset = data()
     plan = make_plan(settings, images_per_epoch=25, stages=model.stages())
     stream = BatchStream(dataset, batch_size=plan.batch_size, seed=3)
     module = Training(
         model, plan=plan, stream=stream, initial=lambda: stream.batch(0), seed=3,
-        optimizers=lambda player, parameters: optimizer(parameters, lr=lr),
+        optimizers=factory or (lambda player, parameters: optimizer(parameters, lr=lr)),
         schedule=Schedule({"name": schedule, "warmup": warmup, "final": 0.0}, images_per_epoch=25,
                           batch_size=plan.batch_size, accumulate=plan.accumulate),
         hooks=hooks,
     )  # fmt: skip
+    if resume is not None:
+        module.resume_from(resume)
     with _quiet():
         trainer_ = pl.Trainer(accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False,
                               enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0)  # fmt: skip
@@ -135,13 +138,13 @@ def test_ema_equals_the_recursion_with_two_players_too(decay: float) -> None:
         d = min(decay, (1 + t) / (10 + t))
         shadow = d * shadow + (1 - d) * state
     assert module.ema is not None
-    assert module.ema.updates == 12
-    torch.testing.assert_close(module.ema.shadow[0], shadow)
+    assert module.ema.steps == {"a": 12, "b": 6}
+    torch.testing.assert_close(module.ema.shadow["a"][0], shadow)
 
 
 def test_averaged_weights_are_lent_for_a_block_only() -> None:
     model = MeanModel(SPEC)
-    ema = Ema(model, 0.9)
+    ema = Ema(player_parameters(model), 0.9)
     with torch.no_grad():
         model.mean.fill_(2.0)
     with ema.applied():

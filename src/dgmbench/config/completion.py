@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 import os
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dgmbench.config import schemas
@@ -83,9 +83,31 @@ def _complete_players(node: Mapping[str, Any]) -> dict[str, Any]:
     target = locate(node[TARGET], "optimizer")
     players = coerce(node.get("players", {}), dict[str, dict[str, Any]], "optimizer.players")
     return {
-        name: check_arguments(arguments, target, f"optimizer.players.{name}", supplied=SUPPLIED["optimizer"])
-        for name, arguments in players.items()
+        name: _complete_player(arguments, target, f"optimizer.players.{name}") for name, arguments in players.items()
     }
+
+
+def _complete_player(arguments: Mapping[str, Any], target: Callable[..., Any], where: str) -> dict[str, Any]:
+    """The optimiser's arguments for one player, and under ``groups`` those for its groups of parameters."""
+    own = {key: value for key, value in arguments.items() if key != "groups"}
+    done = check_arguments(own, target, where, supplied=SUPPLIED["optimizer"], also=("groups",))
+    if "groups" not in arguments:
+        return done
+    groups = coerce(arguments["groups"], dict[str, dict[str, Any]], f"{where}.groups")
+    return done | {"groups": {name: _complete_group(g, target, f"{where}.groups.{name}") for name, g in groups.items()}}
+
+
+def _complete_group(arguments: Mapping[str, Any], target: Callable[..., Any], where: str) -> dict[str, Any]:
+    own = {key: value for key, value in arguments.items() if key != "lr_multiplier"}
+    done = check_arguments(own, target, where, supplied=SUPPLIED["optimizer"], also=("lr_multiplier",))
+    if "lr_multiplier" not in arguments:
+        return done
+    multiplier = coerce(arguments["lr_multiplier"], float, f"{where}.lr_multiplier")
+    if "lr" in own:
+        raise UserError(f"{where} gives both lr and lr_multiplier, a factor on the player's lr; keep one.")
+    if multiplier < 0:
+        raise UserError(f"{where}.lr_multiplier={multiplier} must be zero or more.")
+    return done | {"lr_multiplier": multiplier}
 
 
 def _complete_logger(node: Any) -> dict[str, Any]:
@@ -105,7 +127,26 @@ def complete_protocol(node: Any) -> dict[str, Any]:
         "semi_supervised": schemas.SemiSupervised,
     }
     done |= {name: checked(done[name], schema, f"protocol.{name}") for name, schema in groups.items()}
+    for name in done["parts"]:
+        require_part(name)
     return done | {"quality": _complete_quality(done["quality"])}
+
+
+def require_part(name: str) -> Callable[..., Any]:
+    """The function that a dotted name of ``protocol.parts`` stands for; refuses what is no part of an evaluation."""
+    part = locate(name, "protocol", key="parts")
+    try:
+        inspect.signature(part).bind(None, None, None)
+    except TypeError:
+        accepted = False
+    else:
+        accepted = inspect.isgeneratorfunction(part)
+    if not accepted:
+        raise UserError(
+            f"protocol.parts={name} is no part of an evaluation: it must be a generator function of (model, context, "
+            "note) that yields (name, Metric, dict)."
+        )
+    return part
 
 
 def _complete_quality(node: Mapping[str, Any]) -> dict[str, Any]:

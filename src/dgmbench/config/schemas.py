@@ -163,6 +163,7 @@ class Protocol:
     parzen: dict[str, Any] = field(default_factory=dict)
     quality: dict[str, Any] = field(default_factory=dict)
     semi_supervised: dict[str, Any] = field(default_factory=dict)
+    parts: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.max_examples is not None and self.max_examples < 2:

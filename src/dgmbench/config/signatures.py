@@ -16,13 +16,13 @@ from dgmbench.errors import UserError, nearest
 TARGET = "_target_"
 
 
-def locate(target: object, where: str) -> Callable[..., Any]:
-    """Import the class or function named by the dotted ``target`` of the node ``where``.
+def locate(target: object, where: str, *, key: str = TARGET) -> Callable[..., Any]:
+    """Import the class or function named by the dotted ``target`` under ``key`` of the node ``where``.
 
     Nothing of Python's standard library can be a target, under no other name either (``numpy.os.system``), so
     that a configuration alone cannot run commands.
     """
-    name = f"{where}.{TARGET}={target}" if where else f"{TARGET}={target}"
+    name = f"{where}.{key}={target}" if where else f"{key}={target}"
     if not isinstance(target, str) or not all(part.isidentifier() for part in target.split(".")) or "." not in target:
         raise UserError(f"{name} is not a dotted name such as package.module.ClassName.")
     found = _import(target, name)

@@ -19,7 +19,7 @@ from dgmbench.evaluation.likelihood.ais import bracket
 from dgmbench.evaluation.likelihood.decoder_measure import decoder_ais, parzen
 from dgmbench.evaluation.likelihood.measure import likelihood
 from dgmbench.evaluation.metrics import Metric, NumberKind, protocol_id
-from dgmbench.evaluation.parts import Context, Note, Part
+from dgmbench.evaluation.parts import Context, Note, Part, own_part
 from dgmbench.evaluation.quality.classification import classification
 from dgmbench.evaluation.quality.measure import (
     DISTANCE_SAMPLES,
@@ -40,7 +40,7 @@ from dgmbench.models.contract import (
 )
 from dgmbench.training.ranks import Ranks
 
-# What is measured, in this order; each part looks for the capabilities that it needs.
+# What is measured, in this order, before the parts of protocol.parts; each looks for the capabilities that it needs.
 PARTS: list[Part] = [
     likelihood,
     decoder_ais,
@@ -85,11 +85,14 @@ class Evaluator:
 
         The model is in evaluation mode meanwhile.
         """
-        found, training = {}, model.training
+        found, training, context = {}, model.training, self.context.measuring()
+        own = [own_part(name) for name in context.protocol.get("parts") or []]
         model.eval()
         try:
-            for part in PARTS:
-                for name, metric, details in part(model, self.context, note):
+            for part in [*PARTS, *own]:
+                for name, metric, details in part(model, context, note):
+                    if name in found and part in own:
+                        raise UserError(f"protocol.parts: {details['part']} measures {name}, which there is already.")
                     protocol = {key: value for key, value in (self.common | details).items() if value is not None}
                     found[name] = self._under(metric, protocol)
         finally:

@@ -1,19 +1,26 @@
-"""What a part of the evaluation gets and gives: one part measures one side of a model, if the model has that side."""
+"""What a part of the evaluation gets and gives: one part measures one side of a model, if the model has that side.
 
+``protocol.parts`` names parts of the user's own, such as ``my_metric.brightness``.
+"""
+
+import inspect
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
+from dgmbench.config.completion import require_part
 from dgmbench.data import DataSet
 from dgmbench.data.dataset import SplitName
 from dgmbench.data.random import keyed_generator
+from dgmbench.errors import UserError
 from dgmbench.evaluation.chunks import CHUNK, Chunks
 from dgmbench.evaluation.metrics import Metric
 from dgmbench.models.contract import CanSample, Model
+from dgmbench.source import hash_of_files, source_files
 from dgmbench.training.ranks import Ranks
 
 # Name, number, and what the number depends on besides what all numbers of an evaluation share. None takes out one of
@@ -41,6 +48,7 @@ class Context:
     ranks: Ranks = field(default_factory=Ranks)
     folder: Path | None = None
     """Where features of data and trained feature nets are kept; None keeps nothing on disk."""
+    _drawn: dict[tuple[CanSample, int, int], Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def seed(self) -> int:
@@ -92,13 +100,48 @@ class Context:
         return keyed_generator(name, self.seed, *others, device=self.device)
 
     def draw(self, model: CanSample, n: int, note: Note) -> Tensor:
-        """n samples (n, *shape) on the CPU, in chunks whose noise depends on the seed and their number alone."""
+        """n samples (n, *shape) on the CPU, in chunks whose noise depends on the seed and their number alone.
+
+        They are drawn once, however many parts ask for them, for as long as ``measuring`` goes on.
+        """
         parts = []
         for number, start in enumerate(range(0, n, SAMPLE_CHUNK)):
-            note(f"sample {start} of {n}")
             size = min(SAMPLE_CHUNK, n - start)
-            parts.append(model.sample(size, generator=self.generator("samples", number)).cpu())
+            key = (model, number, size)
+            if key not in self._drawn:
+                note(f"sample {start} of {n}")
+                self._drawn[key] = model.sample(size, generator=self.generator("samples", number)).cpu()
+            parts.append(self._drawn[key])
         return torch.cat(parts)
+
+    def measuring(self) -> "Context":
+        """The same, with no samples yet: for one look at a model, whose weights stay as they are meanwhile."""
+        return replace(self, _drawn={})
 
 
 Part = Callable[[Model, Context, Note], Iterator[Found]]
+
+
+def own_part(name: str) -> Part:
+    """A user's part by its dotted name; every number it yields says in its protocol whose it is, and of which code."""
+    part = require_part(name)
+    made_by = {"part": name, "part_source": hash_of_files(source_files(Path(inspect.getfile(part))))}
+
+    def measured(model: Model, context: Context, note: Note) -> Iterator[Found]:
+        try:
+            for found in part(model, context, note):
+                if not _is_found(found):
+                    what = f"{type(found).__name__} {str(found)[:60]}"
+                    raise UserError(f"protocol.parts={name} yields {what}, not (name, Metric, dict).")
+                yield found[0], found[1], {**found[2], **made_by}
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"protocol.parts={name} fails: {type(error).__name__}: {error}.") from error
+
+    return measured
+
+
+def _is_found(found: object) -> bool:
+    kinds = (str, Metric, dict)
+    return isinstance(found, tuple) and len(found) == 3 and all(map(isinstance, found, kinds))

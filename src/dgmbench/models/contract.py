@@ -14,6 +14,8 @@ from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.nn.bijections import Bijection
 
 Logs = Mapping[str, Tensor]
+Parameters = list[nn.Parameter] | Mapping[str, list[nn.Parameter]]
+"""A player's parameters: all in one list, or in groups by name that the optimiser may treat differently."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,12 @@ class Model(nn.Module):
         super().__init__()
         self.spec = spec
 
-    def players(self) -> dict[str, list[nn.Parameter]]:
-        """Name the groups of parameters that have an objective of their own (one optimiser each)."""
+    def players(self) -> "Mapping[str, Parameters]":
+        """Name those who have an objective, and an optimiser, of their own, and give the parameters of each.
+
+        Either as a list, or in named groups that settings can treat apart, ``{"generator": {"mapping": [...], "main":
+        [...]}}``: ``optimizer.players.generator.groups.mapping.lr_multiplier=0.01``.
+        """
         return {"model": list(self.parameters())}
 
     def stages(self) -> tuple[Stage, ...]:
@@ -84,6 +90,14 @@ class Model(nn.Module):
         Called in eval mode and without gradients, with the averaged weights if there are any. ``batches`` goes through
         the training set once, in order; left alone, it costs nothing.
         """
+
+
+def player_parameters(model: Model) -> dict[str, list[nn.Parameter]]:
+    """Each player's parameters in one list, those of its groups one after the other."""
+    return {
+        player: [p for group in own.values() for p in group] if isinstance(own, Mapping) else list(own)
+        for player, own in model.players().items()
+    }
 
 
 @runtime_checkable

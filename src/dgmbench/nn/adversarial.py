@@ -3,14 +3,16 @@
 A generator maps latents z (b, latent) to scaled data (b, *shape). A discriminator maps scaled data to ``outputs``
 numbers (b, outputs), through ``features`` (b, f), its last hidden layer; with two outputs per latent it serves as an
 encoder. With ``classes`` > 0 both also take one-hot labels (b, classes): joined to z, and to x as constant planes
-(images in convolutional nets) or as further coordinates (mlp).
+(images in convolutional nets) or as further coordinates (mlp). A convolutional generator can take them in its
+batch-norm instead (``labels="batch_norm"``); discriminators by projection, and of pairs (x, z), are in
+``nn.adversarial_pairs``.
 
 Convolutional nets halve or double the side between the image and a base of 4 or 7 pixels, so they take sides such as
 16, 28, 32, 64.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import torch
@@ -20,10 +22,11 @@ from torch.nn import functional as F
 
 from dgmbench.data.spec import DataSpec
 from dgmbench.errors import UserError
-from dgmbench.nn.batchnorm import BatchNorm
+from dgmbench.nn.batchnorm import BatchNorm, ConditionalBatchNorm
 
 NetName = Literal["mlp", "dcgan", "resnet"]
 Norm = Literal["batch", "layer"]
+Labels = Literal["joined", "batch_norm"]
 
 
 def base_and_doublings(spec: DataSpec, net: str) -> tuple[int, int]:
@@ -60,6 +63,18 @@ def hidden_layers(sizes: Sequence[int]) -> list[nn.Module]:
     return [layer for m, n in itertools.pairwise(sizes) for layer in (nn.Linear(m, n), nn.LeakyReLU(0.2))]
 
 
+def batch_norm(channels: int, condition: int) -> BatchNorm | ConditionalBatchNorm:
+    """Batch-norm, with scale and shift given by a condition of so many dimensions if there are any."""
+    return ConditionalBatchNorm(channels, condition) if condition else BatchNorm(channels)
+
+
+def through(layers: Iterable[nn.Module], x: Tensor, condition: Tensor | None) -> Tensor:
+    """x through the layers one after the other; those that are conditional also get the condition."""
+    for layer in layers:
+        x = layer(x, condition) if isinstance(layer, ConditionalBatchNorm | ResidualBlock) else layer(x)
+    return x
+
+
 class MlpGenerator(nn.Module):
     """Fully connected: z -> hidden layers with leaky ReLU -> x, through tanh where the data are bounded."""
 
@@ -92,7 +107,11 @@ class MlpDiscriminator(nn.Module):
 
     def forward(self, x: Float[Tensor, " b *shape"], labels: Tensor | None = None) -> Float[Tensor, "b outputs"]:
         """The outputs at scaled data x."""
-        return self.head(self.features(x, labels))
+        return self.outputs(self.features(x, labels))
+
+    def outputs(self, features: Float[Tensor, "b f"]) -> Float[Tensor, "b outputs"]:
+        """The outputs at features."""
+        return self.head(features)
 
 
 def initialise_dcgan(net: nn.Module) -> None:
@@ -100,7 +119,7 @@ def initialise_dcgan(net: nn.Module) -> None:
     for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.normal_(module.weight, 0.0, 0.02)
-        elif isinstance(module, BatchNorm | nn.GroupNorm):
+        elif isinstance(module, BatchNorm | nn.GroupNorm) and module.weight is not None:
             nn.init.normal_(module.weight, 1.0, 0.02)
 
 
@@ -110,20 +129,26 @@ class DcganGenerator(nn.Module):
     At 64 pixels and 64 channels: z -> 512 x 4 x 4 -> 256 x 8 x 8 -> 128 x 16 x 16 -> 64 x 32 x 32 -> c x 64 x 64.
     """
 
-    def __init__(self, spec: DataSpec, *, latent: int, channels: int, classes: int = 0) -> None:
+    def __init__(
+        self, spec: DataSpec, *, latent: int, channels: int, classes: int = 0, labels: Labels = "joined"
+    ) -> None:
         super().__init__()
+        self.condition = classes if labels == "batch_norm" else 0
         base, doublings = base_and_doublings(spec, "dcgan")
         self.bounded = spec.kind != "real"
         widths = [channels * 2**k for k in reversed(range(doublings))]
-        layers: list[nn.Module] = [nn.ConvTranspose2d(latent + classes, widths[0], base, bias=False)]
+        inputs = latent + classes - self.condition
+        layers: list[nn.Module] = [nn.ConvTranspose2d(inputs, widths[0], base, bias=False)]
         for before, after in zip(widths, [*widths[1:], spec.shape[0]], strict=True):
-            layers += [BatchNorm(before), nn.ReLU(), nn.ConvTranspose2d(before, after, 4, 2, 1, bias=False)]
+            norm = batch_norm(before, self.condition)
+            layers += [norm, nn.ReLU(), nn.ConvTranspose2d(before, after, 4, 2, 1, bias=False)]
         self.net = nn.Sequential(*layers)
         initialise_dcgan(self)
 
     def forward(self, z: Float[Tensor, "b latent"], labels: Tensor | None = None) -> Float[Tensor, "b c h w"]:
         """Scaled images at latents z."""
-        x = self.net(joined(z, labels)[:, :, None, None])
+        z = z if self.condition else joined(z, labels)
+        x = through(self.net, z[:, :, None, None], labels)
         return torch.tanh(x) if self.bounded else x
 
 
@@ -156,29 +181,39 @@ class DcganDiscriminator(nn.Module):
         """The outputs at scaled images x."""
         return self.head(self.trunk(with_planes(x, labels))).flatten(1)
 
+    def outputs(self, features: Float[Tensor, "b f"]) -> Float[Tensor, "b outputs"]:
+        """The outputs at features."""
+        return F.linear(features, self.head.weight.flatten(1))
+
 
 class ResidualBlock(nn.Module):
     """Pre-activation block: [norm] ReLU conv [norm] ReLU conv, beside a 1x1 shortcut, with up- or down-sampling."""
 
     def __init__(
-        self, before: int, after: int, *, resample: Literal["up", "down", "none"] = "none", norm: bool = False
+        self,
+        before: int,
+        after: int,
+        *,
+        resample: Literal["up", "down", "none"] = "none",
+        norm: bool = False,
+        condition: int = 0,
     ) -> None:
         super().__init__()
         self.resample = resample
-        self.norm1 = BatchNorm(before) if norm else nn.Identity()
-        self.norm2 = BatchNorm(after) if norm else nn.Identity()
+        self.norm1 = batch_norm(before, condition) if norm else nn.Identity()
+        self.norm2 = batch_norm(after, condition) if norm else nn.Identity()
         # A batch-norm further on removes any constant of a channel, so biases before it would be idle.
         self.conv1 = nn.Conv2d(before, after, 3, padding=1, bias=not norm)
         self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=not norm)
         plain = before == after and resample == "none"
         self.shortcut = nn.Identity() if plain else nn.Conv2d(before, after, 1, bias=not norm)
 
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
-        """Transform the maps x."""
-        h = F.relu(self.norm1(x))
+    def forward(self, x: Float[Tensor, "b c h w"], condition: Tensor | None = None) -> Float[Tensor, "b d i j"]:
+        """Transform the maps x, given the condition (b, condition) of a conditional batch-norm."""
+        h = F.relu(through([self.norm1], x, condition))
         if self.resample == "up":
             h, x = F.interpolate(h, scale_factor=2.0), F.interpolate(x, scale_factor=2.0)
-        h = self.conv2(F.relu(self.norm2(self.conv1(h))))
+        h = self.conv2(F.relu(through([self.norm2], self.conv1(h), condition)))
         if self.resample == "down":
             h, x = F.avg_pool2d(h, 2), F.avg_pool2d(x, 2)
         return h + self.shortcut(x)
@@ -196,21 +231,30 @@ def initialise_resnet(net: nn.Module) -> None:
 class ResnetGenerator(nn.Module):
     """The WGAN-GP paper's CIFAR-10 generator (128 channels there): up-sampling residual blocks with batch-norm."""
 
-    def __init__(self, spec: DataSpec, *, latent: int, channels: int, classes: int = 0) -> None:
+    def __init__(
+        self, spec: DataSpec, *, latent: int, channels: int, classes: int = 0, labels: Labels = "joined"
+    ) -> None:
         super().__init__()
+        self.condition = condition = classes if labels == "batch_norm" else 0
         self.base, doublings = base_and_doublings(spec, "resnet")
         self.bounded = spec.kind != "real"
-        self.project = nn.Linear(latent + classes, channels * self.base**2)
+        self.project = nn.Linear(latent + classes - condition, channels * self.base**2)
         self.blocks = nn.Sequential(
-            *[ResidualBlock(channels, channels, resample="up", norm=True) for _ in range(doublings)]
+            *[
+                ResidualBlock(channels, channels, resample="up", norm=True, condition=condition)
+                for _ in range(doublings)
+            ]
         )
-        self.last = nn.Sequential(BatchNorm(channels), nn.ReLU(), nn.Conv2d(channels, spec.shape[0], 3, padding=1))
+        self.last = nn.Sequential(
+            batch_norm(channels, condition), nn.ReLU(), nn.Conv2d(channels, spec.shape[0], 3, padding=1)
+        )
         initialise_resnet(self)
 
     def forward(self, z: Float[Tensor, "b latent"], labels: Tensor | None = None) -> Float[Tensor, "b c h w"]:
         """Scaled images at latents z."""
-        h = self.project(joined(z, labels)).unflatten(1, (-1, self.base, self.base))
-        x = self.last(self.blocks(h))
+        z = z if self.condition else joined(z, labels)
+        h = self.project(z).unflatten(1, (-1, self.base, self.base))
+        x = through([*self.blocks, *self.last], h, labels)
         return torch.tanh(x) if self.bounded else x
 
 
@@ -236,20 +280,36 @@ class ResnetDiscriminator(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"], labels: Tensor | None = None) -> Float[Tensor, "b outputs"]:
         """The outputs at scaled images x."""
-        return self.head(self.features(x, labels))
+        return self.outputs(self.features(x, labels))
+
+    def outputs(self, features: Float[Tensor, "b f"]) -> Float[Tensor, "b outputs"]:
+        """The outputs at features."""
+        return self.head(features)
 
 
 Discriminator = MlpDiscriminator | DcganDiscriminator | ResnetDiscriminator
 
 
 def make_generator(
-    net: NetName, spec: DataSpec, *, latent: int, hidden_sizes: Sequence[int], channels: int, classes: int = 0
+    net: NetName,
+    spec: DataSpec,
+    *,
+    latent: int,
+    hidden_sizes: Sequence[int],
+    channels: int,
+    classes: int = 0,
+    labels: Labels = "joined",
 ) -> nn.Module:
-    """The generator called ``net``; ``hidden_sizes`` serves the mlp, ``channels`` the convolutional nets."""
+    """The generator called ``net``; ``hidden_sizes`` serves the mlp, ``channels`` the convolutional nets.
+
+    Labels are joined to z, or give scale and shift of batch-norm, which the mlp lacks.
+    """
     if net == "mlp":
+        if labels == "batch_norm":
+            raise UserError("labels=batch_norm needs a generator with batch-norm: net=dcgan or net=resnet, not mlp.")
         return MlpGenerator(spec, latent=latent, hidden_sizes=hidden_sizes, classes=classes)
     kind = {"dcgan": DcganGenerator, "resnet": ResnetGenerator}[net]
-    return kind(spec, latent=latent, channels=channels, classes=classes)
+    return kind(spec, latent=latent, channels=channels, classes=classes, labels=labels)
 
 
 def make_discriminator(

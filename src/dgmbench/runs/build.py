@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from torch.optim import Optimizer
 
 from dgmbench.config import instantiate
@@ -14,10 +13,11 @@ from dgmbench.data.pairs import check_pair, spec_from_card
 from dgmbench.data.random import keyed_seed
 from dgmbench.data.spec import DataSpec
 from dgmbench.errors import UserError, nearest
-from dgmbench.models.contract import Model
+from dgmbench.models.contract import Model, Parameters, player_parameters
+from dgmbench.training import standing
 from dgmbench.training.ema import Ema
 
-OptimizerFactory = Callable[[str, list[nn.Parameter]], Optimizer]
+OptimizerFactory = Callable[[str, Parameters], Optimizer]
 
 
 def count_devices(hardware: Mapping[str, Any]) -> int:
@@ -67,26 +67,55 @@ def build_model(completed: Mapping[str, Any], spec: DataSpec) -> Model:
 
 
 def optimizer_factory(settings: Mapping[str, Any], model: Model) -> OptimizerFactory:
-    """How to make a player's optimiser: the group's settings, then ``players.<name>`` on top."""
+    """How to make a player's optimiser: the shared settings, then ``players.<name>`` on top, then its ``groups``."""
     shared = {key: value for key, value in settings.items() if key not in ("players", "schedule")}
-    special = settings["players"]
-    for name in special:
-        if name not in model.players():
-            raise UserError(nearest(name, model.players(), what="optimizer.players setting for this model, named"))
+    special, players = settings["players"], model.players()
+    for name, own in special.items():
+        if name not in players:
+            raise UserError(nearest(name, players, what="optimizer.players setting for this model, named"))
+        _check_groups(f"optimizer.players.{name}", own.get("groups", {}), players[name])
 
-    def make(player: str, parameters: list[nn.Parameter]) -> Optimizer:
-        return instantiate({**shared, **special.get(player, {})}, parameters)
+    def make(player: str, parameters: Parameters) -> Optimizer:
+        own = {**shared, **special.get(player, {})}
+        groups = own.pop("groups", {})
+        if not isinstance(parameters, Mapping):
+            return instantiate(own, parameters)
+        # an optimiser of each group alone brings its settings to their form, and refuses wrong ones
+        alone = {name: instantiate(_of_group(own, groups.get(name, {})), part) for name, part in parameters.items()}
+        return instantiate(own, [{**each.param_groups[0], "name": name} for name, each in alone.items()])
 
     return make
 
 
+def _check_groups(where: str, groups: Mapping[str, Any], parameters: Parameters) -> None:
+    for name in groups:
+        if not isinstance(parameters, Mapping):
+            raise UserError(f"{where}.groups is set, but this player of the model has no groups; set {where} itself.")
+        if name not in parameters:
+            raise UserError(nearest(name, parameters, what=f"{where}.groups setting for this model, named"))
+
+
+def _of_group(own: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The player's settings with those of one group on top, ``lr_multiplier`` taken into ``lr``."""
+    done = {**own, **settings}
+    multiplier = done.pop("lr_multiplier", None)
+    if multiplier is None:
+        return done
+    if done.get("lr") is None:
+        raise UserError("optimizer.players: lr_multiplier multiplies the player's lr, and this optimiser has none.")
+    return done | {"lr": done["lr"] * multiplier}
+
+
 def load_weights(model: Model, checkpoint: Mapping[str, Any]) -> None:
-    """Put a checkpoint's weights into the model: the averaged ones if the run kept any, else the last ones."""
+    """Put a checkpoint's weights into the model: the averaged ones if the run kept any, with the statistics
+    of batch-norm at them, else the last ones.
+    """
     prefix = "model."
     model.load_state_dict({key.removeprefix(prefix): v for key, v in checkpoint["state_dict"].items()})
     averaged = checkpoint["dgmbench"]["ema"]
     if averaged is not None:
-        ema = Ema(model, 0.0)
+        ema = Ema(player_parameters(model), 0.0)
         ema.load_state_dict(averaged)
         ema.copy_to_model()
+        standing.write(model, ema.statistics)
     model.eval()

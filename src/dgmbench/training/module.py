@@ -3,9 +3,10 @@
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -17,7 +18,9 @@ from dgmbench.data.batches import BatchStream, evaluation_batches
 from dgmbench.data.random import keyed_generator, keyed_seed
 from dgmbench.data.spec import Batch
 from dgmbench.errors import RunFailed, UserError
-from dgmbench.models.contract import Model
+from dgmbench.models.contract import Model, Parameters, player_parameters
+from dgmbench.nn.batchnorm import moments_layers
+from dgmbench.training import standing
 from dgmbench.training.ema import Ema
 from dgmbench.training.files import restore_rng_state, rng_state, seed_everything
 from dgmbench.training.plan import Plan
@@ -88,7 +91,7 @@ class Training(pl.LightningModule):
         stream: BatchStream,
         initial: Callable[[], Batch],
         seed: int,
-        optimizers: Callable[[str, list[nn.Parameter]], Optimizer],
+        optimizers: Callable[[str, Parameters], Optimizer],
         schedule: Schedule,
         hooks: Hooks | None = None,
         ranks: Ranks | None = None,
@@ -104,7 +107,7 @@ class Training(pl.LightningModule):
         self.clock = Clock()
         self.ema: Ema | None = None
         self._initial, self._make_optimizer, self._schedule = initial, optimizers, schedule
-        self._parameters_of = model.players()
+        self._parameters_of = player_parameters(model)
         self._others = {
             player: [p for p in model.parameters() if p.requires_grad and id(p) not in {id(q) for q in own}]
             for player, own in self._parameters_of.items()
@@ -125,7 +128,7 @@ class Training(pl.LightningModule):
     def configure_optimizers(self) -> list[Optimizer]:
         """One optimiser a player, with its saved state after a resume."""
         self._optimizers = {
-            player: self._make_optimizer(player, parameters) for player, parameters in self._parameters_of.items()
+            player: self._make_optimizer(player, parameters) for player, parameters in self.model.players().items()
         }
         self._base_lr = {
             player: [group["lr"] for group in optimizer.param_groups] for player, optimizer in self._optimizers.items()
@@ -148,7 +151,7 @@ class Training(pl.LightningModule):
         self.model.train()
         self._generator = torch.Generator(device=self.device)
         if self.plan.ema:
-            self.ema = Ema(self.model, self.plan.ema)  # here, because the weights are on their device now
+            self.ema = Ema(self._parameters_of, decay=self.plan.ema)  # here: weights are on their device now
         if self._pending is not None:
             self._restore(self._pending)
             self._pending = None
@@ -201,6 +204,7 @@ class Training(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add our part: clock, optimisers by player, EMA and every process's open window of logs."""
+        self._measure_standing()
         checkpoint["dgmbench"] = {
             "clock": self.clock.state_dict(),
             "optimizers": {player: optimizer.state_dict() for player, optimizer in self._optimizers.items()},
@@ -231,20 +235,23 @@ class Training(pl.LightningModule):
 
     def _update(self, update: int) -> None:
         """Every player whose turn it is, on the group of batches of this update."""
-        stage = self.plan.stages[self.clock.stage]
-        group = [self.stream.batch(b) for b in self.plan.group(update)]
-        if stage.view is not None:  # once an update, so that all its players see the same
-            group = [stage.view(batch, self._seeded("view", update, i)) for i, batch in enumerate(group)]
-        for player in self.model.turn(update, stage):
+        group = self._group(update)
+        for player in self.model.turn(update, self.plan.stages[self.clock.stage]):
             self._step(player, group, update)
-        if self.ema is not None:
-            self.ema.update()
         self.clock.update = update + 1
         self.clock.batches += len(group)
         self.clock.images = self.clock.batches * self.plan.batch_size
         if self.clock.update % self.plan.row_every == 0:
             self._write_row()
         self.hooks.advanced(self)
+
+    def _group(self, update: int) -> list[Batch]:
+        """The batches of an update as its stage sees them."""
+        view = self.plan.stages[self.clock.stage].view
+        group = [self.stream.batch(b) for b in self.plan.group(update)]
+        if view is not None:  # once an update, so that all its players see the same
+            group = [view(batch, self._seeded("view", update, i)) for i, batch in enumerate(group)]
+        return group
 
     def _step(self, player: str, group: list[Batch], update: int) -> None:
         optimizer, parameters = self._optimizers[player], self._parameters_of[player]
@@ -280,6 +287,8 @@ class Training(pl.LightningModule):
                 settings["lr"] = base * factor
         optimizer.step()
         self._after_step(player, group[0] if len(group) == 1 else _joined(group), generator)
+        if self.ema is not None:
+            self.ema.update(player)
         if self.device.type != "cpu" and update % FINITE_CHECK_EVERY == 0:
             self._check_finite()
 
@@ -367,7 +376,7 @@ class Training(pl.LightningModule):
             self.model.enter_stage(self.plan.stages[index], generator)
         self.clock.stage = index
         if self.ema is not None:
-            self.ema = Ema(self.model, self.plan.ema)
+            self.ema = Ema(self._parameters_of, self.plan.ema)
 
     def _due(self) -> set[str]:
         """What has to be done before the next update; all but the signal and the timed save follow from the clock."""
@@ -431,6 +440,8 @@ class Training(pl.LightningModule):
         batches = evaluation_batches(data, "train", batch_size=SETTLE_BATCH, device=self.device, seed=self.seed)
         generator = keyed_generator(self.seed, "settle", device=self.device)
         self._from_first(lambda: self.model.settle(batches, generator))
+        if self.ema is not None:  # moments that the model settles itself are the ones that belong to the weights
+            self.ema.statistics = standing.read(self.model, self.ema.statistics)
 
     def _sample(self) -> None:
         with self.evaluating():
@@ -439,20 +450,47 @@ class Training(pl.LightningModule):
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Eval mode, no gradients, averaged weights if any; afterwards all is as before, the default generator too.
+        """Eval mode, no gradients, averaged weights if any, with batch-norm's statistics at them; afterwards all is as
+        before, the default generator too.
 
         That generator is seeded alike on all processes, for models that draw from it behind our back.
         """
+        self._measure_standing()
         rng = torch.get_rng_state()
         torch.default_generator.manual_seed(keyed_seed(self.seed, "evaluate", self.clock.batches))
-        averaged = self.ema.applied() if self.ema is not None else nullcontext()
         self.model.eval()
         try:
-            with torch.no_grad(), averaged:
+            with torch.no_grad(), ExitStack() as lent:
+                if self.ema is not None:
+                    lent.enter_context(self.ema.applied())
+                    lent.enter_context(standing.lent(self.model, self.ema.statistics))
                 yield
         finally:
             self.model.train()
             torch.set_rng_state(rng)
+
+    def _measure_standing(self) -> None:
+        """Measure batch-norm's statistics at the averaged weights, if these have moved since the last time.
+
+        On the batches and with the noise of the updates that were the last, so that it is a function of the state.
+        """
+        if self.ema is None or self.ema.statistics or not moments_layers(self.model):
+            return
+        last = max(self.clock.update, standing.STANDING_BATCHES)
+        updates = range(last - standing.STANDING_BATCHES, min(last, self.plan.updates))
+        rng = torch.get_rng_state()
+        with self.ema.applied():
+            self.ema.statistics = standing.measure(self.model, self._losses(updates))
+        torch.set_rng_state(rng)
+        self.ranks.from_first_(list(self.ema.statistics.values()))
+
+    def _losses(self, updates: Iterable[int]) -> Iterator[Callable[[], object]]:
+        """The calls of ``loss`` of some updates, every player of the stage on each."""
+        for update in updates:
+            batch = self._group(update)[0]
+            for player in self.plan.stages[self.clock.stage].players:
+                generator = self._seeded("step", update, player)
+                yield partial(self.model.loss, player, batch, generator)
 
     def _check_finite(self) -> None:
         for player, parameters in self._parameters_of.items():

@@ -31,7 +31,7 @@ from dgmbench.models.contract import (
     IsClassConditional,
     Model,
 )
-from dgmbench.verify import bijection, bounds, conditional, contract, decoder, density, training, undirected
+from dgmbench.verify import bijection, bounds, conditional, contract, decoder, density, statistics, training, undirected
 from dgmbench.verify.check import Check, combine, undecided
 from dgmbench.verify.precision import double_precision
 from dgmbench.verify.subject import Subject
@@ -198,6 +198,7 @@ def _mathematics(checks: Mathematics, *capabilities: type) -> Callable[[Subject]
 PARTS: dict[str, Callable[[Subject], Iterator[Check]]] = {
     "contract": contract.checks,
     "training": training.checks,
+    "statistics": statistics.checks,
     "density": _mathematics(density.checks, HasLogProb, IsAutoregressive),
     "bijection": _mathematics(bijection.checks, HasBijection),
     "bounds": _mathematics(bounds.checks, HasElbo, HasLogWeights),

@@ -20,12 +20,13 @@ from dgmbench.nn.conditionals import Conditionals
 from dgmbench.nn.levels import level_log_prob
 from dgmbench.verify import bounds, density
 from dgmbench.verify.check import Check, chi_squared, combine, frequencies, undecided, within
+from dgmbench.verify.means import ENOUGH, Means
 from dgmbench.verify.subject import Subject
-from dgmbench.verify.support import Support, support_of
+from dgmbench.verify.support import Support, support_of, unsupported
 
 EXAMPLES = 16
 DRAWS = 512
-COMPLETIONS = 10_000
+COMPLETIONS = 5_000
 
 
 def checks(subject: Subject, model: Model) -> Iterator[Check]:
@@ -70,14 +71,15 @@ def _classes(subject: Subject, model: Any) -> Iterator[Check]:
     found: list[tuple[str, Check]] = []
     for label in range(len(prior)):
         given = _Given(model, label)
-        pilot = given.sample(500, generator=subject.generator("pilot", label))
-        support = support_of(subject.spec, pilot, points=100 if subject.spec.dim == 2 else None)
         if isinstance(model, HasLogProb):
-            lines = density._normalised(subject, given)
-        elif isinstance(support, Support):
-            lines = bounds._unbiased(subject, given, support)
+            lines = density.normalised(subject, given)
         else:
-            lines = iter([undecided("mean weights sum to 1 over x", support)])
+            support = unsupported(subject.spec) or support_of(subject.spec, density.pilot_of(subject, given))
+            if isinstance(support, str):
+                lines = iter([undecided("mean weights sum to 1 over x", support)])
+            else:
+                samples = density.draws_of(subject, given)
+                lines = bounds.unbiased(subject, given, support, samples)
         found += [(f"class {label}", replace(line, name=f"given a class, {line.name}")) for line in lines]
     yield from combine(found)
     yield _marginal(subject, model, prior)
@@ -93,11 +95,16 @@ def _marginal(subject: Subject, model: Any, prior: Tensor) -> Check:
     draws = [one.log_weights(x, DRAWS, generator=subject.generator("mixture", one.label)) for one in given]
     parts = torch.stack([w.double() for w in draws]) + prior[:, None, None]
     whole = model.log_weights(x, DRAWS, generator=subject.generator("marginal")).double()
-    scale = parts.logsumexp((0, 1))  # the same for both sides, so that examples count alike
-    mixed, marginal = (parts - scale).exp().sum(0) * DRAWS, (whole - scale).exp() * DRAWS
-    spread = mixed.var(0) + marginal.var(0)
-    error = float((spread / DRAWS).sum()) ** 0.5 / len(x)
-    return within(name, float((marginal - mixed).mean()), error, f"mean weights of {len(x)} examples, relative")
+    mixed, marginal = Means.of(parts.logsumexp(0)), Means.of(whole)
+    kept = mixed.believed & marginal.believed
+    if int(kept.sum()) < len(x) / 2:
+        few = f"{int((~kept).sum())} of {len(x)} examples have fewer than {ENOUGH:g} effective weights"
+        return undecided(name, f"the weights' tails are too heavy: {few}")
+    scale = torch.maximum(mixed.mean, marginal.mean)[kept]  # so that examples count alike
+    difference, variance = (marginal.mean - mixed.mean)[kept] / scale, (mixed.variance + marginal.variance)[kept]
+    error = float((variance / scale**2).sum()) ** 0.5 / len(scale)
+    note = f"mean weights of {len(scale)} examples, relative"
+    return within(name, float(difference.mean()), error, note)
 
 
 def _completions(subject: Subject, model: CanComplete) -> Iterator[Check]:
@@ -121,7 +128,7 @@ def _completions(subject: Subject, model: CanComplete) -> Iterator[Check]:
         yield undecided(name, "p(x) cannot be enumerated")
         return
     if isinstance(model, HasLogProb):
-        log_prob = model.log_prob(support.x).double()
+        log_prob = density.log_prob_of_all(subject, model, support)
     else:
         log_prob = model.log_prob_unnormalised(support.x).double().log_softmax(0)
     yield _follows(subject, model, support, log_prob, torch.zeros(spec.dim, dtype=torch.bool), name)

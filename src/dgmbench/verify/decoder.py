@@ -8,14 +8,15 @@ from torch import Tensor
 
 from dgmbench.models.contract import CanGenerate, CanSample, HasDecoder, Model
 from dgmbench.verify.check import Check, chi_squared, frequencies, undecided
-from dgmbench.verify.density import follow
+from dgmbench.verify.density import draws_of
+from dgmbench.verify.means import Means, follow_means
 from dgmbench.verify.subject import Subject
 from dgmbench.verify.support import Support, support_of
 
 SAMPLES = 10_000
 FEW = 16
 DIRECTIONS = 8
-ROWS = 2**19
+ROWS = 2**17
 
 
 def checks(subject: Subject, model: Model) -> Iterator[Check]:
@@ -54,14 +55,12 @@ def _conditional(subject: Subject, model: HasDecoder, support: Support) -> Itera
     yield frequencies("draws given noise follow p(x | noise)", p_values, f"chi-squared of {SAMPLES} draws, 3 times")
     if not isinstance(model, CanSample):
         return
-    draws = max(64, min(8192, ROWS // n))
-    block = max(1, 2**16 // n)
+    draws = max(64, min(4096, ROWS // n))
+    block = max(1, 2**15 // n)
     each = torch.cat([given(part) for part in _noise(model, draws, subject, "many").split(block)])
-    samples = model.sample(SAMPLES, generator=subject.generator("samples"))
-    mean, variance = each.mean(0), each.var(0) / draws
-    yield follow(
-        "samples follow the mean of p(x | noise)", support, samples, support.probabilities(mean.log()), variance
-    )
+    samples = draws_of(subject, model)
+    note = f"{draws} values of the noise"
+    yield follow_means("samples follow the mean of p(x | noise)", Means.of(each.log()), support, samples, note)
 
 
 def _generated(subject: Subject, model: CanGenerate) -> Check:

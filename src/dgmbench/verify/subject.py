@@ -17,10 +17,11 @@ from torch import Generator, Tensor
 
 from dgmbench.data.random import keyed_generator, keyed_seed
 from dgmbench.data.spec import Batch, DataSpec
-from dgmbench.models.contract import Model, Stage
+from dgmbench.models.contract import Model, Stage, player_parameters
 
 BATCH = 16
 EXAMPLES = 128
+UPDATES = 24
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,20 @@ class Subject:
     @cached_property
     def states(self) -> list[tuple[str, Model]]:
         """The model at its initial parameters and after some training, in eval mode."""
-        training = Training(self.model(), self, learning_rate=0.05, least=40)
+        training = Training(self.model(), self, learning_rate=0.05, least=UPDATES)
         label = f"after {len(training.plan)} updates"
         return [("initial", self.model().eval()), (label, training.run().model.eval())]
+
+    @cached_property
+    def _known(self) -> dict[tuple[int, str], tuple[object, Tensor]]:
+        return {}
+
+    def once(self, model: object, what: str, compute: Callable[[], Tensor]) -> Tensor:
+        """What several checks need of one state of the model, computed for the first of them."""
+        key = (id(model), what)
+        if key not in self._known:
+            self._known[key] = model, compute()  # with the model, whose id is then no other's
+        return self._known[key][1]
 
     def batch(self, step: int) -> Batch:
         """The batch of update ``step``."""
@@ -94,7 +106,8 @@ class Training:
 
     def __init__(self, model: Model, subject: Subject, *, learning_rate: float = 1e-2, least: int = 6) -> None:
         self.model, self.subject, self.step = model, subject, 0
-        self.players = model.players()
+        self.value = torch.tensor(0.0)  # of the last turn's loss
+        self.players = player_parameters(model)
         self.optimisers = {
             name: torch.optim.Adam(parameters, lr=learning_rate) for name, parameters in self.players.items()
         }
@@ -162,6 +175,7 @@ class Training:
                 watch.before(self, player, batch)
             loss, generator = self.loss(player, batch)
             loss.backward()
+            self.value = loss.detach()
             self.optimisers[player].step()
             with torch.no_grad():
                 self.model.after_step(player, batch, generator)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from dgmbench.data.spec import DataSpec
 
@@ -16,7 +16,9 @@ class Support:
     """Points ``x`` (n, *shape) with ``sum_i f(x_i) exp(log_volume_i)`` equal to the sum (or integral) of f over x.
 
     ``cell`` (n,) puts each point into one of ``cells`` histogram cells, and ``cell_of`` does so for samples, with -1
-    for values outside.
+    for values outside. ``draw`` takes the numbers of cells (m,) to a random point in each, (m, *shape), and the log of
+    one over its density (m,): f exp(log_volume) there has the sum (or integral) of f over the cell as its mean, however
+    narrow f is.
     """
 
     x: Tensor
@@ -24,6 +26,7 @@ class Support:
     cell: Tensor
     cells: int
     cell_of: Callable[[Tensor], Tensor]
+    draw: Callable[[Tensor, Generator], tuple[Tensor, Tensor]]
     exact: bool
 
     @property
@@ -57,6 +60,15 @@ def state_index(x: Tensor, levels: int) -> Tensor:
     return torch.where(valid, index, -1)
 
 
+def unsupported(spec: DataSpec) -> str | None:
+    """Why there can be no support of ``spec``, in a sentence, or None if there is one."""
+    if spec.kind in ("binary", "discrete", "tokens") and spec.levels:
+        return f"{spec} has too many values of x to enumerate" if spec.levels**spec.dim > MOST_STATES else None
+    if spec.kind != "real" or spec.dim > 2:
+        return f"{spec} can neither be enumerated nor integrated on a grid"
+    return None
+
+
 def support_of(spec: DataSpec, pilot: Tensor, *, points: int | None = None) -> Support | str:
     """The support of ``spec``, or a sentence that says why there is none.
 
@@ -66,25 +78,25 @@ def support_of(spec: DataSpec, pilot: Tensor, *, points: int | None = None) -> S
         pilot: raw values that show where the mass lies, (n, *shape).
         points: grid points a dimension, for real values.
     """
-    if spec.kind in ("binary", "discrete", "tokens") and spec.levels:
+    if (reason := unsupported(spec)) is not None:
+        return reason
+    if spec.kind != "real" and spec.levels:
         levels, n = spec.levels, spec.levels**spec.dim
-        if n > MOST_STATES:
-            return f"{spec} has too many values of x to enumerate"
         x = all_states(spec.dim, levels, spec.dtype).reshape(n, *spec.shape)
+        zeros = torch.zeros(n, dtype=torch.float64)
         return Support(
             x,
-            torch.zeros(n, dtype=torch.float64),
+            zeros,
             torch.arange(n),
             n,
             lambda s: state_index(s.flatten(1), levels),
+            lambda cells, _: (x[cells], zeros[cells]),
             True,
         )
-    if spec.kind != "real" or spec.dim > 2:
-        return f"{spec} can neither be enumerated nor integrated on a grid"
     flat = pilot.double().flatten(1)
     centre = flat.median(0).values
     scale = (flat.quantile(0.84, 0) - flat.quantile(0.16, 0)).clamp_min(1e-3) / 2
-    m = points or (4000 if spec.dim == 1 else 400)
+    m = points or (2000 if spec.dim == 1 else 150)
     coarse = 100 if spec.dim == 1 else 50
     reach = 7.0
     u = (torch.arange(m, dtype=torch.float64) + 0.5) / m * 2 * reach - reach
@@ -98,4 +110,11 @@ def support_of(spec: DataSpec, pilot: Tensor, *, points: int | None = None) -> S
         inside = ((index >= 0) & (index < coarse)).all(1)
         return torch.where(inside, (index * coarse ** torch.arange(spec.dim - 1, -1, -1)).sum(1), -1)
 
-    return Support(x, log_volume, cell_of(x), coarse**spec.dim, cell_of, False)
+    def draw(cells: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+        corner = torch.stack([cells // coarse**i % coarse for i in range(spec.dim - 1, -1, -1)], 1)
+        noise = torch.rand(corner.shape, generator=generator, dtype=torch.float64)
+        u = (corner + noise) / coarse * 2 * reach - reach
+        log_volume = (scale * u.cosh() * (2 * reach / coarse)).log().sum(1)
+        return (centre + scale * u.sinh()).reshape(-1, *spec.shape), log_volume
+
+    return Support(x, log_volume, cell_of(x), coarse**spec.dim, cell_of, draw, False)

@@ -7,6 +7,7 @@ from sklearn.metrics import mutual_info_score
 
 from dgmbench.errors import UserError
 from dgmbench.evaluation.codes.disentanglement import (
+    _discriminant,
     attribute_predictability,
     beta_vae_score,
     dci,
@@ -121,6 +122,63 @@ def test_a_rotated_code_is_entangled(factors: np.ndarray) -> None:
     straight, turned = everything(codes, factors), everything(codes @ rotation, factors)
     for name in ("mig", "sap", "disentanglement", "completeness", "factor_vae"):
         assert turned[name] < straight[name] - 0.2, name
+
+
+KINDS = {
+    "exact": lambda v: v * [2.0, -1.0, 0.3],
+    "constant": lambda v: np.full(v.shape, 0.1),  # 0.1 is no binary number: its mean is rounded
+    "duplicated": lambda v: np.repeat(v, 2, axis=1) * 0.7,
+    "rotated": lambda v: v @ (np.eye(3) - 2 / 3),  # a reflection that gives every dimension a part of every factor
+    "one of them": lambda v: np.column_stack([0.1 * v[:, 0], np.full(len(v), 0.7)]),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_exact_codes_score_as_the_limit_of_noisy_ones(kind: str, factors: np.ndarray) -> None:
+    codes = KINDS[kind](factors.astype(float))
+    # where a dimension has no spread, noise would be all that it has
+    noise = 1e-7 * np.random.RandomState(9).randn(*codes.shape) * (np.ptp(codes, axis=0) > 0)
+    found, limit = everything(codes, factors), everything(codes + noise, factors)
+    for name, value in found.items():
+        # forests choose among equal splits at random, and a value that noise splits between two bins is two values
+        assert value == pytest.approx(limit[name], abs=0.02), name
+    chance = np.mean([np.bincount(column).max() / 3000 for column in factors.T])
+    perfect = {**dict.fromkeys(found, 1.0), "sap": 1 - chance}
+    if kind == "exact":
+        assert found == pytest.approx(perfect, abs=0.02)
+    elif kind == "constant":
+        nothing = {"mig": 0, "beta_vae": 1 / 3, "factor_vae": 0, "sap": 0, "disentanglement": 0, "completeness": 0}
+        assert {name: found[name] for name in nothing} == pytest.approx(nothing, abs=0.12)
+        assert (found["mig"], found["factor_vae"]) == (pytest.approx(0, abs=1e-12), 0)
+    elif kind == "duplicated":
+        assert (found["mig"], found["sap"]) == (pytest.approx(0, abs=1e-12), 0)
+        assert found["completeness"] == pytest.approx(1 - np.log(2) / np.log(6), abs=0.02)
+        rest = ("beta_vae", "factor_vae", "disentanglement", "informativeness")
+        assert {name: found[name] for name in rest} == pytest.approx(dict.fromkeys(rest, 1.0), abs=0.02)
+    elif kind == "rotated":
+        assert all(found[name] < perfect[name] - 0.2 for name in ("mig", "sap", "disentanglement", "completeness"))
+        assert found["informativeness"] > 0.98
+    else:
+        assert found["mig"] == pytest.approx(1 / 3, abs=0.01)
+        assert found["sap"] == pytest.approx((1 - np.bincount(factors[:, 0]).max() / 3000) / 3, abs=0.03)
+
+
+def test_two_coins_turned_by_half_a_right_angle_have_no_gap() -> None:
+    """z = (v + w, v - w): each tells log 2 / 2 of each factor, and three quarters of its values."""
+    v = np.array([[i // 2 % 2, i % 2] for i in range(4000)])
+    z = v @ np.array([[1.0, 1.0], [1.0, -1.0]])
+    assert mutual_information(z[:, 0].astype(int), v[:, 0]) == pytest.approx(np.log(2) / 2)
+    assert mutual_information_gap(z, v) == pytest.approx(0, abs=1e-12)
+    assert attribute_predictability(z, v) < 4 * np.sqrt(3 / 16 / 1000) * 2
+
+
+def test_the_discriminant_is_that_of_scikit_learn(factors: np.ndarray) -> None:
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+    rng = np.random.RandomState(10)
+    x = factors @ rng.randn(3, 4) + rng.randn(3000, 4)
+    model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=1e-3).fit(x[:2000], factors[:2000, 2])
+    assert _discriminant(x[:2000], factors[:2000, 2], x[2000:]).tolist() == model.predict(x[2000:]).tolist()
 
 
 def test_a_dimension_that_does_not_vary_has_no_vote(factors: np.ndarray) -> None:

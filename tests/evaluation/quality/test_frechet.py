@@ -1,6 +1,7 @@
 """The Frechet distance against closed forms, scipy, simulation of its bias and of its standard error."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -228,6 +229,67 @@ def test_extrapolation_refuses_what_it_cannot_do() -> None:
     assert usable_parts(79, 300, 10) == (1, 2)
     with pytest.raises(UserError, match="at least 40 examples on both sides for 10 features; there are 39 and 300"):
         extrapolated(normal(39, 10, seed=0), normal(300, 10, seed=1))
+
+
+# ---------------------------------------------------------------------- few examples, many features
+
+
+def dense(x: Tensor, y: Tensor) -> tuple[float, float]:
+    """The distance and its standard error by (d, d) matrices: T = S^-1/2 (S^1/2 R S^1/2)^1/2 S^-1/2 of either set."""
+
+    def root(matrix: Tensor, power: float) -> Tensor:
+        values, vectors = torch.linalg.eigh(matrix)
+        kept = values > values.max() * 1e-12
+        return (vectors[:, kept] * values[kept].pow(power)) @ vectors[:, kept].T
+
+    s, t = (torch.cov(each.T) for each in (x, y))
+    value = (x.mean(0) - y.mean(0)).square().sum() + s.trace() + t.trace()
+    value -= 2 * torch.linalg.eigvalsh(root(s, 0.5) @ t @ root(s, 0.5)).clamp_min(0).sqrt().sum()
+    variance = 0.0
+    for own, cov, other, its in ((x, s, y, t), (y, t, x, s)):
+        half, inverse = root(cov, 0.5), root(cov, -0.5)
+        centred, step = own - own.mean(0), own.mean(0) - other.mean(0)
+        transport = inverse @ root(half @ its @ half, 0.5) @ inverse
+        influence = centred.square().sum(1) - ((centred @ transport) * centred).sum(1) + 2 * centred @ step
+        variance += float(influence.var()) / len(own)
+    return float(value), math.sqrt(variance)
+
+
+@pytest.mark.parametrize(
+    ("n", "m", "d"), [(300, 200, 8), (12, 9, 50), (9, 12, 50), (30, 200, 20), (200, 15, 20), (20, 20, 20)]
+)
+def test_the_space_of_the_fewer_examples_gives_what_dense_matrices_give(n: int, m: int, d: int) -> None:
+    x, y = normal(n, d, seed=0) * torch.linspace(0.2, 2, d, dtype=DOUBLE), normal(m, d, seed=1) + 0.3
+    found = frechet(x, y)
+    value, error = dense(x, y)
+    assert found.value == pytest.approx(value, rel=1e-7)  # the dense root loses half of all digits
+    assert found.se == pytest.approx(error, rel=1e-7)
+    assert found.bias == pytest.approx(simulated_bias(torch.cov(x.T), n, m, torch.Generator().manual_seed(0)), rel=1e-9)
+    moments = frechet_distance(Moments.of(x), Moments.of(y))
+    assert moments == pytest.approx(found.value, rel=1e-9)
+
+
+@pytest.mark.parametrize(("n", "m"), [(5, 60), (60, 5), (40, 30)])
+def test_few_examples_of_many_features_never_meet_a_matrix_of_all_features(n: int, m: int, largest: Any) -> None:
+    d = 3072
+    x, y = normal(n, d, seed=0).float(), normal(m, d, seed=1).float() + 0.1
+    with largest:
+        found = frechet(x, y)
+    assert largest.elements <= max(n, m) * d
+    # of Gaussians with unit covariance, whose sets are nearly orthogonal: means, traces, and a nuclear norm
+    a, b = x.double() - x.double().mean(0), y.double() - y.double().mean(0)
+    root = torch.linalg.svdvals(a @ b.T).sum() / math.sqrt((n - 1) * (m - 1))
+    means = (x.double().mean(0) - y.double().mean(0)).square().sum()
+    expected = means + a.square().sum() / (n - 1) + b.square().sum() / (m - 1) - 2 * root
+    assert found.value == pytest.approx(float(expected), rel=1e-12)
+
+
+def test_the_bias_beside_few_samples_is_found_from_a_part_of_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = normal(400, 64, seed=0), normal(20, 64, seed=1)
+    whole = frechet(x, y).bias
+    monkeypatch.setattr("dgmbench.evaluation.quality.frechet.MOST_SPECTRUM", 50)
+    part = [frechet(x, y, generator=torch.Generator().manual_seed(i)).bias for i in range(10)]
+    assert np.mean(part) == pytest.approx(whole, rel=0.2)  # fewer examples than features, all alike: the hardest case
 
 
 # ---------------------------------------------------------------------- streams

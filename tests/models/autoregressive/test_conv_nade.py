@@ -79,3 +79,17 @@ def test_evaluation_is_bounded_by_the_size_of_its_layers():
 def test_wrong_arguments_are_explained(spec, kwargs, sentence):
     with pytest.raises(UserError, match=sentence):
         ConvNade(spec, **kwargs)
+
+
+@torch.no_grad()
+def test_both_networks_see_the_mask():
+    """A zero that is known is told from a zero that is not, also by each of the two networks alone."""
+    torch.manual_seed(0)
+    model = ConvNade(DataSpec((1, 2, 3), "binary"), channels=4, depth=1, hidden_sizes=(5,))
+    values, none, all_of_it = torch.zeros(1, 6), torch.zeros(1, 6), torch.ones(1, 6)
+    for silent in (model.conv[-1], model.full[-1]):
+        kept = silent.weight.clone()
+        silent.weight.zero_()
+        told = (model.parameters_given(values, all_of_it) - model.parameters_given(values, none)).abs()
+        assert (told > 1e-4).any()
+        silent.weight.copy_(kept)

@@ -60,9 +60,30 @@ def test_groups(shape, base):
     same = (group[:, None] == group) & (group[:, None] >= 0) & (pixel[:, None] != pixel)
     assert not (moves & same).any()
     assert not (moves & (group[:, None] < group)).any()
+    channel = torch.arange(spec.dim) // (shape[1] * shape[2])
+    one_pixel = (group[:, None] == group) & (group[:, None] >= 0) & (pixel[:, None] == pixel)
+    before_it = channel < channel[:, None]
+    assert not (moves & one_pixel & ~before_it).any(), "a channel sees neither itself nor those after it"
+    assert moves[one_pixel & before_it].all(), "and it sees all those before it"
     for later in range(len(model.splits)):
         for earlier in range(-1, later):
             assert moves[group == later][:, group == earlier].any(0).all(), "all of an earlier group matters"
+
+
+@torch.no_grad()
+def test_the_net_of_a_group_is_residual():
+    """h + conv(relu(conv(relu(h)))), block by block, then a 1 x 1 layer."""
+    torch.manual_seed(0)
+    net = GroupNet(1, features=4, blocks=2, parameters=1).double()
+    known = torch.randn(2, 1, 3, 4, dtype=torch.float64)
+    h = net.first(known)
+    for one, two in net.blocks:
+        h = h + two(one(h.relu()).relu())
+    assert torch.allclose(net.context(known), net.hidden(h.relu()))
+    for _, two in net.blocks:
+        two.weight.zero_()
+        two.bias.zero_()
+    assert torch.allclose(net.context(known), net.hidden(net.first(known).relu())), "blocks that add nothing"
 
 
 def calls_to_sample(side, base=4):

@@ -102,7 +102,9 @@ def test_both_conditions_change_every_gate():
     assert (change > 0).nonzero()[:, 0].tolist() == [5, 7], "at once, and through taps 2 and more apart"
 
 
-@pytest.mark.parametrize("kwargs", [{}, {"kernel": 3}, {"dilations": (1, 2, 4) * 2}, {"classes": 3, "local": 4}])
+@pytest.mark.parametrize(
+    "kwargs", [{}, {"kernel": 3}, {"kernel": 4}, {"dilations": (1, 2, 4) * 2}, {"classes": 3, "local": 4}]
+)
 def test_one_step_at_a_time_equals_all_at_once(kwargs):
     net, n, length = stack(**kwargs), 3, 30
     h = torch.randn(n, 6, length).double()
@@ -113,8 +115,17 @@ def test_one_step_at_a_time_equals_all_at_once(kwargs):
         queues = net.start(n, y)
         steps = [net.step(queues, h[..., t], None if local is None else local[..., t]) for t in range(length)]
     assert torch.allclose(torch.stack(steps, 2), expected, rtol=0, atol=1e-10)
-    places = [column.past.shape[0] for column in queues.columns]
-    assert places == [(net.kernel - 1) * d for d in net.dilations], "a queue holds what its taps need and no more"
+    assert len(queues.past) == (net.kernel - 1) * sum(net.dilations), "queues hold what the taps need and no more"
+
+
+def test_samples_can_be_trained_on():
+    """The sampler's inner loop runs in inference mode, whose tensors autograd refuses."""
+    model = wavenet(DataSpec((4,), "tokens", 5, end=0))
+    x = model.sample(3, generator=torch.Generator().manual_seed(0))
+    loss, _ = model.loss("model", Batch(x), torch.Generator())
+    loss.backward()
+    assert model.embedding.weight.grad.abs().sum() > 0
+    assert not x.is_inference()
 
 
 def test_layers_are_the_papers_formula():

@@ -3,16 +3,18 @@
 import copy
 import math
 import pickle
+from itertools import pairwise
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError
 from dgmbench.models.contract import HasElbo, HasLogProb, HasLogWeights
 from dgmbench.models.flow.realnvp import DequantisedRealNvp, RealNvp, halvings
 from dgmbench.nn.bijections import MultiScale
+from dgmbench.nn.couplings import AffineCoupling
 
 IMAGE, PLANE = DataSpec((1, 8, 8), "discrete", levels=17), DataSpec((2,), "real")
 
@@ -138,6 +140,25 @@ def test_factored_out_shapes(shape, downscales, parts):
             assert tuple(after[1:]) == parts[i][1:]
             assert after[0] == 2 * parts[i][0], "half of the channels leave"
             assert seen[i + 1][0] == (parts[i][0], *after[1:]), "the other half goes on"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 8), (6,)], ids=str)
+def test_what_one_coupling_leaves_the_next_one_moves(shape):
+    """Masks alternate within every row of couplings, so that each value is moved, and moves others, in two of them."""
+    model = small(DataSpec(shape, "real"))
+    left: list[tuple[tuple[int, ...], Tensor]] = []
+
+    def see(_: nn.Module, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+        left.append((tuple(inputs[0].shape), (output[0] == inputs[0]).all(0)))
+
+    for module in model.modules():
+        if isinstance(module, AffineCoupling):
+            module.register_forward_hook(see)
+    model.bijection(torch.randn(3, *shape, dtype=torch.float64, generator=generator()))
+    pairs = [(a, b) for (one, a), (two, b) in pairwise(left) if one == two]
+    assert len(pairs) == (3 if len(shape) == 1 else 7)
+    assert all(torch.equal(a, ~b) for a, b in pairs)
 
 
 def test_the_finest_part_leaves_first_and_does_not_see_the_rest_change():

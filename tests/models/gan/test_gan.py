@@ -16,7 +16,8 @@ from torch import Generator, Tensor, nn
 from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError
 from dgmbench.models.gan.gan import Gan
-from dgmbench.nn.adversarial_losses import LOSSES
+from dgmbench.nn.adversarial_losses import FDivergence, LeastSquares, RelativisticAverage, adversarial_loss
+from dgmbench.nn.batchnorm import BatchNorm
 
 DIGITS = DataSpec((1, 8, 8), "discrete", levels=17, num_classes=10)
 P_REAL, P_FAKE = (0.5, 0.3, 0.15, 0.05), (0.1, 0.2, 0.3, 0.4)
@@ -126,7 +127,7 @@ def generator_gradient(name: str) -> tuple[Tensor, Tensor, Tensor]:
     theta = torch.tensor(P_FAKE, dtype=torch.float64).log().requires_grad_()
     p, q = torch.tensor(P_REAL, dtype=torch.float64), theta.softmax(0)
     logit = (p / q).log().detach()  # D* = p / (p + q)
-    loss = (q * LOSSES[name].generator(logit)).sum()
+    loss = (q * adversarial_loss(name).generated(logit)).sum()
     kl, js = (q * (q / p).log()).sum(), jensen_shannon(p, q)
     gradients = [torch.autograd.grad(value, theta, retain_graph=True)[0] for value in (loss, kl, js)]
     return gradients[0], gradients[1], gradients[2]
@@ -327,6 +328,9 @@ SETTINGS = {
     "cgan": {"hidden_sizes": (8,), "conditional": True},
     "dcgan": {"net": "dcgan", "channels": 2},
     "resnet": {"net": "resnet", "channels": 2, "conditional": True, "instance_noise": 0.1},
+    "lsgan": {"hidden_sizes": (8,), "loss": LeastSquares(a=-1.0, b=1.0, c=0.0)},
+    "fgan": {"hidden_sizes": (8,), "loss": FDivergence("squared_hellinger")},
+    "relativistic": {"net": "dcgan", "channels": 2, "loss": "relativistic_average", "label_smoothing": 0.1},
 }
 
 
@@ -396,6 +400,42 @@ def test_resumes_bit_for_bit_inside_a_critic_cycle(name: str) -> None:
             update(model, random_batch(model.spec, seed=k), optims, k, seeded(k))
     for a, b in zip(straight.state_dict().values(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_running_statistics_are_those_of_data_in_the_discriminator_and_of_samples_in_the_generator() -> None:
+    """At an input that a hook reads from each network's first batch-norm layer, whatever the other passes see."""
+    torch.manual_seed(0)
+    model = build("relativistic")
+    batch = random_batch(model.spec, 32)
+    first = {
+        name: next(m for m in getattr(model, name).modules() if isinstance(m, BatchNorm)) for name in model.players()
+    }
+    for player, layer in first.items():
+        model.loss(player, batch, seeded())
+        model.after_step(player, batch, seeded())
+        if player == "discriminator":
+            expected = model.discriminator.trunk[:3](model.scaling(batch.x))
+        else:
+            z = model.noise(32, seeded())
+            expected = model.generator.net[0](z[:, :, None, None])
+        torch.testing.assert_close(layer.running_mean, 0.1 * expected.mean((0, 2, 3)))
+
+
+def test_a_relativistic_generator_looks_at_data_and_its_loss_is_that_of_the_formula() -> None:
+    torch.manual_seed(0)
+    model = Gan(DIGITS, latent=4, hidden_sizes=(8,), loss="relativistic_average")
+    batch = random_batch(DIGITS)
+    real, fake = model.critic(model.scaling(batch.x)), model.critic(model.generator(model.noise(8, seeded())))
+    expected = nn.functional.softplus(real - fake.mean()).mean() + nn.functional.softplus(real.mean() - fake).mean()
+    loss = model.loss("generator", batch, seeded())[0]
+    torch.testing.assert_close(loss, expected)
+    other = Batch(DIGITS.levels - 1 - batch.x)  # type: ignore[operator]
+    assert model.loss("generator", other, seeded())[0] != loss
+    assert isinstance(model.adversarial, RelativisticAverage)
+    parameters = model.players()["generator"]
+    ours = torch.autograd.grad(loss, parameters)
+    for a, b in zip(ours, torch.autograd.grad(expected, parameters), strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def test_running_statistics_move_with_their_own_network_only() -> None:

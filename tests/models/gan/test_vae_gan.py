@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError
 from dgmbench.models.gan.vae_gan import VaeGan
+from dgmbench.nn.batchnorm import BatchNorm
 
 SPEC = DataSpec((1, 4, 4), "discrete", levels=4)
 PLAYERS = ("encoder", "decoder", "discriminator")
@@ -159,6 +160,23 @@ def test_loss_changes_no_state_repeats_and_reaches_every_parameter(net: str) -> 
     moved = {key.split(".")[0] for key, value in model.state_dict().items() if not torch.equal(before[key], value)}
     assert moved == {"mlp": set(), "dcgan": set(PLAYERS), "resnet": {"decoder"}}[net]
     assert {id(p) for ps in model.players().values() for p in ps} == {id(p) for p in model.parameters()}
+
+
+def test_running_statistics_are_those_of_what_evaluation_gives_each_network() -> None:
+    """Encoder and discriminator: data. Decoder: samples of the prior, not the reconstructions of its other pass."""
+    torch.manual_seed(0)
+    model = VaeGan(DataSpec((1, 16, 16), "discrete", levels=4), net="dcgan", latent=3, channels=2)
+    batch = images(32, 16)
+    for player in PLAYERS:
+        net = getattr(model, player)
+        layer = next(m for m in net.modules() if isinstance(m, BatchNorm))
+        g = seeded()
+        model.code(*model.posterior(model.scaling(batch.x)), g)
+        z_prior = torch.randn(32, 3, generator=g)
+        before = net.net[0](z_prior[:, :, None, None]) if player == "decoder" else net.trunk[:3](model.scaling(batch.x))
+        model.loss(player, batch, seeded())
+        model.after_step(player, batch, seeded())
+        torch.testing.assert_close(layer.running_mean, 0.1 * before.mean((0, 2, 3)))
 
 
 def test_reconstruction_of_two_clusters_improves() -> None:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from dgmbench.config import compose
 from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError
 from dgmbench.models.moment_matching.gmmn import Gmmn
@@ -54,6 +55,20 @@ def test_noise_is_uniform_on_minus_one_to_one():
     assert 0.999 < z.max() <= 1
     assert abs(z.mean().item()) < 4 * (1 / 3 / 150_000) ** 0.5
     assert z.var().item() == pytest.approx(1 / 3, rel=0.01)
+
+
+def test_normal_noise_becomes_uniform_by_its_distribution_function():
+    torch.manual_seed(0)
+    model = Gmmn(DIGITS, latent=3, hidden_sizes=(8,)).double()
+    noise = torch.randn(5, 3, dtype=torch.float64)
+    z = 2 * torch.distributions.Normal(0.0, 1.0).cdf(noise) - 1
+    assert torch.allclose(model.generate(noise), model.scaling.unrounded(model.generator(z)))
+
+
+def test_batches_are_small_by_default_and_as_large_as_one_asks():
+    assert compose("train", ["model=gmmn"]).trainer.batch_size == 50
+    assert compose("train", ["model=gmmn", "trainer.batch_size=1000"]).trainer.batch_size == 1000
+    assert compose("train", ["model=gmmn", "trainer=quick"]).trainer.batch_size == 100
 
 
 def test_learns_two_clusters():

@@ -12,7 +12,7 @@ Bounds of one draw are the mean of two, whose difference tells the variance.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor
@@ -20,6 +20,7 @@ from torch import Generator, Tensor
 from dgmbench.data.spec import Batch
 from dgmbench.errors import UserError
 from dgmbench.evaluation.chunks import Chunks
+from dgmbench.evaluation.likelihood.tails import LEAST, effective_draws, tail_index, tail_size
 from dgmbench.models.contract import (
     HasElbo,
     HasLogProb,
@@ -38,14 +39,19 @@ LEAST_WIDTH = 500  # of a layer: data of few dimensions have hidden layers all t
 
 @dataclass(frozen=True)
 class Draws:
-    """Values (n,) that are random, and the variance of each over its draws (n,), None where a draw tells nothing."""
+    """Values (n,) that are random, and the variance of each over its draws (n,), None where a draw tells nothing.
+
+    Of importance weights also their effective number and the index of their tail, each (n,) (``tails.py``).
+    """
 
     values: Tensor
     variance: Tensor | None
+    effective: Tensor | None = None
+    tail_index: Tensor | None = None
 
     def minus(self, constant: float) -> "Draws":
         """All values less a constant."""
-        return Draws(self.values - constant, self.variance)
+        return replace(self, values=self.values - constant)
 
 
 def log_likelihood(model: HasLogProb, chunks: Chunks) -> Tensor:
@@ -108,7 +114,8 @@ def unnormalised_elbo(model: HasUnnormalisedElbo, chunks: Chunks) -> Draws:
 def importance_weighted_bounds(model: HasLogWeights, chunks: Chunks, ks: Sequence[int]) -> dict[int, Draws]:
     """The bound of every k in ``ks`` for every example, by one pass of max(ks) draws.
 
-    Draws come in blocks that fit the size of the data; what is kept of a draw is its weight, 8 bytes an example.
+    Draws come in blocks that fit the size of the data; what is kept of a draw is its weight, 8 bytes an example. The
+    index of the tail is that of all draws.
     """
     if not ks or min(ks) < 1:
         raise UserError(f"k={list(ks)} must name numbers of importance samples, each at least 1.")
@@ -122,11 +129,16 @@ def importance_weighted_bounds(model: HasLogWeights, chunks: Chunks, ks: Sequenc
                 for start in range(0, most, block)
             ]
         )
-        return torch.stack([number for k in ks for number in grouped_bound(weights, k)], dim=1)
+        each = [(*grouped_bound(weights, k), grouped_effective_draws(weights, k)) for k in ks]
+        return torch.stack([*(number for numbers in each for number in numbers), tail_index(weights)], dim=1)
 
-    found = chunks.each("importance", value)
-    both = {k: (found[:, 2 * i], found[:, 2 * i + 1]) for i, k in enumerate(ks)}
-    return {k: Draws(values, None if most == 1 else variance) for k, (values, variance) in both.items()}
+    found = chunks.each("importance", value).unbind(1)
+    tail = found[-1] if tail_size(most) >= LEAST else None
+    each = {k: found[3 * i : 3 * i + 3] for i, k in enumerate(ks)}
+    return {
+        k: Draws(values, None if most == 1 else variance, effective, tail)
+        for k, (values, variance, effective) in each.items()
+    }
 
 
 def grouped_bound(log_weights: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -135,6 +147,12 @@ def grouped_bound(log_weights: Tensor, k: int) -> tuple[Tensor, Tensor]:
     each = log_weights[: groups * k].unflatten(0, (groups, k)).logsumexp(1) - math.log(k)
     variance = each.var(0) / groups if groups > 1 else jackknife_variance(log_weights[:k])
     return each.mean(0), variance
+
+
+def grouped_effective_draws(log_weights: Tensor, k: int) -> Tensor:
+    """The effective number of k weights from log-weights (K, b), K >= k, as the mean over their groups (b,)."""
+    groups = len(log_weights) // k
+    return torch.stack([effective_draws(group) for group in log_weights[: groups * k].split(k)]).mean(0)
 
 
 def jackknife_variance(log_weights: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from dgmbench.evaluation.likelihood import bounds
 from dgmbench.evaluation.likelihood.ais import Bracket, bracket
 from dgmbench.evaluation.likelihood.bounds import Draws
+from dgmbench.evaluation.likelihood.tails import heavy_tail
 from dgmbench.evaluation.likelihood.units import bits_per_dim, nats_per_token, perplexity
 from dgmbench.evaluation.metrics import Metric, NumberKind
 from dgmbench.evaluation.parts import WITHOUT_EXAMPLES, WITHOUT_NOISE, Context, Found, Note
@@ -42,7 +43,7 @@ def likelihood(model: Model, context: Context, note: Note) -> Iterator[Found]:
         ks = sorted({k} if isinstance(k, int) else set(k))
         note(f"importance-weighted bound, k = {', '.join(map(str, ks))}")
         for k, draws in bounds.importance_weighted_bounds(model, context.chunks, ks).items():
-            yield from _nats(context, f"iw_bound_k{k}", draws, "lower bound", {"k": k})
+            yield from _weighted(context, f"iw_bound_k{k}", draws, k, max(ks))
     if isinstance(model, HasLogProbEstimate):
         yield from _estimate(model, context, note)
     if isinstance(model, IsClassConditional) and isinstance(model, HasLogProb | HasElbo):
@@ -57,6 +58,19 @@ def likelihood(model: Model, context: Context, note: Note) -> Iterator[Found]:
     elif isinstance(model, HasUnnormalisedElbo):
         values = bounds.unnormalised_elbo(model, context.chunks)
         yield from _with_log_z(context, "elbo", values, "lower bound", model.annealing_path(), note)
+
+
+def _weighted(context: Context, name: str, draws: Draws, k: int, most: int) -> Iterator[Found]:
+    """A bound by k importance weights, and what tells whether they can be trusted: of the tail by the most drawn."""
+    warning = heavy_tail(draws.tail_index, most)
+    for each, metric, details in _nats(context, name, draws, "lower bound", {"k": k}):
+        yield each, metric.noting(warning), details
+    if k > 1 and draws.effective is not None:
+        effective = Metric.mean_of(draws.effective, unit="draws", kind="estimate", direction="higher", note=warning)
+        yield f"{name}_ess", effective, {"k": k}
+    if draws.tail_index is not None:
+        index = Metric.mean_of(draws.tail_index, unit="1", kind="estimate", direction="lower", note=warning)
+        yield f"{name}_tail_index", index, {"k": k, "draws": most}
 
 
 def _estimate(model: HasLogProbEstimate, context: Context, note: Note) -> Iterator[Found]:

@@ -22,6 +22,31 @@ class BlockEstimate(NamedTuple):
     blocks: int
 
 
+class Blocks:
+    """Disjoint blocks of data (n, d) and samples (m, d), in random order.
+
+    A ``block`` larger than a fifth of the smaller set becomes that, so that there are five blocks for a standard error.
+    """
+
+    def __init__(self, data: Tensor, samples: Tensor, *, block: int = BLOCK, generator: Generator | None) -> None:
+        require("blocks", least=2, block=block)
+        checked_pair(data, samples, least=2 * LEAST_BLOCKS)
+        fewer = min(len(data), len(samples))
+        self.block = min(block, fewer // LEAST_BLOCKS)
+        self.data, self.samples = data, samples
+        x, y = random_order(data, generator), random_order(samples, generator)
+        parts = [slice(i * self.block, (i + 1) * self.block) for i in range(fewer // self.block)]
+        self.rows = [(x[part], y[part]) for part in parts]
+
+    def mean(self, statistic: Callable[[Tensor, Tensor], Tensor], dtype: torch.dtype = torch.float64) -> BlockEstimate:
+        """The mean of ``statistic`` over blocks of both sets in a precision."""
+        values = torch.stack(
+            [statistic(self.data[x].to(dtype), self.samples[y].to(dtype)) for x, y in self.rows]
+        ).double()
+        error = float(values.std()) / math.sqrt(len(values))
+        return BlockEstimate(float(values.mean()), error, self.block, len(values))
+
+
 def over_blocks(
     data: Tensor,
     samples: Tensor,
@@ -30,18 +55,8 @@ def over_blocks(
     block: int = BLOCK,
     generator: Generator | None = None,
 ) -> BlockEstimate:
-    """The mean of ``statistic`` over blocks of data (n, d) and samples (m, d), in random order and in float64.
-
-    A ``block`` larger than a fifth of the smaller set becomes that, so that there are five blocks for a standard error.
-    """
-    require("blocks", least=2, block=block)
-    checked_pair(data, samples, least=2 * LEAST_BLOCKS)
-    fewer = min(len(data), len(samples))
-    block = min(block, fewer // LEAST_BLOCKS)
-    x, y = random_order(data, generator), random_order(samples, generator)
-    parts = [slice(i * block, (i + 1) * block) for i in range(fewer // block)]
-    values = torch.stack([statistic(data[x[part]].double(), samples[y[part]].double()) for part in parts])
-    return BlockEstimate(float(values.mean()), float(values.std()) / math.sqrt(len(parts)), block, len(parts))
+    """The mean of ``statistic`` over blocks of data (n, d) and samples (m, d), in random order and in float64."""
+    return Blocks(data, samples, block=block, generator=generator).mean(statistic)
 
 
 class BlockDistance(FeatureSets):

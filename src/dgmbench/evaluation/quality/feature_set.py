@@ -15,6 +15,8 @@ from dgmbench.errors import UserError
 ROWS, COLUMNS, MOST = 512, 4096, 2**23
 # Up to this many multiplications distances are computed in float64, above in float32.
 DOUBLE = 2e11
+# Features of up to this many numbers are centred and rounded once, larger sets once for each block of rows.
+HELD = 2**27
 
 
 def checked(features: Tensor, what: str, *, least: int = 2) -> Tensor:
@@ -65,34 +67,47 @@ class Distances:
     more in float32.
     """
 
-    def __init__(self, centre: Tensor, multiplications: float) -> None:
-        self.centre = centre
-        self.dtype = torch.float64 if multiplications <= DOUBLE else torch.float32
-        self.noise = 64 * torch.finfo(self.dtype).eps
+    def __init__(self, centre: Tensor, dtype: torch.dtype) -> None:
+        self.centre, self.dtype = centre, dtype
+        self.noise = 64 * torch.finfo(dtype).eps
 
     @classmethod
-    def between(cls, x: Tensor, y: Tensor) -> "Distances":
-        """For the sets x (n, d) and y (m, d), in either order and within themselves."""
+    def between(cls, x: Tensor, y: Tensor, dtype: torch.dtype | None = None) -> "Distances":
+        """For the sets x (n, d) and y (m, d), in either order and within themselves; ``dtype`` is that of products."""
         total = torch.stack([part.double().sum(0) for each in (x, y) for part in each.split(COLUMNS)]).sum(0)
-        return cls(total / (len(x) + len(y)), max(len(x), len(y)) ** 2 * x.shape[1])
+        multiplications = max(len(x), len(y)) ** 2 * x.shape[1]
+        dtype = dtype or (torch.float64 if multiplications <= DOUBLE else torch.float32)
+        return cls(total / (len(x) + len(y)), dtype)
 
     def of(self, x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """|x_i - y_j|^2 for x (n, d) and y (m, d), some rows at a time: a slice of the rows and their distances (b, m).
 
-        What is below the rounding error of the product counts as zero.
+        What is below the rounding error of the product counts as zero. The distances are overwritten by the next ones.
         """
         size = min(ROWS, max(16, MOST // max(1, len(y))))
+        held = self._centred(y) if y.numel() <= HELD else None
+        space = torch.empty((min(size, len(x)), len(y)), dtype=self.dtype, device=x.device)
         for start in range(0, len(x), size):
             rows = slice(start, min(start + size, len(x)))
-            a = (x[rows].double() - self.centre).to(self.dtype)
-            length = a.square().sum(1, keepdim=True)
-            distances = torch.empty((len(a), len(y)), dtype=self.dtype, device=x.device)
-            for part, columns in zip(distances.split(COLUMNS, 1), y.split(COLUMNS), strict=True):
-                b = (columns.double() - self.centre).to(self.dtype)
-                scale = length + b.square().sum(1)
-                distance = torch.addmm(scale, a, b.T, alpha=-2)
-                part.copy_(distance.masked_fill_(distance < self.noise * scale, 0))
+            a, length = (held[0][rows], held[1][rows]) if held and x is y else self._centred(x[rows])
+            distances = space[: len(a)]
+            for part in (slice(first, first + COLUMNS) for first in range(0, len(y), COLUMNS)):
+                b, other = (held[0][part], held[1][part]) if held else self._centred(y[part])
+                scale = length[:, None] + other
+                distance = torch.addmm(scale, a, b.T, alpha=-2, out=distances[:, part])
+                distance.masked_fill_(distance < scale.mul_(self.noise), 0)
             yield rows, distances
+
+    def _centred(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The features x (n, d) less the centre, and their squared lengths (n,)."""
+        # any centre will do, if it is the same for all: it is rounded as the features are
+        exact = torch.promote_types(x.dtype, self.dtype)
+        centre, centred = self.centre.to(exact), torch.empty(x.shape, dtype=self.dtype, device=x.device)
+        length = torch.empty(len(x), dtype=self.dtype, device=x.device)
+        for rows in (slice(start, start + ROWS) for start in range(0, len(x), ROWS)):
+            centred[rows] = x[rows].to(exact) - centre
+            length[rows] = centred[rows].square().sum(1)
+        return centred, length
 
     def reach(self, x: Tensor, distance: Tensor) -> Tensor:
         """The squared distances (n, ...) from each x_i beyond which another is larger than ``distance`` for certain.
@@ -100,11 +115,8 @@ class Distances:
         Up to there the two may be equal: the features are rounded, which moves each distance by a few units in the last
         place of |x_i|, and so is the matrix product.
         """
-        sizes = [
-            torch.stack([part.double().square().sum(1), (part.double() - self.centre).square().sum(1)])
-            for part in x.split(ROWS)
-        ]
-        raw, length = torch.cat(sizes, 1).view(2, -1, *[1] * (distance.ndim - 1))
+        sizes = [torch.stack([part.to(self.dtype).square().sum(1), self._centred(part)[1]]) for part in x.split(ROWS)]
+        raw, length = torch.cat(sizes, 1).double().view(2, -1, *[1] * (distance.ndim - 1))
         root = distance.double().sqrt()
         rounded = root + 4 * torch.finfo(x.dtype).eps * (raw.sqrt() + root)
         return rounded.square() + self.noise * (length + distance.double())

@@ -33,13 +33,15 @@ import torch
 from torch import Generator, Tensor
 
 from dgmbench.errors import UserError
-from dgmbench.evaluation.quality.feature_set import SetMeasure, checked, checked_pair, random_order
+from dgmbench.evaluation.quality.feature_set import SetMeasure, checked, checked_pair, random_order, shuffled
 
 ENOUGH = 2  # examples a feature; with fewer, the distance is mostly its bias
 BLOCK = 4096  # rows that are turned to float64 at a time
 # With more than so many examples a feature, the first order of the bias is all of it but for one percent. With fewer
 # it is corrected by simulated distances: until the eigenvalues that they saw are so many, or the distances.
 PLENTY, DRAWN, MOST_DRAWS = 50, 2000, 200
+# The spectrum of data, for the bias beside samples of lower rank, is that of at most so many features or examples.
+MOST_SPECTRUM = 2048
 
 
 class Moments(NamedTuple):
@@ -95,20 +97,26 @@ class Extrapolated(NamedTuple):
     parts: tuple[int, ...]
 
 
-def _factor(covariance: Tensor) -> Tensor:
-    """L with covariance = L L^T, of full rank or not."""
-    triangular, failed = torch.linalg.cholesky_ex(covariance)
-    if not failed:
-        return triangular
-    values, vectors = torch.linalg.eigh(covariance)
-    return vectors * values.clamp_min(0).sqrt()
+def _factor(moments: Moments) -> Tensor:
+    """L (d, r) with L L^T the covariance; r is no more than the examples or the features."""
+    covariance, d = moments.covariance, moments.mean.numel()
+    if moments.n > d:
+        triangular, failed = torch.linalg.cholesky_ex(covariance)
+        if not failed:
+            return triangular
+    # of rank r, pivoted elimination takes r steps
+    import scipy.linalg
+
+    packed, pivots, rank, _ = scipy.linalg.lapack.dpstrf(covariance.cpu().numpy(), lower=1)
+    factor = torch.zeros((d, rank), dtype=torch.float64)
+    factor[torch.from_numpy(pivots.astype(np.int64) - 1)] = torch.from_numpy(np.tril(packed)[:, :rank])
+    return factor.to(covariance.device)
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:
     """FD of two sets of features from their moments."""
-    s, t = a.covariance, b.covariance
-    root = torch.linalg.svdvals(_factor(s).T @ _factor(t)).sum()
-    return float((a.mean - b.mean).square().sum() + s.trace() + t.trace() - 2 * root)
+    means, traces = (a.mean - b.mean).square().sum(), a.covariance.trace() + b.covariance.trace()
+    return float(means + traces - 2 * torch.linalg.svdvals(_factor(a).T @ _factor(b)).sum())
 
 
 def null_bias(covariance: Tensor, n: int, m: int) -> float:
@@ -131,17 +139,24 @@ def simulated_bias(covariance: Tensor, n: int, m: int, generator: Generator) -> 
     Gaussian with just these eigenvalues, whose first order is also taken at the eigenvalues of the n. That corrects
     both that the first order is not all and that sample eigenvalues spread more than those of the distribution.
     """
-    values = torch.linalg.eigvalsh(covariance.double()).clamp_min(0)
+    return _simulated_bias(torch.linalg.eigvalsh(covariance.double()), n, m, generator)
+
+
+def _simulated_bias(values: Tensor, n: int, m: int, generator: Generator, seen: int | None = None) -> float:
+    """The same of eigenvalues of n examples, or of ``seen`` of them; those that are zero may be left out."""
+    values, seen = values.clamp_min(0), seen or n
     first = float(_first_order(values, n, m))
     roots = values[values > values.max() * len(values) * torch.finfo(torch.float64).eps].sqrt()
-    if min(n, m) > PLENTY * len(roots) or not len(roots):
+    if min(seen, m) > PLENTY * len(roots) or not len(roots):
         return first
     draws = min(math.ceil(DRAWN / len(roots)), MOST_DRAWS)
-    a, b = (_drawn_factors(roots, count, draws, generator) for count in (n, m))
+    a, b = (_drawn_factors(roots, count, draws, generator) for count in (seen, m))
+    approximate = _first_order(torch.linalg.svdvals(a).square(), n, m)
+    if seen < n:
+        a = _drawn_factors(roots, n, draws, generator)
     means = roots.square().sum() * (1 / n + 1 / m)
     root = torch.linalg.svdvals(a.mT @ b).sum(1)
     exact = means + a.square().sum((1, 2)) + b.square().sum((1, 2)) - 2 * root
-    approximate = _first_order(torch.linalg.svdvals(a).square(), n, m)
     return first * float(exact.sum() / approximate.sum())
 
 
@@ -160,31 +175,79 @@ def _drawn_factors(roots: Tensor, n: int, draws: int, generator: Generator) -> T
     return roots[:, None] * factor.to(roots.device) / math.sqrt(n - 1)
 
 
-def _influence(x: Tensor, own: Moments, other: Moments) -> float:
-    """Variance of one example's influence on the distance, its set having the moments ``own``."""
-    values, vectors = torch.linalg.eigh(own.covariance)
-    kept = values > values.max() * own.mean.numel() * torch.finfo(torch.float64).eps
-    values, vectors = values[kept], vectors[:, kept]
-    factor = vectors * values.sqrt()  # (d, r)
-    squares, rotation = torch.linalg.eigh(factor.T @ other.covariance @ factor)
-    # T = F^-T (F^T S F)^{1/2} F^-1, so that x^T T x = |w x|^2
-    w = (vectors / values.sqrt()) @ rotation * squares.clamp_min(0).sqrt().sqrt()
+def _influence(x: Tensor, own: Tensor, other: Tensor, transport: Tensor | None) -> Tensor:
+    """The influence on the distance (n,) of each of the examples x (n, d) of a set, whose mean is ``own``.
+
+    ``other`` is the mean of the other set, and x^T T x = |transport^T x|^2; without it, that is left out.
+    """
     influences = []
     for part in x.split(BLOCK):
-        centred = part.double() - own.mean
-        quadratic = centred.square().sum(1) - (centred @ w).square().sum(1)
-        influences.append(quadratic + 2 * centred @ (own.mean - other.mean))
-    return float(torch.cat(influences).var())
+        centred = part.double() - own
+        each = centred.square().sum(1) + 2 * centred @ (own - other)
+        influences.append(each if transport is None else each - (centred @ transport).square().sum(1))
+    return torch.cat(influences)
+
+
+def _inverse_roots(singular: Tensor, d: int) -> Tensor:
+    """1 / sqrt of singular values, and 0 for those that are zero but for rounding."""
+    kept = singular > singular.max() * d * torch.finfo(torch.float64).eps
+    return torch.where(kept, singular, torch.inf).rsqrt()
 
 
 def frechet(data: Tensor, samples: Tensor, *, generator: Generator | None = None) -> FrechetEstimate:
     """FD between features of data (n, d) and of samples (m, d); its bias, where simulated, depends on ``generator``."""
     checked_pair(data, samples)
-    a, b = Moments.of(data), Moments.of(samples)
-    variance = _influence(data, a, b) / a.n + _influence(samples, b, a) / b.n
     generator = generator or torch.Generator().manual_seed(0)
+    if min(len(data), len(samples)) <= data.shape[1]:
+        return _of_few(data, samples, generator)
+    d, a, b = data.shape[1], Moments.of(data), Moments.of(samples)
+    of_data, of_samples = _factor(a), _factor(b)
+    u, singular, w = torch.linalg.svd(of_data.T @ of_samples, full_matrices=False)
+    means, traces = (a.mean - b.mean).square().sum(), a.covariance.trace() + b.covariance.trace()
+    inverse = _inverse_roots(singular, d)
+    variance = _influence(data, a.mean, b.mean, of_samples @ w.T * inverse).var() / a.n
+    variance += _influence(samples, b.mean, a.mean, of_data @ u * inverse).var() / b.n
     bias = simulated_bias(a.covariance, a.n, b.n, generator)
-    return FrechetEstimate(frechet_distance(a, b), math.sqrt(variance), bias)
+    return FrechetEstimate(float(means + traces - 2 * singular.sum()), math.sqrt(float(variance)), bias)
+
+
+def _of_few(data: Tensor, samples: Tensor, generator: Generator) -> FrechetEstimate:
+    """The same where one set has no more examples than features: in the space of the ``few``, no (d, d) matrix.
+
+    With L the centred few over sqrt(n - 1), S the covariance of the many and L^T S L = W diag(s^2) W^T, the root's
+    trace is sum s. The transport of the many is L W diag(1/s) W^T L^T, and that of the few is such that
+    x_i^T T x_i = (n - 1) (W diag(s) W^T)_ii for the i-th of them.
+    """
+    few, many = (data, samples) if len(data) < len(samples) else (samples, data)
+    n, m = len(few), len(many)
+    mean, other = (torch.stack([part.double().sum(0) for part in x.split(BLOCK)]).sum(0) / len(x) for x in (few, many))
+    factor = (few.double() - mean).T / math.sqrt(n - 1)  # (d, n)
+    across, square = factor.new_zeros((0, n)), 0.0  # with the same L^T S L as the many, by QR, which loses no digits
+    for part in many.split(BLOCK):
+        centred = (part.double() - other) / math.sqrt(m - 1)
+        square += float(centred.square().sum())
+        across = torch.cat([across, centred @ factor])
+        if len(across) > n:
+            across = torch.linalg.qr(across).R
+    _, singular, w = torch.linalg.svd(across, full_matrices=False)
+    value = (mean - other).square().sum() + factor.square().sum() + square - 2 * singular.sum()
+    transport = factor @ w.T * _inverse_roots(singular, len(mean))
+    of_few = _influence(few, mean, other, None) - (n - 1) * (w.square().T @ singular)
+    variance = _influence(many, other, mean, transport).var() / m + of_few.var() / n
+    values, seen = _spectrum(data, generator)
+    bias = _simulated_bias(values, len(data), len(samples), generator, seen)
+    return FrechetEstimate(float(value), math.sqrt(float(variance)), bias)
+
+
+def _spectrum(data: Tensor, generator: Generator) -> tuple[Tensor, int]:
+    """Eigenvalues of the covariance of features (n, d), and of how many of them: enough for a bias of few samples."""
+    n, d = data.shape
+    if d <= min(n, MOST_SPECTRUM):
+        return torch.linalg.eigvalsh(Moments.of(data).covariance), n
+    seen = min(n, MOST_SPECTRUM)
+    some = (data if seen == n else shuffled(data, generator, seen)).double()
+    centred = some - some.mean(0)
+    return torch.linalg.eigvalsh(centred @ centred.T / (seen - 1)), seen
 
 
 def usable_parts(n: int, m: int, dim: int, parts: Sequence[int] = (1, 2, 4)) -> tuple[int, ...]:

@@ -130,7 +130,7 @@ class _Balls:
         held = mask.float()
         self.inside[:, balls] += (held @ _numbers(points, held).T).T.double()
         self.covers[:, points] += (_numbers(balls, held) @ held).double()
-        self.ring[balls] += ring.sum(1)
+        self.ring[balls] += ring.float().sum(1)
         pairs = (ring & (self.covers[0, points] <= 1)).nonzero()
         self.pairs.append(pairs + torch.tensor([balls.start, points.start], device=pairs.device))
 
@@ -212,6 +212,7 @@ def neighbourhoods(
 
     Only the standard errors depend on ``generator``, a little.
     """
+    dtype = Distances.between(data, samples).dtype  # that of the whole, for its parts as well
     whole = jackknifed_neighbourhoods(data, samples, k=k)
     block = min(BLOCK, min(len(data), len(samples)) // 5)
     if block < LEAST_A_NEIGHBOUR * k:
@@ -221,7 +222,7 @@ def neighbourhoods(
     for _ in range(math.ceil(BLOCKS / blocks)):
         x, y = random_order(data, generator), random_order(samples, generator)
         parts = [slice(i * block, (i + 1) * block) for i in range(blocks)]
-        each = [jackknifed_neighbourhoods(data[x[part]], samples[y[part]], k=k) for part in parts]
+        each = [jackknifed_neighbourhoods(data[x[part]], samples[y[part]], k=k, dtype=dtype) for part in parts]
         found = torch.tensor(each, dtype=torch.float64)  # (blocks, 5, 3)
         spread.append(found[..., 0].var(0))
         claimed.append(found[..., 1].square().mean(0))
@@ -230,15 +231,17 @@ def neighbourhoods(
     return Neighbourhoods(*(m._replace(se=m.se * factor) for m, factor in zip(whole, factors, strict=True)))
 
 
-def jackknifed_neighbourhoods(data: Tensor, samples: Tensor, *, k: int = NEIGHBOURS) -> Neighbourhoods:
-    """The same with the errors of the jackknife."""
+def jackknifed_neighbourhoods(
+    data: Tensor, samples: Tensor, *, k: int = NEIGHBOURS, dtype: torch.dtype | None = None
+) -> Neighbourhoods:
+    """The same with the errors of the jackknife, by distances in a given precision if there is one."""
     checked_pair(data, samples)
     fewer = min(len(data), len(samples))
     if not 1 <= k < fewer:
         raise UserError(
             f"k={k} nearest neighbours need more than k examples on both sides (and k at least 1); there are {fewer}."
         )
-    distances = Distances.between(data, samples)
+    distances = Distances.between(data, samples, dtype)
     around_data, around_samples = _Within.of(data, k, distances), _Within.of(samples, k, distances)
     data_balls, sample_balls = _Balls(around_data, len(samples)), _Balls(around_samples, len(data))
     to_samples, to_data = _Across.none(around_data.nearest), _Across.none(around_samples.nearest)

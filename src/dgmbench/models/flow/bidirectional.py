@@ -19,7 +19,8 @@ standardised by the prior. Free bits are for one map of one layer, averaged over
 Shapes and units: x is raw (b, c, h, w); a layer's z is (k b, maps, h_l, w_l), a code is all of them, flat; nats.
 
 Paper: Kingma, Salimans, Jozefowicz, Chen, Sutskever, Welling, "Improving Variational Inference with Inverse
-Autoregressive Flow", NeurIPS 2016, https://arxiv.org/abs/1606.04934, section 4 and appendix C.
+Autoregressive Flow", NeurIPS 2016, https://arxiv.org/abs/1606.04934, section 4 and appendix C. What differs is in
+``iaf_vae.py``.
 """
 
 from collections.abc import Callable, Sequence

@@ -25,7 +25,10 @@ Different from the paper: a batch normalisation comes before each MADE and not a
 standardises the data; it has no scale and shift of its own, which the next MADE's would only repeat. The log scales
 are cut off at -7 and 7. A label also reaches the outputs directly, since the first dimension sees no hidden
 unit and its density could otherwise not depend on the label. Two hidden layers of 100 units are what the paper takes
-for POWER and GAS; it takes 512 to 1024 for larger sets.
+for POWER and GAS, or one, as validation has it; it takes 512 to 2048 for larger sets. Adam at 1e-3 with no penalty and
+a budget, where the paper has 1e-4, a penalty of 1e-6 and stops after 30 epochs without progress (the experiments
+``papamakarios2017_maf_...`` have its rate and penalty). On levels the logit takes all of (0, K), where the paper's
+logit(lambda + (1 - 2 lambda) x / K) leaves mass outside the data space; no flipped images.
 """
 
 from collections.abc import Iterator, Sequence

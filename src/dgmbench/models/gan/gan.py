@@ -1,4 +1,4 @@
-"""Generative adversarial networks: GAN, and by settings DCGAN, WGAN, WGAN-GP and conditional GAN.
+"""Generative adversarial networks: GAN, and by settings DCGAN, WGAN, WGAN-GP, conditional GAN and other losses.
 
 A generator G turns noise into samples; a discriminator D is trained to tell them from data, and the generator is
 trained on the discriminator's answer alone, so that neither needs a likelihood. With a(x) the discriminator's output
@@ -9,6 +9,7 @@ and D = sigmoid(a):
       non_saturating          G minimises  -E_z log D(G(z))
     wasserstein               D minimises   E_z a(G(z)) - E_data a(x)
                               G minimises  -E_z a(G(z))
+    others                    see ``nn.adversarial_losses``: least_squares, hinge, f_divergence, relativistic_average
     gradient_penalty          D also minimises  penalty_weight E (||grad a(x_hat)|| - 1)^2 between data and samples
 
 Shapes and units: raw x (b, *shape) is scaled to [-1, 1] (``real`` data pass unchanged); z (b, latent) ~ N(0, I); losses
@@ -20,8 +21,8 @@ https://arxiv.org/abs/1511.06434; Arjovsky et al. 2017 (wgan), https://arxiv.org
 
 What differs: the mlp has leaky ReLU in place of maxout with dropout, and a Gaussian z in place of a uniform one, as
 later work does. DCGAN follows the authors' Torch release (4x4 kernels, 64 channels); the paper's figure 1 draws 5x5
-kernels and, with ``channels=128``, the same widths. Batch-norm's running statistics serve evaluation only, and
-move in ``after_step``.
+kernels and, with ``channels=128``, the same widths. Batch-norm's running statistics serve evaluation only: they are
+those of samples in G and of data in D, and move in ``after_step``.
 """
 
 import math
@@ -37,9 +38,9 @@ from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError, require
 from dgmbench.models.contract import Logs, Model, Stage
 from dgmbench.nn.adversarial import NetName, make_discriminator, make_generator
-from dgmbench.nn.adversarial_losses import LOSSES, AdversarialLossName, gradient_penalty
-from dgmbench.nn.batchnorm import absorb_statistics
-from dgmbench.nn.labels import count_classes, draw_classes, start_class_prior
+from dgmbench.nn.adversarial_losses import AdversarialLoss, AdversarialLossName, adversarial_loss, gradient_penalty
+from dgmbench.nn.batchnorm import absorb_statistics, statistics_of
+from dgmbench.nn.labels import classes_of_noise, count_classes, draw_classes, start_class_prior
 from dgmbench.nn.scaling import Scaling
 
 
@@ -53,7 +54,7 @@ class Gan(Model):
         hidden_sizes: hidden layers of the mlp generator; the mlp discriminator has them in reverse.
         channels: maps in the widest-resolution layer of dcgan (doubling with each halving of the side), or in every
             layer of resnet.
-        loss: see the formulas above.
+        loss: an object of ``nn.adversarial_losses`` or its name; see the formulas above.
         regulariser: ``gradient_penalty`` holds the critic's gradient norm at one between data and samples.
         penalty_weight: its weight, lambda.
         clip: bound on every weight of the critic after its step (WGAN), or none.
@@ -74,7 +75,7 @@ class Gan(Model):
         latent: int = 32,
         hidden_sizes: Sequence[int] = (256, 256),
         channels: int = 64,
-        loss: AdversarialLossName = "non_saturating",
+        loss: AdversarialLossName | AdversarialLoss = "non_saturating",
         regulariser: Literal["none", "gradient_penalty"] = "none",
         penalty_weight: float = 10.0,
         clip: float | None = None,
@@ -87,19 +88,18 @@ class Gan(Model):
         super().__init__(spec)
         if net not in ("mlp", "dcgan", "resnet"):
             raise UserError(f"net must be mlp, dcgan or resnet, not '{net}'.")
-        if loss not in LOSSES:
-            raise UserError(f"loss must be one of {', '.join(LOSSES)}, not '{loss}'.")
+        self.adversarial = adversarial_loss(loss)
         if regulariser not in ("none", "gradient_penalty"):
             raise UserError(f"regulariser must be none or gradient_penalty, not '{regulariser}'.")
         require(least=1, latent=latent, hidden_sizes=hidden_sizes, channels=channels, n_critic=n_critic)
         require(least=0, penalty_weight=penalty_weight, instance_noise=instance_noise)
         require(least=0, below=1, label_smoothing=label_smoothing)
         require(above=0, clip=clip, truncation=truncation)
-        if label_smoothing and loss == "wasserstein":
-            raise UserError("label_smoothing needs a loss with labels; loss=wasserstein has none.")
+        if label_smoothing and not self.adversarial.has_targets:
+            raise UserError(f"label_smoothing needs a loss with labels; loss={self.adversarial} has none.")
         if conditional and not spec.num_classes:
             raise UserError("conditional=true needs data with labels, and this data set has none.")
-        self.latent, self.adversarial = latent, LOSSES[loss]
+        self.latent = latent
         self.penalty_weight = penalty_weight if regulariser == "gradient_penalty" else 0.0
         self.clip, self.n_critic = clip, n_critic
         self.label_smoothing, self.instance_noise, self.truncation = label_smoothing, instance_noise, truncation
@@ -116,7 +116,7 @@ class Gan(Model):
             channels=channels,
             classes=self.classes,
             norm="layer" if self.penalty_weight else "batch",
-            bias=loss != "wasserstein",  # the Wasserstein loss does not depend on a constant
+            bias=self.adversarial.sees_constant,
         )
         self.noise_dim = latent + bool(self.classes)
         if self.classes:
@@ -143,18 +143,22 @@ class Gan(Model):
         labels = self.one_hot(batch.y)
         z = self.noise(len(batch.x), generator)
         if player == "generator":
-            fake = self.critic(self.blurred(self.generator(z, labels), generator), labels)
-            loss = self.adversarial.generator(fake).mean()
+            with statistics_of(self.generator):
+                samples = self.generator(z, labels)
+            fake = self.critic(self.blurred(samples, generator), labels)
+            real = None
+            if self.adversarial.sees_real:
+                with torch.no_grad():
+                    real = self.critic(self.blurred(self.scaling(batch.x), generator), labels)
+            loss = self.adversarial.generator(fake, real)
             return loss, {"loss": loss.detach()}
         with torch.no_grad():
             samples = self.blurred(self.generator(z, labels), generator)
         data = self.blurred(self.scaling(batch.x), generator)
         fake = self.critic(samples, labels)
-        real = self.critic(data, labels)  # last, so that batch-norm's running statistics are those of data
-        real_term = self.adversarial.real(real).mean()
-        if self.label_smoothing:
-            real_term = torch.lerp(real_term, self.adversarial.fake(real).mean(), self.label_smoothing)
-        loss = real_term + self.adversarial.fake(fake).mean()
+        with statistics_of(self.discriminator):
+            real = self.critic(data, labels)
+        loss = self.adversarial.discriminator(real, fake, label_smoothing=self.label_smoothing)
         logs = {"real": real.mean().detach(), "fake": fake.mean().detach()}
         if self.penalty_weight:
             penalty = gradient_penalty(lambda x: self.critic(x, labels), data, samples, generator=generator).mean()
@@ -189,9 +193,7 @@ class Gan(Model):
         if self.truncation is not None:
             z = self.truncated(torch.erf(z / 2**0.5), self.truncation)
         if self.classes:
-            quantile = torch.special.ndtr(noise[:, self.latent].detach()).to(self.class_log_prior)
-            y = torch.searchsorted(self.class_log_prior.exp().cumsum(0), quantile).clamp(max=self.classes - 1)
-            labels = self.one_hot(y)
+            labels = self.one_hot(classes_of_noise(self.class_log_prior, noise[:, self.latent]))
         return self.scaling.unrounded(self.generator(z, labels))
 
     def critic(self, x: Float[Tensor, " b *shape"], labels: Tensor | None = None) -> Float[Tensor, " b"]:

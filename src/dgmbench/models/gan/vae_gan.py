@@ -19,7 +19,8 @@ Paper: Larsen, Sonderby, Larochelle, Winther 2016, https://arxiv.org/abs/1512.09
 What differs: the three players step one after the other, each on its own forward pass, where the paper takes all
 gradients at one point. log sigma(x) has a soft ceiling, 1 - softplus(1 - s): its exponential in the KL else throws a
 network of many inputs off its course at a single unusual batch. The default networks are fully connected, for small
-data; ``net=dcgan`` is the paper's kind.
+data; ``net=dcgan`` is the paper's kind. Batch-norm's running statistics are those of data in the encoder and the
+discriminator, and those of samples of the prior in the decoder.
 """
 
 from collections.abc import Sequence
@@ -34,8 +35,8 @@ from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError, require
 from dgmbench.models.contract import Logs, Model
 from dgmbench.nn.adversarial import NetName, make_discriminator, make_generator
-from dgmbench.nn.adversarial_losses import LOSSES
-from dgmbench.nn.batchnorm import absorb_statistics
+from dgmbench.nn.adversarial_losses import AdversarialLoss, Logistic, adversarial_loss
+from dgmbench.nn.batchnorm import absorb_statistics, statistics_of
 from dgmbench.nn.scaling import Scaling
 
 LARGEST_LOG_STD = 1.0  # of the posterior; the prior's is 0
@@ -63,17 +64,18 @@ class VaeGan(Model):
         hidden_sizes: Sequence[int] = (256, 256),
         channels: int = 64,
         gamma: float = 1.0,
-        loss: Literal["minimax", "non_saturating"] = "minimax",
+        loss: Literal["minimax", "non_saturating"] | AdversarialLoss = "minimax",
     ) -> None:
         super().__init__(spec)
         if net not in ("mlp", "dcgan", "resnet"):
             raise UserError(f"net must be mlp, dcgan or resnet, not '{net}'.")
-        if loss not in ("minimax", "non_saturating"):
+        adversarial = adversarial_loss(loss)
+        if not isinstance(adversarial, Logistic):
             raise UserError(f"loss must be minimax or non_saturating, not '{loss}'.")
         require(least=1, latent=latent, hidden_sizes=hidden_sizes, channels=channels)
         require(least=0, gamma=gamma)
         self.latent = self.noise_dim = latent
-        self.gamma, self.adversarial = gamma, LOSSES[loss]
+        self.gamma, self.adversarial = gamma, adversarial
         self.scaling = Scaling(spec)
         sizes = tuple(hidden_sizes)
         self.encoder = make_discriminator(net, spec, hidden_sizes=sizes[::-1], channels=channels, outputs=2 * latent)
@@ -92,7 +94,8 @@ class VaeGan(Model):
         """The objective of ``player`` in the module's formulas, as a mean over the batch."""
         x = self.scaling(batch.x)
         if player == "encoder":
-            mean, log_std = self.posterior(x)
+            with statistics_of(self.encoder):
+                mean, log_std = self.posterior(x)
             prior = 0.5 * (mean.square() + (2 * log_std).exp() - 2 * log_std - 1).sum(1).mean()
             feature = self.feature_nll(x, self.decoder(self.code(mean, log_std, generator))).mean()
             loss = prior + feature
@@ -101,16 +104,19 @@ class VaeGan(Model):
             z = self.code(*self.posterior(x), generator)
             z_prior = torch.randn(z.shape, device=z.device, generator=generator)
         if player == "decoder":
-            reconstruction, sample = self.decoder(z), self.decoder(z_prior)
+            reconstruction = self.decoder(z)
+            with statistics_of(self.decoder):
+                sample = self.decoder(z_prior)
             feature = self.feature_nll(x, reconstruction).mean()
-            generator_loss = self.adversarial.generator
-            gan = (generator_loss(self.critic(reconstruction)) + generator_loss(self.critic(sample))).mean()
+            generated = self.adversarial.generated
+            gan = (generated(self.critic(reconstruction)) + generated(self.critic(sample))).mean()
             loss = self.gamma * feature + gan
             return loss, {"loss": loss.detach(), "feature_nll": feature.detach(), "gan": gan.detach()}
         with torch.no_grad():
             reconstruction, sample = self.decoder(z), self.decoder(z_prior)
         reconstructed, fake = self.critic(reconstruction), self.critic(sample)
-        real = self.critic(x)  # last, so that batch-norm's running statistics are those of data
+        with statistics_of(self.discriminator):
+            real = self.critic(x)
         loss = (self.adversarial.real(real) + self.adversarial.fake(reconstructed) + self.adversarial.fake(fake)).mean()
         return loss, {"loss": loss.detach(), "real": real.mean().detach(), "fake": fake.mean().detach()}
 

@@ -27,7 +27,7 @@ from dgmbench.errors import UserError, require
 from dgmbench.models.contract import Logs
 from dgmbench.models.moment_matching.matching import MomentMatching
 from dgmbench.nn.adversarial import NetName, make_generator
-from dgmbench.nn.batchnorm import absorb_statistics
+from dgmbench.nn.batchnorm import absorb_statistics, statistics_of
 from dgmbench.nn.conditional_mmd import conditional_mmd_squared
 from dgmbench.nn.labels import classes_of_noise, count_classes, draw_classes, one_hot, start_class_prior
 from dgmbench.nn.mmd import rbf_mixture
@@ -95,7 +95,8 @@ class Cgmmn(MomentMatching):
             raise UserError("cgmmn needs labels with every batch, and this one has none.")
         known = batch.y >= 0
         x, y = self.scaling(batch.x[known]), batch.y[known]
-        samples = self.generator(self.noise(len(y), generator), one_hot(y, self.classes, x.dtype))
+        with statistics_of(self.generator):
+            samples = self.generator(self.noise(len(y), generator), one_hot(y, self.classes, x.dtype))
         squared = self.conditional_discrepancy(x, y, samples, y) if len(y) else samples.sum().double()
         return self.objective(squared), {"cmmd2": squared.detach()}
 

@@ -8,7 +8,8 @@ that a single smooth objective replaces the game of a GAN:
 
 The loss is the V-statistic of a batch and as many samples (survey equation 88), which never is negative; the log holds
 the U-statistic, which is unbiased: about 0, and below it half of the time, once samples and data cannot be told apart.
-Small batches make the V-statistic's bias favour samples of too little spread, so the method wants large ones.
+Small batches make the V-statistic's bias favour samples of too little spread, so that in the limit the method wants
+large ones; but at a given number of images they also make more steps, which counts for more here: see below.
 
 Shapes and units: raw x (b, *shape), scaled to [-1, 1] (``real`` data pass unchanged); z (b, latent). MMD is a number
 without unit, between 0 and sqrt(2).
@@ -19,7 +20,8 @@ optimization", UAI 2015, https://arxiv.org/abs/1505.03906.
 
 What differs: bandwidths are multiples of the data's median distance, where the paper tunes absolute ones for each data
 set; the hidden layers have leaky ReLU in place of ReLU and tanh replaces the sigmoid, since data are on [-1, 1]; Adam
-in place of momentum and a rate tuned on validation data.
+in place of momentum and a rate tuned on validation data; batches of 50 by default, where the papers have 1000 and train
+for long (docs/moment_matching.md has the measurement).
 """
 
 from collections.abc import Sequence
@@ -33,7 +35,7 @@ from dgmbench.errors import UserError
 from dgmbench.models.contract import Logs
 from dgmbench.models.moment_matching.matching import MomentMatching
 from dgmbench.nn.adversarial import NetName, make_generator
-from dgmbench.nn.batchnorm import absorb_statistics
+from dgmbench.nn.batchnorm import absorb_statistics, statistics_of
 from dgmbench.nn.scaling import Scaling
 
 
@@ -75,7 +77,8 @@ class Gmmn(MomentMatching):
 
     def loss(self, player: str, batch: Batch, generator: Generator) -> tuple[Tensor, Logs]:
         """The MMD, or its square, between the batch and as many fresh samples."""
-        samples = self.generator(self.noise(len(batch.x), generator))
+        with statistics_of(self.generator):
+            samples = self.generator(self.noise(len(batch.x), generator))
         squared, unbiased = self.discrepancy(self.scaling(batch.x), samples)
         return self.objective(squared), {"mmd2": squared.detach(), "mmd2_unbiased": unbiased.detach()}
 

@@ -35,7 +35,7 @@ from dgmbench.errors import UserError, require
 from dgmbench.models.contract import Logs, Model, Stage
 from dgmbench.nn.adversarial import NetName, make_discriminator, make_generator
 from dgmbench.nn.adversarial_losses import gradient_penalty
-from dgmbench.nn.batchnorm import absorb_statistics
+from dgmbench.nn.batchnorm import absorb_statistics, statistics_of
 from dgmbench.nn.mmd import Discrepancy, Kernel, mmd_squared, rbf_mixture, safe_sqrt, squared_distances
 from dgmbench.nn.scaling import Scaling
 
@@ -142,13 +142,17 @@ class MmdGan(Model):
         if player == "generator":
             with torch.no_grad():
                 real = self.critic(x)
-            value, logs = self.adversarial(real, self.critic(self.generator(z)))
-            return value, logs
+            with statistics_of(self.generator):
+                samples = self.generator(z)
+            return self.adversarial(real, self.critic(samples))
         with torch.no_grad():
             samples = self.generator(z)
-        fake, real = self.critic(samples), self.critic(x)
+        fake = self.critic(samples)
+        error = self.reconstruction(samples, fake)
+        with statistics_of(self.critic), statistics_of(self.decoder):  # they are used on data
+            real = self.critic(x)
+            error = error + self.reconstruction(x, real)
         value, logs = self.adversarial(real, fake)
-        error = self.reconstruction(x, real) + self.reconstruction(samples, fake)
         loss = self.autoencoder_weight * error - value
         if self.regulariser == "gradient_penalty":
             penalty = gradient_penalty(self.witness(real, fake), x, samples, generator=generator).mean()
