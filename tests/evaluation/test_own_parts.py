@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from dgmbench import cli
+from dgmbench.command import main as cli
 from dgmbench.data import DataSet, DataSpec, Split
 from dgmbench.errors import UserError
 from dgmbench.evaluation.evaluator import Evaluator

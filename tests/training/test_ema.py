@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from dgmbench.training.build import load_weights
+from dgmbench.runs.build import load_weights
 from torch import Generator, Tensor, nn
 
 from dgmbench.data.spec import Batch, DataSpec

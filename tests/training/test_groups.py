@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from dgmbench.training.build import optimizer_factory
+from dgmbench.runs.build import optimizer_factory
 from torch import Generator, Tensor, nn
 
 from dgmbench.config import complete, compose
