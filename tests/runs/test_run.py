@@ -18,8 +18,8 @@ from PIL import Image
 
 from dgmbench.command import main as cli
 from dgmbench.evaluation.evaluator import Evaluator
-from dgmbench.runs.folder import RunFolder
 from dgmbench.runs import run
+from dgmbench.runs.folder import RunFolder
 from dgmbench.training.files import AtomicCheckpointIO, RowWriter, read_checkpoint, read_rows, write_atomically
 from dgmbench.training.module import Interrupted, Training
 

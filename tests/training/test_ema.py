@@ -5,12 +5,12 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from dgmbench.runs.build import load_weights
 from torch import Generator, Tensor, nn
 
 from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.models.contract import Logs, Model, Stage
 from dgmbench.nn.batchnorm import BatchNorm, absorb_statistics, statistics_of
+from dgmbench.runs.build import load_weights
 from dgmbench.training.ema import Ema
 from dgmbench.training.module import Hooks, Training
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from dgmbench.runs.build import optimizer_factory
 from torch import Generator, Tensor, nn
 
 from dgmbench.config import complete, compose
 from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError
 from dgmbench.models.contract import Logs, Model, player_parameters
+from dgmbench.runs.build import optimizer_factory
 from dgmbench.training.module import Hooks, Training
 
 from .test_module import SPEC, fit

@@ -61,7 +61,9 @@ def test_falls_with_n_for_one_conditional_and_not_for_a_shifted_one():
             c, e = points(n, 1, 4 * seed), points(n, 1, 4 * seed + 1)
             x = c.sin() + 0.3 * points(n, 1, 4 * seed + 2)
             s = e.sin() + 0.3 * points(n, 1, 4 * seed + 3) + shift
-            values.append(discrepancy(x, c, s, e, ridge=0.1 * n).item())  # the shrinkage of the paper: N times a constant
+            values.append(
+                discrepancy(x, c, s, e, ridge=0.1 * n).item()
+            )  # the shrinkage of the paper: N times a constant
         return float(np.mean(values))
 
     same, shifted = [mean(n, 0.0) for n in (20, 80, 320)], [mean(n, 1.0) for n in (20, 80, 320)]

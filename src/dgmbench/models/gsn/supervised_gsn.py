@@ -20,9 +20,9 @@ Shapes and units: as in ``gsn.py``; labels (b,) int64, scores (b, num_classes); 
 Paper: Zohrer and Pernkopf, "General Stochastic Networks for Classification", NeurIPS 2014,
 https://papers.nips.cc/paper/5281-general-stochastic-networks-for-classification.
 
-What differs: the hidden units are those of this project's GSN (tanh, 500 and 50 of them for small images), where the
-paper has three layers of 2000 and anneals lambda from 1 towards 0 over the epochs; here lambda is constant, so that the
-validated objective stays one and the same.
+What differs: 300 and 100 hidden units for small images, where the paper has three layers of 2000, and a constant lambda
+where it starts at the generative end and moves towards the discriminative one, so that the objective stays one and the
+same.
 """
 
 from collections.abc import Sequence
@@ -56,10 +56,10 @@ class SupervisedGsn(Gsn):
         self,
         spec: DataSpec,
         *,
-        hidden_sizes: Sequence[int] = (500, 50),
-        generative: float = 0.1,
+        hidden_sizes: Sequence[int] = (300, 100),
+        generative: float = 0.5,
         unknown: float = 0.5,
-        corruption: float = 0.3,
+        corruption: float = 0.15,
         hidden_noise: float = 0.1,
         walkback: int = 6,
         sample_steps: int = 200,
