@@ -1,12 +1,13 @@
-# make demo   sets up .venv, then runs the demo suite: every family on embedded data, with a report
-# make test   sets up .venv, then lints, type-checks and tests
-# make clean  removes .venv and everything built; outputs/ stays
+# make demo       sets up .venv, then runs the demo suite: every family on embedded data, with a report
+# make test       sets up .venv, then lints, type-checks and tests, and prints what each row's tests cost
+# make test-fast  for working: the cheapest tests only, at most three minutes on two cores
+# make clean      removes .venv and everything built; outputs/ stays
 
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo test clean
+.PHONY: setup demo test test-fast clean
 
 setup: $(STAMP)
 
@@ -24,7 +25,10 @@ test: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python scripts/readme_table.py --check
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest -n 2 --dist worksteal --budgets
+
+test-fast: setup
+	$(BIN)/pytest -n 2 --dist worksteal --fast
 
 clean:
 	rm -rf .venv build dist .pytest_cache .ruff_cache .mypy_cache

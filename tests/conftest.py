@@ -1,4 +1,9 @@
-"""Shared set-up: shapes are checked at run time, one thread a process, and a data root of its own."""
+"""Shared set-up: shapes are checked at run time, one thread a process, and a data root of its own.
+
+A process that a test leaves running fails that test (``_nothing_left_running``); what a session leaves running, however
+it ends, is killed by a guardian. ``--budgets`` prints what every row costs and fails where it is too much; ``--fast``
+runs what fits into three minutes.
+"""
 
 import os
 
@@ -17,6 +22,43 @@ import pytest
 jaxtyping.install_import_hook(["dgmbench.models", "dgmbench.nn"], "beartype.beartype")
 
 import torch  # noqa: E402
+
+from . import fast, process_tree  # noqa: E402
+from .costs import Costs  # noqa: E402
+
+GUARDIAN = pytest.StashKey[Any]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--budgets", action="store_true", help="print CPU seconds by row and file; fail over the budget")
+    parser.addoption("--fast", action="store_true", help="run the cheapest tests only: three minutes on two cores")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--budgets"):
+        config.pluginmanager.register(Costs(config))
+    if not hasattr(config, "workerinput"):  # the controller of xdist's workers, or the only process
+        config.stash[GUARDIAN] = process_tree.start_guardian()
+    process_tree.adopt_orphans()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--fast"):
+        fast.leave_out(config, items)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    guardian = config.stash.get(GUARDIAN, None)
+    if guardian is not None:
+        process_tree.dismiss(guardian)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_running() -> Iterator[None]:
+    before = set(process_tree.descendants(os.getpid()))
+    yield
+    left = process_tree.end_leftovers(before)
+    assert not left, f"this test has left processes running: {left}"
 
 
 @pytest.fixture(scope="session", autouse=True)

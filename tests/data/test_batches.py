@@ -53,7 +53,7 @@ def test_a_batch_is_a_function_of_its_number(binarise: str) -> None:
     visited = BatchStream(numbered(50, binarise=binarise), batch_size=16, seed=1)
     for b in order:
         fresh = BatchStream(numbered(50, binarise=binarise), batch_size=16, seed=1)
-        for got, expected in zip(visited.batch(b), fresh.batch(b), strict=True):
+        for got, expected in zip(visited.batch(b)[:3], fresh.batch(b)[:3], strict=True):
             assert torch.equal(got, expected)
 
 
@@ -79,7 +79,7 @@ def test_a_resident_split_gives_the_same_batches() -> None:
         assert resident.resident
         assert not plain.resident
         for b in range(6):
-            for got, expected in zip(resident.batch(b), plain.batch(b), strict=True):
+            for got, expected in zip(resident.batch(b)[:3], plain.batch(b)[:3], strict=True):
                 assert torch.equal(got, expected)
 
 

@@ -160,7 +160,7 @@ def test_processes_that_prepare_at_once_agree(tmp_path: Path) -> None:
     processes = [context.Process(target=_prepare, args=(tmp_path, barrier, results)) for _ in range(4)]
     for process in processes:
         process.start()
-    outcomes = [results.get(timeout=60) for _ in processes]
+    outcomes = [results.get(timeout=900) for _ in processes]
     for process in processes:
         process.join()
     assert sum(decoded for decoded, _, _ in outcomes) == 1  # one decoded, three waited for it

@@ -231,6 +231,7 @@ def test_a_mode_that_only_data_show_makes_the_bracket_wide():
     assert blind.reverse.log_z + 3 * blind.reverse.se < exact - 5
     assert abs(blind.gap) < 0.1
     assert not blind.wide  # nothing that it could know
+    assert "nothing but forward runs was looked at" in blind.trouble
     # data of both modes: the runs of the other mode come back with next to no weight, so the estimates move by log 2
     both = sides(torch.cat([down[:25], up[:25]]))
     assert both.wide

@@ -12,10 +12,8 @@ from dgmbench.data import DataSet, DataSpec, Split
 from dgmbench.evaluation.evaluator import Evaluator
 from dgmbench.evaluation.likelihood import decoder_measure
 from dgmbench.evaluation.likelihood.decoder_ais import (
-    ACCEPTANCE,
     Annealing,
-    _at,
-    _move,
+    _Tempered,
     annealed,
     annealed_back,
     sigmoid_schedule,
@@ -35,6 +33,7 @@ from dgmbench.models.gan.vae_gan import VaeGan
 from dgmbench.models.moment_matching.gmmn import Gmmn
 from dgmbench.models.vae.iwae import Iwae
 from dgmbench.models.vae.vae import Vae
+from dgmbench.nn.hmc import ACCEPTANCE, at, move
 
 CPU = torch.device("cpu")
 
@@ -163,7 +162,7 @@ def test_a_move_leaves_the_tempered_posterior_unchanged(examples) -> None:
     one = x[:1].repeat(n, 1)
     start = model.posterior_sample(one, seeded(0))
     given = model.decoder().given(one, 1)
-    state, accepted = _move(_at(start, given), beta, torch.full((n,), 0.33).double(), 3, given, seeded(1))
+    state, accepted = move(_Tempered(given, beta), at(start, given), torch.full((n,), 0.33).double(), 3, seeded(1))
     assert 0.3 < float(accepted.mean()) < 0.95  # so that the Metropolis step has something to do
     assert float((state.z != start).any(1).double().mean()) == pytest.approx(float(accepted.mean()), abs=0.02)
     again = model.posterior_sample(one, seeded(2))
@@ -177,8 +176,8 @@ def test_orbits_that_diverge_are_refused() -> None:
     def steep(z: Tensor) -> Tensor:
         return -z.square().sum(1).exp()
 
-    state = _at(torch.zeros(20, 2, dtype=torch.float64), steep)
-    after, accepted = _move(state, 1.0, torch.full((20,), 30.0).double(), 5, steep, seeded())
+    state = at(torch.zeros(20, 2, dtype=torch.float64), steep)
+    after, accepted = move(_Tempered(steep, 1.0), state, torch.full((20,), 30.0).double(), 5, seeded())
     assert torch.equal(after.z, state.z)
     assert float(accepted.max()) == 0.0
     assert torch.isfinite(after.value).all()

@@ -3,7 +3,8 @@
     python kill.py POINT UPDATE OVERRIDE...
 
 POINT is ``before`` (at the update's start), ``middle`` (after the first player's optimiser step) or ``saving``
-(half-way through writing a checkpoint, at the first one after the update).
+(half-way through writing a checkpoint, at the first one after the update) or ``leaving`` (when all has been done with a
+stage's last state and the next stage, which starts at the update, has not begun).
 """
 
 import os
@@ -11,7 +12,7 @@ import signal
 import sys
 from pathlib import Path
 
-from dgmbench.config import compose
+from dgmbench.config import compose, import_from, search_path
 from dgmbench.runs.run import train
 from dgmbench.training import files
 from dgmbench.training.module import Training
@@ -23,6 +24,7 @@ def die() -> None:
 
 def arm(point: str, update: int) -> None:
     step, one_update, write = Training._step, Training._update, files.write_atomically
+    enter = Training._enter_stage
     now = {"update": -1}
 
     def killed_update(self: Training, u: int) -> None:
@@ -42,9 +44,16 @@ def arm(point: str, update: int) -> None:
             die()
         write(path, content)
 
+    def killed_enter(self: Training, index: int) -> None:
+        if point == "leaving" and self.clock.update == update:
+            die()
+        enter(self, index)
+
+    Training._enter_stage = killed_enter
     Training._update, Training._step, files.write_atomically = killed_update, killed_step, killed_write
 
 
 if __name__ == "__main__":
+    import_from(search_path()[:-1])
     arm(sys.argv[1], int(sys.argv[2]))
     train(compose("train", sys.argv[3:]))

@@ -2,10 +2,7 @@
 
 import csv
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +11,10 @@ from dgmbench.command import main as cli
 from dgmbench.runs.loggers import CsvLogger
 from dgmbench.training.files import read_rows
 
-QUICK = ("trainer.progress=false", "protocol=quick", "hardware=cpu", "hardware.threads=1", "model=vae",
+from ..processes import script
+
+QUICK = ("trainer.progress=false", "protocol=quick", "protocol.max_examples=50", "protocol.quality.samples=50",
+         "hardware=cpu", "hardware.threads=1", "model=vae", "model.hidden_sizes=[8]",
          "trainer.budget=30ba", "trainer.validate=10ba", "trainer.checkpoint=10ba")  # fmt: skip
 
 
@@ -56,11 +56,8 @@ def test_csv_leaves_a_torn_line_out(tmp_path: Path) -> None:
 
 
 def test_csv_after_a_kill_and_a_resume(tmp_path: Path) -> None:
-    killed = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("kill.py")), "before", "25", *QUICK, "logger=csv",
-         f"paths.outputs={tmp_path}"],
-        check=False, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    kill = Path(__file__).with_name("kill.py")
+    killed = script(kill, "before", "25", *QUICK, "logger=csv", f"paths.outputs={tmp_path}")
     assert killed.returncode == -signal.SIGKILL
     folder = train(tmp_path, "logger=csv")
     assert logged_csv(folder) == expected(folder)
@@ -97,10 +94,10 @@ sys.exit(code)
 
 
 def test_wandb_offline_keeps_two_runs_of_one_process_apart(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", WANDB, str(tmp_path / "calls.json"), *QUICK, "logger=wandb", "logger.mode=offline",
-         f"paths.outputs={tmp_path / 'outputs'}"],
-        check=False, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", "WANDB_SILENT": "true"},
+    (tmp_path / "recorded.py").write_text(WANDB, encoding="utf-8")
+    done = script(
+        tmp_path / "recorded.py", str(tmp_path / "calls.json"), *QUICK, "logger=wandb", "logger.mode=offline",
+        f"paths.outputs={tmp_path / 'outputs'}", environment={"WANDB_SILENT": "true"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     calls = json.loads((tmp_path / "calls.json").read_text())

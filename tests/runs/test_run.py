@@ -5,9 +5,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,25 +20,40 @@ from dgmbench.runs.folder import RunFolder
 from dgmbench.training.files import AtomicCheckpointIO, RowWriter, read_checkpoint, read_rows, write_atomically
 from dgmbench.training.module import Interrupted, Training
 
+from ..processes import Forked, dgm, script, start_dgm, until
+
 QUICK = ("trainer.progress=false", "protocol=quick", "hardware=cpu", "hardware.threads=1")
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+# What a test does not look at is measured on few examples.
+FEW = (
+    "protocol=quick",
+    "protocol.max_examples=50",
+    "protocol.quality.samples=50",
+    "protocol.semi_supervised.labels=[]",
+)
+SMALL = (*QUICK, *FEW[1:])
+TRAINED = ("model=vae", "trainer.budget=5ba")
 
 
-def dgm(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "dgmbench", *arguments]
-
-
-def start(outputs: Path, *overrides: str) -> subprocess.Popen[str]:
-    """Start ``dgm train`` and wait until it has saved a checkpoint, or ended."""
-    process = subprocess.Popen(
-        dgm("train", *QUICK, f"paths.outputs={outputs}", *overrides),
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
-    )  # fmt: skip
-    end = time.monotonic() + 120
-    while process.poll() is None and not list(outputs.glob("*/checkpoints/last.ckpt")):
-        assert time.monotonic() < end
-        time.sleep(0.05)
+def start(outputs: Path, *overrides: str) -> Forked:
+    """Start ``dgm train`` and wait until it has saved a checkpoint."""
+    process = start_dgm("train", *SMALL, f"paths.outputs={outputs}", *overrides)
+    until(lambda: list(outputs.glob("*/checkpoints/last.ckpt")), "a checkpoint is saved", process)
     return process
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A VAE that has seen five batches and was measured on few examples."""
+    outputs = tmp_path_factory.mktemp("trained")
+    assert cli.main(["train", *SMALL, f"paths.outputs={outputs}", *TRAINED]) == 0
+    (folder,) = outputs.glob("vae-*")
+    return folder
+
+
+@pytest.fixture
+def folder(trained: Path, tmp_path: Path) -> Path:
+    """A copy of it that a test may spoil."""
+    return Path(shutil.copytree(trained, tmp_path / trained.name))
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -49,8 +61,9 @@ def test_a_signal_leaves_a_resumable_run(number: signal.Signals, code: int, tmp_
     overrides = ("model=vae", "trainer.budget=100000ba", "trainer.checkpoint=5ba", "trainer.validate=100000ba")
     process = start(tmp_path, *overrides)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == code, errors
+    done = process.done()
+    errors = done.stderr
+    assert done.returncode == code, errors
     assert "Traceback" not in errors
     assert "resumes" in errors
     (folder,) = tmp_path.glob("vae-*")
@@ -67,14 +80,14 @@ def test_the_same_run_twice_at_once_is_refused_and_the_first_goes_on(
     overrides = ("model=vae", "trainer.budget=100000ba", "trainer.checkpoint=5ba")
     process = start(tmp_path, *overrides)
     try:
-        code = cli.main(["train", *QUICK, f"paths.outputs={tmp_path}", *overrides])
+        code = cli.main(["train", *SMALL, f"paths.outputs={tmp_path}", *overrides])
         message = capsys.readouterr().err
         assert code == 2
         assert f"is being worked on by another process (pid {process.pid} on" in message
         assert process.poll() is None
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
     # a killed owner frees the folder
     (path,) = tmp_path.glob("vae-*")
     folder = RunFolder(path)
@@ -84,11 +97,8 @@ def test_the_same_run_twice_at_once_is_refused_and_the_first_goes_on(
 
 def test_a_full_disk_while_saving_keeps_the_last_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("model=vae", "trainer.budget=40ba", "trainer.checkpoint=10ba", "trainer.validate=100ba")
-    command = ["train", *QUICK, f"paths.outputs={tmp_path}", *words]
-    process = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("kill.py")), "before", "25", *command[1:]],
-        capture_output=True, check=False, env=ENVIRONMENT,
-    )  # fmt: skip
+    command = ["train", *SMALL, f"paths.outputs={tmp_path}", *words]
+    process = script(Path(__file__).with_name("kill.py"), "before", "25", *command[1:])
     assert process.returncode == -signal.SIGKILL
     (folder,) = tmp_path.glob("vae-*")
     checkpoint = folder / "checkpoints" / "last.ckpt"
@@ -109,11 +119,9 @@ def test_a_full_disk_while_saving_keeps_the_last_checkpoint(tmp_path: Path, caps
 
 @pytest.mark.parametrize("damage", ["cut", "altered", "empty", "foreign"])
 def test_a_damaged_checkpoint_ends_in_one_sentence_and_is_kept(
-    damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    damage: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["train", *QUICK, f"paths.outputs={tmp_path}", "model=vae", "trainer.budget=4ba"]
-    assert cli.main(command) == 0
-    (folder,) = tmp_path.glob("vae-*")
+    command = ["train", *SMALL, f"paths.outputs={tmp_path}", *TRAINED]
     (folder / "result.json").unlink()
     last = folder / "checkpoints" / "last.ckpt"
     content = bytearray(last.read_bytes())
@@ -123,7 +131,6 @@ def test_a_damaged_checkpoint_ends_in_one_sentence_and_is_kept(
         {"cut": content[: len(content) // 2], "altered": content, "empty": b"", "foreign": b"hello"}[damage]
     )
     kept = last.read_bytes()
-    capsys.readouterr()
     assert cli.main(command) == 2
     message = capsys.readouterr().err
     assert "last.ckpt is damaged" in message
@@ -135,7 +142,7 @@ def test_a_loss_that_is_not_finite_fails_the_run_and_keeps_its_checkpoint(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code = cli.main(
-        ["train", *QUICK, f"paths.outputs={tmp_path}", "model=vae", "trainer.budget=400ba", "optimizer=sgd",
+        ["train", *SMALL, f"paths.outputs={tmp_path}", "model=vae", "trainer.budget=400ba", "optimizer=sgd",
          "optimizer.lr=1e6", "trainer.checkpoint=1ba"]
     )  # fmt: skip
     message = capsys.readouterr().err
@@ -149,7 +156,7 @@ def test_a_loss_that_is_not_finite_fails_the_run_and_keeps_its_checkpoint(
 
 def test_checkpoints_load_with_weights_only_and_hold_plain_values(tmp_path: Path) -> None:
     assert (
-        cli.main(["train", *QUICK, f"paths.outputs={tmp_path}", "model=gan", "trainer.budget=5ba", "trainer.ema=0.9"])
+        cli.main(["train", *SMALL, f"paths.outputs={tmp_path}", "model=gan", "trainer.budget=5ba", "trainer.ema=0.9"])
         == 0
     )
     (folder,) = tmp_path.glob("gan-*")
@@ -159,13 +166,10 @@ def test_checkpoints_load_with_weights_only_and_hold_plain_values(tmp_path: Path
         assert set(checkpoint["dgmbench"]["optimizers"]) == {"discriminator", "generator"}
 
 
-def test_evaluate_adds_metrics_and_keeps_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    outputs = f"paths.outputs={tmp_path}"
-    assert cli.main(["train", *QUICK, outputs, "model=vae", "trainer.budget=5ba"]) == 0
-    folder = Path(capsys.readouterr().out.splitlines()[-1])
+def test_evaluate_adds_metrics_and_keeps_the_others(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = json.loads((folder / "result.json").read_text())
     weights = (folder / "checkpoints" / "last.ckpt").read_bytes()
-    assert cli.main(["evaluate", f"run={folder}", "protocol=quick", "protocol.k=3"]) == 0
+    assert cli.main(["evaluate", f"run={folder}", *FEW, "protocol.k=3"]) == 0
     out = capsys.readouterr().out
     after = json.loads((folder / "result.json").read_text())
     assert out.splitlines()[-1] == str(folder)
@@ -181,7 +185,7 @@ def test_a_run_that_stopped_after_its_last_update_still_validates(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def train(outputs: str) -> int:
-        settings = (*QUICK, f"paths.outputs={tmp_path / outputs}", "model=made", "trainer.budget=5ba")
+        settings = (*SMALL, f"paths.outputs={tmp_path / outputs}", "model=made", "trainer.budget=5ba")
         return cli.main(["train", *settings])
 
     def result(outputs: str) -> dict[str, Any]:
@@ -209,19 +213,19 @@ def test_a_run_that_stopped_after_its_last_update_still_validates(
 def test_a_number_of_the_same_name_under_another_protocol_replaces_none(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train = ["train", *QUICK, f"paths.outputs={tmp_path}", "model=vae", "trainer.budget=5ba"]
+    train = ["train", *SMALL, f"paths.outputs={tmp_path}", "model=vae", "trainer.budget=5ba"]
     assert cli.main([*train, "protocol.max_examples=50"]) == 0
     folder = Path(capsys.readouterr().out.splitlines()[-1])
     before = json.loads((folder / "result.json").read_text())
     elbo = before["metrics"]["elbo"]
-    assert cli.main(["evaluate", f"run={folder}", "protocol=quick", "protocol.max_examples=60"]) == 0
+    assert cli.main(["evaluate", f"run={folder}", *FEW, "protocol.max_examples=60"]) == 0
     after = json.loads((folder / "result.json").read_text())
     assert (after["metrics"]["elbo"]["n"], after["metrics"][f"elbo#{elbo['protocol_id']}"]) == (60, elbo)
     for metric in after["metrics"].values():
         assert metric["protocol_id"] in after["protocols"]
     assert f"elbo#{elbo['protocol_id']}" in capsys.readouterr().out
     # under the first protocol again: both are still there, each once
-    assert cli.main(["evaluate", f"run={folder}", "protocol=quick", "protocol.max_examples=50"]) == 0
+    assert cli.main(["evaluate", f"run={folder}", *FEW]) == 0
     again = json.loads((folder / "result.json").read_text())["metrics"]
     assert again["elbo"] == elbo
     assert again[f"elbo#{after['metrics']['elbo']['protocol_id']}"] == after["metrics"]["elbo"]
@@ -229,7 +233,7 @@ def test_a_number_of_the_same_name_under_another_protocol_replaces_none(
 
 
 def test_a_result_says_what_the_run_has_cost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    settings = (*QUICK, f"paths.outputs={tmp_path}", "model=vae", "model.latent=3", "model.hidden_sizes=[5]")
+    settings = (*SMALL, f"paths.outputs={tmp_path}", "model=vae", "model.latent=3", "model.hidden_sizes=[5]")
     assert cli.main(["train", *settings, "trainer.budget=6ba", "trainer.batch_size=10"]) == 0
     folder = Path(capsys.readouterr().out.splitlines()[-1])
     cost = json.loads((folder / "result.json").read_text())["cost"]
@@ -257,14 +261,12 @@ def test_a_result_says_what_the_run_has_cost(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_the_same_protocol_gives_the_same_numbers_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert (
-        cli.main(["train", *QUICK, f"paths.outputs={tmp_path}", "model=rbm", "model.hidden=8", "trainer.budget=5ba"])
-        == 0
-    )
+    words = ["model=rbm", "model.hidden=8", "trainer.budget=5ba"]
+    assert cli.main(["train", *SMALL, f"paths.outputs={tmp_path}", *words]) == 0
     folder = Path(capsys.readouterr().out.splitlines()[-1])
     before = json.loads((folder / "result.json").read_text())["metrics"]
     torch.manual_seed(5)
-    assert cli.main(["evaluate", f"run={folder}", "protocol=quick"]) == 0
+    assert cli.main(["evaluate", f"run={folder}", *FEW]) == 0
     assert json.loads((folder / "result.json").read_text())["metrics"] == before
 
 
@@ -279,32 +281,30 @@ def test_last_weights_that_are_the_best_are_measured_once(
         return measure(self, *arguments, **named)
 
     monkeypatch.setattr(Evaluator, "measure", counted)
-    assert cli.main(["train", *QUICK, f"paths.outputs={tmp_path}", "model=made", "trainer.budget=5ba"]) == 0
+    assert cli.main(["train", *SMALL, f"paths.outputs={tmp_path}", "model=made", "trainer.budget=5ba"]) == 0
     assert measured == ["best"]  # one validation, at the end
     folder = Path(capsys.readouterr().out.splitlines()[-1])
     result = json.loads((folder / "result.json").read_text())
     best, final = (result["metrics"][name] for name in ("log_likelihood", "log_likelihood@final"))
     assert best["value"] == final["value"]
     assert [result["protocols"][m["protocol_id"]]["checkpoint"] for m in (best, final)] == ["best", "final"]
-    assert cli.main(["evaluate", f"run={folder}", "protocol=quick", "protocol.checkpoint=[final]"]) == 0
+    assert cli.main(["evaluate", f"run={folder}", *FEW, "protocol.checkpoint=[final]"]) == 0
     assert measured == ["best", "final"]
     again = json.loads((folder / "result.json").read_text())
     assert again["metrics"] == result["metrics"]
     assert again["protocols"] == result["protocols"]
-    train = ["train", *QUICK, f"paths.outputs={tmp_path}", "model=made", "trainer.budget=5ba", "seed=1"]
+    train = ["train", *SMALL, f"paths.outputs={tmp_path}", "model=made", "trainer.budget=5ba", "seed=1"]
     assert cli.main(train) == 0
     other = Path(capsys.readouterr().out.splitlines()[-1])
     shutil.copy(other / "checkpoints" / "last.ckpt", folder / "checkpoints" / "last.ckpt")
-    assert cli.main(["evaluate", f"run={folder}", "protocol=quick"]) == 0
+    assert cli.main(["evaluate", f"run={folder}", *FEW]) == 0
     assert measured[3:] == ["best", "final"]
     apart = json.loads((folder / "result.json").read_text())["metrics"]
     assert apart["log_likelihood"] == best
     assert apart["log_likelihood@final"]["value"] != final["value"]
 
 
-def test_sample_writes_a_picture_and_an_array_and_repeats(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["train", *QUICK, f"paths.outputs={tmp_path}", "model=vae", "trainer.budget=5ba"]) == 0
-    folder = capsys.readouterr().out.splitlines()[-1]
+def test_sample_writes_a_picture_and_an_array_and_repeats(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["sample", f"run={folder}", "n=7"]) == 0
     picture, array = capsys.readouterr().out.splitlines()
     x = np.load(array)["x"]
@@ -325,7 +325,7 @@ def test_identity_ignores_what_cannot_change_the_result(tmp_path: Path, capsys: 
     def folder(*overrides: str) -> str:
         assert (
             cli.main(
-                ["train", *QUICK, "model=vae", "trainer.budget=2ba", f"paths.outputs={tmp_path / 'a'}", *overrides]
+                ["train", *SMALL, "model=vae", "trainer.budget=2ba", f"paths.outputs={tmp_path / 'a'}", *overrides]
             )
             == 0
         )
@@ -343,7 +343,7 @@ def test_identity_ignores_what_cannot_change_the_result(tmp_path: Path, capsys: 
 def test_a_signal_while_measuring_leaves_a_run_that_can_be_finished(
     where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["train", *QUICK, f"paths.outputs={tmp_path}", "model=vae", "trainer.budget=3ba"]
+    command = ["train", *SMALL, f"paths.outputs={tmp_path}", "model=vae", "trainer.budget=3ba"]
     with monkeypatch.context() as patch:
         patch.setattr(run, where, lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(SystemExit) as stopped:
@@ -366,7 +366,7 @@ def test_a_signal_after_the_last_update_is_not_lost(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(Training, "on_train_end", signalled_end)
     with pytest.raises(SystemExit) as stopped:
-        cli.main(["train", *QUICK, f"paths.outputs={tmp_path}", "model=vae", "trainer.budget=3ba"])
+        cli.main(["train", *SMALL, f"paths.outputs={tmp_path}", "model=vae", "trainer.budget=3ba"])
     assert stopped.value.code == 143
 
 
@@ -375,7 +375,7 @@ def test_numbers_that_are_not_finite_are_said_to_be_so(tmp_path: Path, capsys: p
     wild = x[:50].copy()
     wild[0] = 1e25
     np.savez(tmp_path / "wild.npz", x_train=x, x_valid=x[:50], x_test=wild)
-    command = ["train", *QUICK, f"paths.outputs={tmp_path / 'runs'}", "model=made", "trainer.budget=5ba", "data=npz",
+    command = ["train", *SMALL, f"paths.outputs={tmp_path / 'runs'}", "model=made", "trainer.budget=5ba", "data=npz",
                f"data.path={tmp_path / 'wild.npz'}"]  # fmt: skip
     assert cli.main(command) == 0
     assert "not finite" in capsys.readouterr().out
@@ -386,11 +386,9 @@ def test_numbers_that_are_not_finite_are_said_to_be_so(tmp_path: Path, capsys: p
 
 
 def test_another_protocol_on_a_finished_run_is_not_passed_over(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["train", *QUICK, f"paths.outputs={tmp_path}", "model=vae", "trainer.budget=3ba"]
-    assert cli.main(command) == 0
-    capsys.readouterr()
+    command = ["train", *SMALL, f"paths.outputs={tmp_path}", *TRAINED]
     assert cli.main([*command, "protocol.k=7"]) == 0
     assert "measured under protocol=quick (dgm evaluate adds others)" in capsys.readouterr().out
 
@@ -398,18 +396,14 @@ def test_another_protocol_on_a_finished_run_is_not_passed_over(
 @pytest.mark.parametrize("name", ["config.yaml", "result.json"])
 @pytest.mark.parametrize("content", ["{}", "[]", "12", "{", ""])
 def test_damaged_files_of_a_run_are_named(
-    name: str, content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, content: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["train", *QUICK, f"paths.outputs={tmp_path}", "model=vae", "trainer.budget=1ba"]) == 0
-    folder = Path(capsys.readouterr().out.splitlines()[-1])
     (folder / name).write_text(content)
     assert cli.main(["evaluate", f"run={folder}"]) == 2
     assert f"{name} is damaged" in capsys.readouterr().err
 
 
-def test_labels_are_refused_by_models_that_know_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["train", *QUICK, f"paths.outputs={tmp_path}", "model=vae", "trainer.budget=1ba"]) == 0
-    folder = Path(capsys.readouterr().out.splitlines()[-1])
+def test_labels_are_refused_by_models_that_know_none(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["sample", f"run={folder}", "label=2"]) == 2
     assert "was not trained on labels" in capsys.readouterr().err
     assert cli.main(["sample", f"run={folder}", "temperature=0.7"]) == 2
@@ -436,10 +430,11 @@ def test_the_bar_shows_the_loss_whatever_the_budget(tmp_path: Path) -> None:
     import pty
 
     main, terminal = pty.openpty()
-    process = subprocess.Popen(
-        dgm("train", "model=vae", "trainer.budget=3000ba", "protocol=quick", f"paths.outputs={tmp_path}"),
-        stdout=terminal, stderr=terminal, env={**ENVIRONMENT, "COLUMNS": "150", "TERM": "xterm"},
+    process = start_dgm(
+        "train", *SMALL, "trainer.progress=true", "model=vae", "trainer.budget=1000ba", f"paths.outputs={tmp_path}",
+        terminal=os.ttyname(terminal), environment={"COLUMNS": "150", "TERM": "xterm"},
     )  # fmt: skip
+    until(lambda: list(tmp_path.glob("*/status.json")), "the run begins", process)  # it has opened the terminal
     os.close(terminal)
     shown = b""
     while True:
@@ -500,6 +495,10 @@ def test_rows_are_truncated_to_the_recorded_length_and_torn_lines_left_out(tmp_p
 # ---------------------------------------------------------------------- hardware
 
 
+# The compiler's own worker processes are forked once more, which a fork of a warm server does not survive.
+ALONE = {"TORCHINDUCTOR_COMPILE_THREADS": "1"}
+
+
 def final_loss(folder: Path) -> float:
     return [row["model/loss"] for row in read_rows(folder / "metrics.jsonl") if row["kind"] == "train"][-1]
 
@@ -512,10 +511,8 @@ def test_faster_arithmetic_does_nearly_the_same(setting: str, tolerance: float, 
     losses = []
     net = ["model.net=conv", "model.channels=4"] if "channels_last" in setting else []
     for name, extra in (("plain", []), ("other", [setting])):
-        command = dgm(
-            "train", *QUICK, f"paths.outputs={tmp_path / name}", "model=vae", "trainer.budget=5ba", *net, *extra
-        )
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT)
+        words = ["model=vae", "trainer.budget=5ba", *net, *extra]
+        done = dgm("train", *SMALL, f"paths.outputs={tmp_path / name}", *words, environment=ALONE)
         assert done.returncode == 0, done.stderr
         losses.append(final_loss(Path(done.stdout.splitlines()[-1])))
     plain, other = losses
@@ -524,10 +521,8 @@ def test_faster_arithmetic_does_nearly_the_same(setting: str, tolerance: float, 
 
 
 def test_compiling_a_gradient_penalty_is_refused_in_one_sentence(tmp_path: Path) -> None:
-    command = dgm("train", *QUICK, f"paths.outputs={tmp_path}", "model=wgan_gp", "trainer.budget=5ba")
-    done = subprocess.run(
-        [*command, "hardware.compile=true"], capture_output=True, text=True, check=False, env=ENVIRONMENT
-    )
+    words = ["model=wgan_gp", "trainer.budget=5ba", "hardware.compile=true"]
+    done = dgm("train", *SMALL, f"paths.outputs={tmp_path}", *words)
     assert done.returncode == 2, done.stderr
     assert "Leave it at false" in done.stderr
     assert "Traceback" not in done.stderr

@@ -12,7 +12,8 @@ from dgmbench.models.contract import Logs, Model, Stage
 from dgmbench.nn.batchnorm import BatchNorm, absorb_statistics, statistics_of
 from dgmbench.runs.build import load_weights
 from dgmbench.training.ema import Ema
-from dgmbench.training.module import Hooks, Training
+from dgmbench.training.module import Training
+from dgmbench.training.update import Hooks
 
 from .test_module import SPEC, fit
 from .toys import Duel

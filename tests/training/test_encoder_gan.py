@@ -18,7 +18,8 @@ from dgmbench.nn.adversarial_losses import AdversarialLoss, adversarial_loss
 from dgmbench.nn.adversarial_pairs import JointDiscriminator
 from dgmbench.nn.batchnorm import BatchNorm, absorb_statistics, statistics_of
 from dgmbench.nn.scaling import Scaling
-from dgmbench.training.module import Hooks, Training
+from dgmbench.training.module import Training
+from dgmbench.training.update import Hooks
 from dgmbench.verify import statistics, verify_model
 from dgmbench.verify.subject import Subject
 

@@ -13,7 +13,8 @@ from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError
 from dgmbench.models.contract import Logs, Model, player_parameters
 from dgmbench.runs.build import optimizer_factory
-from dgmbench.training.module import Hooks, Training
+from dgmbench.training.module import Training
+from dgmbench.training.update import Hooks
 
 from .test_module import SPEC, fit
 

@@ -15,9 +15,10 @@ from dgmbench.errors import RunFailed, UserError
 from dgmbench.models.contract import Model, Stage, player_parameters
 from dgmbench.runs.run import _quiet
 from dgmbench.training.ema import Ema
-from dgmbench.training.module import Hooks, Training
+from dgmbench.training.module import Training
 from dgmbench.training.plan import Plan, make_plan
 from dgmbench.training.schedule import Schedule
+from dgmbench.training.update import Hooks
 
 from .toys import Duel, MeanModel
 

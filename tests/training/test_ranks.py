@@ -3,8 +3,7 @@
 import json
 import os
 import signal
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,27 +18,55 @@ from dgmbench.runs.folder import RunFolder
 from dgmbench.training.files import read_checkpoint, read_rows
 from dgmbench.training.ranks import Ranks, find_ranks
 
+from ..processes import Forked, free_port, fresh, start_dgm, until
+
 TWO = Path(__file__).with_name("two.py")
-COMMON = ("trainer.progress=false", "protocol=quick", "hardware=cpu", "hardware.threads=1", "trainer.budget=50ba",
-          "trainer.validate=25ba", "trainer.samples=50ba", "trainer.checkpoint=10ba")  # fmt: skip
+COMMON = ("trainer.progress=false", "protocol=quick", "protocol.max_examples=50", "protocol.quality.samples=50",
+          "protocol.semi_supervised.labels=[]", "hardware=cpu", "hardware.threads=1", "trainer.budget=30ba",
+          "trainer.validate=15ba", "trainer.samples=30ba", "trainer.checkpoint=10ba")  # fmt: skip
+
+
+def torchruns(rank: int, world: int, port: int) -> dict[str, str]:
+    """The environment that torchrun gives its processes."""
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_PORT": port}
+    return {name: str(value) for name, value in place.items()} | {
+        "MASTER_ADDR": "127.0.0.1",
+        "TORCHELASTIC_RUN_ID": "tests",
+    }
 
 
 def run(folder: Path, *overrides: str, devices: int = 2, kill_at: int = 0, code: int = 0) -> list[dict]:
-    """Train in ``devices`` processes started by Lightning; returns what each ends with."""
+    """Train in ``devices`` processes of one group, placed as torchrun places them; returns what each ends with."""
     folder.mkdir(exist_ok=True)
-    done = subprocess.run(
-        [sys.executable, str(TWO), str(folder), str(kill_at), *COMMON, f"hardware.devices={devices}",
-         f"paths.outputs={folder / 'outputs'}", *overrides],
-        capture_output=True, text=True, check=False, start_new_session=True, timeout=240,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == code, done.stdout + done.stderr
+    words = [str(TWO), str(folder), str(kill_at), *COMMON, f"hardware.devices={devices}",
+             f"paths.outputs={folder / 'outputs'}", *overrides]  # fmt: skip
+    port, processes = free_port(), []
+    for rank in range(devices):
+        group = processes[0].pid if processes else 0
+        environment = torchruns(rank, devices, port) if devices > 1 else {}
+        process = Forked(words, environment=environment, group=group)
+        processes.append(process)
+        until(lambda: os.getpgid(processes[0].pid) == processes[0].pid, "a group of its own", processes[0])
+    ended = [process.done() for process in processes]
+    assert [process.returncode for process in ended] == [code] * devices, ended
     return [torch.load(folder / f"rank{r}.pt") for r in range(devices)] if code == 0 else []
 
 
-@pytest.mark.parametrize("model", ["vae", "wgan_gp", "rbm_fpcd"])
-def test_two_processes_stay_equal_but_draw_their_own_noise(model: str, tmp_path: Path) -> None:
-    first, second = run(tmp_path / "two", f"model={model}")
+def launched(folder: Path, *overrides: str) -> list[dict]:
+    """The same by Lightning's own launcher, which starts the second process itself."""
+    folder.mkdir()
+    done = fresh(
+        str(TWO), str(folder), "0", *COMMON, "hardware.devices=2", f"paths.outputs={folder / 'outputs'}", *overrides
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return [torch.load(folder / f"rank{r}.pt") for r in range(2)]
+
+
+@pytest.mark.parametrize(("model", "start"), [("vae", launched), ("wgan_gp", run), ("rbm_fpcd", run)])
+def test_two_processes_stay_equal_but_draw_their_own_noise(
+    model: str, start: Callable[..., list[dict]], tmp_path: Path
+) -> None:
+    first, second = start(tmp_path / "two", f"model={model}", *(["model.hidden=20"] if model == "rbm_fpcd" else []))
     assert first["world"] == second["world"] == 2
     assert first["noise"] != second["noise"]
     assert not list((tmp_path / "two").glob("connected*"))  # an exit from a living group aborts now and then
@@ -84,10 +111,9 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
 
 
 def test_torchrun_makes_one_run_folder(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29613", "-m", "dgmbench",
-         "train", *COMMON, "model=made", "hardware.devices=2", f"paths.outputs={tmp_path}"],
-        capture_output=True, text=True, check=False, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    done = fresh(
+        "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}", "-m", "dgmbench",
+        "train", *COMMON, "model=made", "hardware.devices=2", f"paths.outputs={tmp_path}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (folder,) = [path for path in tmp_path.iterdir() if path.is_dir()]
@@ -98,21 +124,17 @@ def test_torchrun_makes_one_run_folder(tmp_path: Path) -> None:
 def test_slurms_tasks_make_one_run_folder(tmp_path: Path) -> None:
     """Two processes in the environment that srun gives its tasks."""
     job = {"SLURM_JOB_ID": "43117", "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2",
-           "SLURM_NODELIST": "localhost", "SLURM_NODEID": "0"}  # fmt: skip
+           "SLURM_NODELIST": "localhost", "SLURM_NODEID": "0", "MASTER_PORT": str(free_port())}  # fmt: skip
+    words = ["train", *COMMON, "model=made", "hardware.devices=2", f"paths.outputs={tmp_path}"]
     tasks = [
-        subprocess.Popen(
-            [sys.executable, "-m", "dgmbench", "train", *COMMON, "model=made", "hardware.devices=2",
-             f"paths.outputs={tmp_path}"],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env={**os.environ, **job, "OMP_NUM_THREADS": "1", "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
-        )
+        start_dgm(*words, environment={**job, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)})
         for rank in range(2)
-    ]  # fmt: skip
-    ended = [task.communicate(timeout=240) for task in tasks]
-    assert [task.returncode for task in tasks] == [0, 0], ended
+    ]
+    ended = [task.done() for task in tasks]
+    assert [task.returncode for task in ended] == [0, 0], ended
     (folder,) = [path for path in tmp_path.iterdir() if path.is_dir()]
     assert json.loads((folder / "result.json").read_text())["cost"]["processes"] == 2
-    assert ended[0][0].splitlines()[-1] == str(folder)
+    assert ended[0].stdout.splitlines()[-1] == str(folder)
 
 
 # ---------------------------------------------------------------------- who am I
@@ -193,10 +215,11 @@ def test_processes_that_measure_differently_still_decide_alike(tmp_path: Path) -
         "defaults:\n  - override /data@_global_.data: digits_binary\n  - _self_\n_target_: wayward.Wayward\n"
         "card: {family: other, summary: s, kinds: [binary], likelihood: none, data: digits_binary}\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "dgmbench", "train", "--config-dir", str(tmp_path), *COMMON, "model=wayward",
-         "trainer.validate=1ba", "hardware.devices=2", f"paths.outputs={tmp_path / 'outputs'}"],
-        capture_output=True, text=True, check=False, timeout=200, start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tmp_path)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    words = ["train", "--config-dir", str(tmp_path), *COMMON, "model=wayward", "trainer.validate=1ba",
+             "trainer.budget=20ba", "hardware.devices=2", f"paths.outputs={tmp_path / 'outputs'}"]  # fmt: skip
+    port = free_port()
+    processes = [
+        start_dgm(*words, environment={**torchruns(rank, 2, port), "PYTHONPATH": str(tmp_path)}) for rank in range(2)
+    ]
+    ended = [process.done() for process in processes]
+    assert [process.returncode for process in ended] == [0, 0], ended

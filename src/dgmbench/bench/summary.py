@@ -17,6 +17,9 @@ Result = Mapping[str, Any]
 def headline(result: Result, k: int | None = None) -> str | None:
     """The name of the metric that says most about a model; of several bounds, that of the protocol's ``k``."""
     metrics = result["metrics"]
+    own = (result.get("objective") or {}).get("name")
+    if isinstance(own, str) and own in metrics and not any(is_called(own, known) for known in HEADLINES):
+        return own  # what the model names itself
     for wanted in HEADLINES:
         names = [name for name in metrics if is_called(name, wanted)]
         if names:

@@ -15,9 +15,11 @@ def run(rest: list[str]) -> int:
   dgm sample run=outputs/vae-digits_binary-s0-1a2b3c4d
   dgm sample run=DIR n=100 seed=1 checkpoint=final
   dgm sample run=DIR show=completions n=8        the lower halves of eight test images, drawn given the upper ones
+  dgm sample run=DIR show=translations n=8       source | translated to another domain | and back
+  dgm sample run=DIR show=enhanced n=8           given | baseline | ours | truth
 """,
         "run=DIR [n=64] [seed=0] [checkpoint=best|final] [label=CLASS] [temperature=T]\n"
-        "                  [show=samples|reconstructions|interpolations|completions]",
+        "                  [show=samples|reconstructions|interpolations|completions|translations|enhanced|predictions]",
     )
     parser.add_argument("--config-dir", action="append", default=[], metavar="DIR", help=CONFIG_DIR)
     arguments = parse(parser, rest)

@@ -58,6 +58,6 @@ def train_one(cfg: Any) -> int:
 
     outcome = train(cfg)
     print_metrics(outcome.result["metrics"])
-    print(f"{outcome.message}; {outcome.objective_text}")
+    print(*(f"{text}\n" for text in outcome.remarks), f"{outcome.message}; {outcome.objective_text}", sep="")
     print(outcome.run)
     return 0

@@ -51,6 +51,10 @@ class Card:
     image: bool = False
     labels: bool = False
     """Whether the model needs data with labels."""
+    given: bool = False
+    """Whether it models x given a condition: data need one, and data with one need such a model."""
+    lengths: bool = False
+    """Whether it takes sequences of different lengths."""
     sizes: tuple[int, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict, compare=False)
     """The file's other keys: ``_target_`` and the arguments that differ from the class signature."""
@@ -104,6 +108,8 @@ OPTIONAL: dict[str, type] = {
     "tiny": object,
     "image": bool,
     "labels": bool,
+    "given": bool,
+    "lengths": bool,
     "sizes": list,
 }
 PAPER: dict[str, type] = {"authors": str, "year": int, "title": str, "link": str}

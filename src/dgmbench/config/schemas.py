@@ -190,7 +190,9 @@ class Sampling:
     checkpoint: Literal["best", "final"]
     label: int | None
     temperature: float | None
-    show: Literal["samples", "reconstructions", "interpolations", "completions"] = "samples"
+    show: Literal[
+        "samples", "reconstructions", "interpolations", "completions", "translations", "enhanced", "predictions"
+    ] = "samples"
 
     def __post_init__(self) -> None:
         for key in ("label", "temperature"):

@@ -1,16 +1,18 @@
 """Batches as functions of their number: batch b of a training is the same whether or not the ones before were taken."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from dgmbench.data.dataset import DataSet, SplitName
-from dgmbench.data.random import keyed_generator
+from dgmbench.data.policy import BatchPolicy, places
+from dgmbench.data.random import keyed_generator, keyed_seed
 from dgmbench.data.spec import Batch
 from dgmbench.errors import UserError
 
 NOISE_CHUNK = 100  # examples that share one noise stream in an evaluation
+STORED = ("x", "y", "given", "length")  # the arrays of a split that batches carry rows of
 
 
 class BatchStream:
@@ -23,6 +25,9 @@ class BatchStream:
 
     ``resident`` keeps the whole split on ``device``; by default that happens on a GPU where the split takes at most a
     quarter of the free memory.
+
+    A ``policy`` makes batches by label instead (see :mod:`dgmbench.data.policy`); an epoch is then as many examples as
+    the split has, whichever they are.
     """
 
     def __init__(
@@ -36,11 +41,8 @@ class BatchStream:
         rank: int = 0,
         world_size: int = 1,
         resident: bool | None = None,
+        policy: BatchPolicy | None = None,
     ) -> None:
-        if batch_size < 1 or batch_size % world_size:
-            raise UserError(
-                f"The batch size is {batch_size}; it must be at least 1 and a multiple of the {world_size} processes."
-            )
         self.dataset, self.split, self.batch_size, self.seed = (
             dataset,
             split,
@@ -48,38 +50,59 @@ class BatchStream:
             seed,
         )
         self.device, self.rank, self.world_size = torch.device(device), rank, world_size
+        self.check_size(batch_size)
         self.images_per_epoch = dataset.size(split)
         self._permutations: dict[int, Tensor] = {}
-        self._resident: tuple[Tensor, Tensor | None] | None = None
+        part = dataset.splits[split]
+        self._places = places(
+            policy, part.y, dataset.spec, batch_size=batch_size, world_size=world_size, seed=keyed_seed(split, seed)
+        )
+        self._resident: dict[str, Tensor] | None = None
         if resident if resident is not None else self._fits():
-            part = dataset.splits[split]
-            y = None if part.y is None else torch.tensor(part.y, device=self.device)
-            self._resident = torch.tensor(part.x, device=self.device), y
+            self._resident = {
+                what: torch.tensor(values, device=self.device)
+                for what in STORED
+                if (values := getattr(part, what)) is not None
+            }
+
+    def check_size(self, size: int) -> None:
+        """Refuse a batch that the processes cannot share."""
+        if size < 1 or size % self.world_size:
+            raise UserError(
+                f"The batch size is {size}; it must be at least 1 and a multiple of the {self.world_size} processes."
+            )
 
     @property
     def resident(self) -> bool:
         """Whether the whole split lies on the device."""
         return self._resident is not None
 
-    def batch(self, b: int) -> Batch:
-        """This rank's share of batch ``b``, counted from 0, on the device."""
-        share = self.batch_size // self.world_size
-        start = b * self.batch_size + self.rank * share
-        index = self._positions(start, start + share)
-        noise = self._noise(b) if self.dataset.binarise == "dynamic" else None
+    def batch(self, b: int, *, size: int | None = None, start: int | None = None) -> Batch:
+        """This rank's share of batch ``b``, counted from 0, on the device.
+
+        Where batches before it had other sizes, ``size`` is that of this one, and ``start`` the images before it.
+        """
+        size = self.batch_size if size is None else size
+        if self._places is not None and size != self.batch_size:
+            raise UserError("A model that asks for a batch policy cannot have stages with batch sizes of their own.")
+        share = size // self.world_size
+        start = (b * size if start is None else start) + self.rank * share
+        index = (self._positions if self._places is None else self._places.index)(start, start + share)
+        noise = self._noise(b, size) if self.dataset.binarise == "dynamic" else None
         if self._resident is None:
             part, rows = self.dataset.splits[self.split], index.numpy()
-            x = self._move(torch.from_numpy(part.x.take(rows, axis=0)))
-            y = None if part.y is None else self._move(torch.from_numpy(part.y.take(rows)))
+            found = {
+                what: self._move(torch.from_numpy(values.take(rows, axis=0)))
+                for what in STORED
+                if (values := getattr(part, what)) is not None
+            }
             index = self._move(index)
         else:
             index = self._move(index)
-            all_x, all_y = self._resident
-            x, y = (
-                all_x.index_select(0, index),
-                None if all_y is None else all_y.index_select(0, index),
-            )
-        return Batch(x if noise is None else self.dataset.binarised(x, noise), y, index)
+            found = {what: values.index_select(0, index) for what, values in self._resident.items()}
+        if noise is not None:
+            found["x"] = self.dataset.binarised(found["x"], noise)
+        return Batch(index=index, **found)
 
     def _positions(self, start: int, stop: int) -> Tensor:
         n, pieces = self.images_per_epoch, []
@@ -96,15 +119,15 @@ class BatchStream:
             self._permutations[epoch] = torch.randperm(self.images_per_epoch, generator=generator)
         return self._permutations[epoch]
 
-    def _noise(self, b: int) -> Tensor:
+    def _noise(self, b: int, size: int) -> Tensor:
         """This rank's rows of the uniform noise of the whole batch, so that it is the same for any number of ranks."""
         generator = keyed_generator("binarise", self.split, self.seed, b, device=self.device)
         noise = torch.rand(
-            (self.batch_size, *self.dataset.spec.shape),
+            (size, *self.dataset.spec.shape),
             generator=generator,
             device=self.device,
         )
-        share = self.batch_size // self.world_size
+        share = size // self.world_size
         return noise[self.rank * share : (self.rank + 1) * share]
 
     def _move(self, tensor: Tensor) -> Tensor:
@@ -140,8 +163,12 @@ def evaluation_batches(
         x = torch.from_numpy(part.x[where])  # a copy of these rows: a memory map is read-only
         if dataset.binarise == "dynamic":
             x = dataset.binarised(x, _chunked_noise(dataset, split, seed, some))
-        y = None if part.y is None else torch.from_numpy(part.y[where]).to(device)
-        yield Batch(x.to(device), y, some.to(device))
+        others = {
+            what: torch.from_numpy(values[where]).to(device)
+            for what in STORED[1:]
+            if (values := getattr(part, what)) is not None
+        }
+        yield Batch(x.to(device), index=some.to(device), **others)
 
 
 def _chunked_noise(dataset: DataSet, split: str, seed: int, rows: Tensor) -> Tensor:
@@ -154,3 +181,14 @@ def _chunked_noise(dataset: DataSet, split: str, seed: int, rows: Tensor) -> Ten
         for c in chunks.tolist()
     ]
     return torch.cat(noise)[which * NOISE_CHUNK + rows % NOISE_CHUNK]
+
+
+def joined(group: Sequence[Batch]) -> Batch:
+    """Several batches as one."""
+    columns = zip(*group, strict=True)
+    return Batch(*(None if column[0] is None else torch.cat(column) for column in columns))  # type: ignore[arg-type]
+
+
+def picked(batch: Batch, rows: Tensor) -> Batch:
+    """The examples of a batch at these places (n,)."""
+    return Batch(*(None if each is None else each[rows.to(each.device)] for each in batch))  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dgmbench.config.signatures import TARGET, build, check_arguments, locate
 from dgmbench.data import prepared
+from dgmbench.data.checks import check_conditions, check_labels
 from dgmbench.data.pairs import Binarise, binarise_mode, binarised_spec, spec_from_card
 from dgmbench.data.reader import SPLITS, Chunks, Decoded, Part, Reader
 from dgmbench.data.spec import DataSpec
@@ -33,10 +34,14 @@ NO_CONTENT = {
 
 @dataclass(frozen=True)
 class Split:
-    """Stored values ``x`` (n, *shape) and labels ``y`` (n,) int64 of one split, in memory or memory-mapped."""
+    """Stored values ``x`` (n, *shape) and labels ``y`` (n,) int64 of one split, in memory or memory-mapped; conditions
+    ``given`` (n, *spec.given.shape) and ``length`` (n,) int64 where the spec has them.
+    """
 
     x: np.ndarray
     y: np.ndarray | None
+    given: np.ndarray | None = None
+    length: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -64,6 +69,13 @@ class DataSet:
     def size(self, split: SplitName) -> int:
         """Number of examples of a split."""
         return len(self.splits[split])
+
+    def unlabelled(self, split: SplitName) -> int:
+        """Number of examples of a split whose label is not known although the set has labels; of steps likewise."""
+        part = self.splits[split]
+        if part.y is None:
+            return 0
+        return int((part.y < 0).sum()) - (0 if part.length is None or part.y.ndim < 2 else _padding(part))
 
     def binarised(self, grey: Tensor, noise: Tensor) -> Tensor:
         """Binary values from grey levels and uniform ``noise`` in [0, 1) of the same shape."""
@@ -108,7 +120,10 @@ def load(data_cfg: Mapping[str, Any], root: Path) -> DataSet:
     content_hash = meta["content_hash"]
     if mode == "dynamic":
         content_hash = prepared.digest([content_hash, mode])
-    splits = {split: Split(arrays[f"{split}_x"], arrays.get(f"{split}_y")) for split in SPLITS}
+    splits = {
+        split: Split(arrays[f"{split}_x"], *(arrays.get(f"{split}_{what}") for what in ("y", "given", "length")))
+        for split in SPLITS
+    }
     record = {k: meta[k] for k in ("split", "split_hash", "remarks")}
     record |= {
         "source": meta.get("key", {}).get("source", {}),
@@ -154,8 +169,8 @@ def _check(decoded: Decoded) -> None:
                 f"The {split} split holds {part.x.dtype} values of shape {tuple(shape)}, but the set is described as "
                 f"{decoded.spec} ({dtype})."
             )
-        if part.y is not None and (part.y.shape != (n,) or part.y.dtype != np.int64):
-            raise UserError(f"The {split} labels are {part.y.dtype} {part.y.shape}; they must be int64 ({n},).")
+        check_labels(part, decoded.spec, split)
+        check_conditions(part, decoded.spec, split)
 
 
 def _thresholded(decoded: Decoded, name: str) -> Decoded:
@@ -177,3 +192,10 @@ def _thresholded(decoded: Decoded, name: str) -> Decoded:
         spec=spec,
         parts={split: convert(part) for split, part in decoded.parts.items()},
     )
+
+
+def _padding(part: Split) -> int:
+    """Number of places of step labels behind the ends of their sequences."""
+    assert part.y is not None
+    assert part.length is not None
+    return int(part.y.size - part.length.sum())

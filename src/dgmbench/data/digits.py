@@ -3,11 +3,13 @@
 Origin: E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten Digits, UCI (1998), CC BY 4.0; the test part.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from dgmbench.data.labels import few_labels
 from dgmbench.data.reader import Decoded, Reader, split_at_random, take_parts
 from dgmbench.data.spec import DataSpec
 from dgmbench.errors import UserError
@@ -74,3 +76,33 @@ class Digits(Reader):
             spec,
             take_parts(x, bunch.target.astype(np.int64), splits, "sklearn.datasets.load_digits"),
         )
+
+
+class DigitsFewLabels(Digits):
+    """The digits with the labels of ``labels_per_class`` training images of each class; all others are -1.
+
+    Which labels are kept is drawn by ``draw``: methods that learn from few labels are compared over several draws. The
+    validation and test splits keep all labels, and the images are those of ``Digits``.
+    """
+
+    def __init__(
+        self,
+        *,
+        size: Literal[8, 32] = 8,
+        labels_per_class: int = 10,
+        draw: int = 0,
+        valid: int | float = 0.1,
+        test: int | float = 0.2,
+        split_seed: int = 0,
+    ) -> None:
+        super().__init__(size=size, valid=valid, test=test, split_seed=split_seed)
+        self.labels_per_class, self.draw = labels_per_class, draw
+
+    def read(self, folder: Path) -> Decoded:
+        """The digits, most of their training labels forgotten."""
+        decoded = super().read(folder)
+        train = decoded.parts["train"]
+        assert train.y is not None
+        kept = few_labels(train.y, per_class=self.labels_per_class, draw=self.draw)
+        remarks = {"labels_per_class": self.labels_per_class, "draw": self.draw}
+        return replace(decoded, parts={**decoded.parts, "train": replace(train, y=kept)}, remarks=remarks)

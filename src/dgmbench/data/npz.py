@@ -1,4 +1,6 @@
-"""A user's own arrays: an .npz file with ``x_train`` and, where there are any, ``x_valid``, ``x_test`` and ``y_*``."""
+"""A user's own arrays: an .npz file with ``x_train`` and, where there are any, ``x_valid``, ``x_test``, ``y_*``,
+``given_*`` and ``length_*``.
+"""
 
 import zipfile
 import zlib
@@ -9,9 +11,13 @@ from typing import Any, cast, get_args
 import numpy as np
 
 from dgmbench.data.files import state
+from dgmbench.data.labels import numbered
 from dgmbench.data.reader import SPLITS, Decoded, Part, Reader, split_at_random, take_parts
 from dgmbench.data.spec import DataSpec, Kind
 from dgmbench.errors import UserError, nearest
+
+Arrays = dict[str, np.ndarray]
+"""One array for each split."""
 
 
 def open_npz(path: Path) -> dict[str, np.ndarray]:
@@ -42,7 +48,14 @@ class Npz(Reader):
 
     The kind follows from the values: all 0 or 1 is binary; other bytes are discrete with 256 levels, as are integers
     of images up to 255; other non-negative integers are counts; the rest is real. ``kind`` and ``levels`` override
-    that. A missing validation or test set is split off the training set by ``split_seed``: shares or numbers
+    that.
+
+    Labels are non-negative integers, or -1 where one is not known; those with gaps are renumbered, and their old
+    numbers are the names of the classes. Of sequences they may be (n, t), one for each step, and ``length_<split>``
+    (n,) may say how many steps of each count. ``given_<split>`` are conditions, one for each example, in any of the
+    shapes of x; their kind follows from their values.
+
+    A missing validation or test set is split off the training set by ``split_seed``: shares or numbers
     ``valid`` and ``test``.
     """
 
@@ -96,18 +109,47 @@ class Npz(Reader):
                 )
         kind = self.kind or _kind(xs)
         levels = self.levels or (256 if kind == "discrete" else None)
-        classes = None
+        classes = names = None
         if ys:
-            ys = {split: self._labels(y, f"y_{split}", len(xs[split])) for split, y in ys.items()}
-            classes = 1 + max(int(y.max()) for y in ys.values())
-            if classes > (n := sum(map(len, ys.values()))):
-                raise UserError(
-                    f"{self.file} has labels up to {classes - 1}, but only {n} examples; number the classes "
-                    "0 ... K-1 without gaps."
-                )
-        spec = DataSpec(xs["train"].shape[1:], kind, levels, classes)
+            ys = {split: self._labels(y, f"y_{split}", xs[split]) for split, y in ys.items()}
+            ys, classes, names = numbered(ys)
+        given, about = self._given(arrays, xs)
+        lengths = self._lengths(arrays, xs)
+        steps = bool(ys) and ys["train"].ndim == 2
+        spec = DataSpec(
+            xs["train"].shape[1:], kind, levels, classes, class_names=names, given=about, step_labels=steps,
+            lengths=bool(lengths),
+        )  # fmt: skip
         xs = {split: self._cast(x, f"x_{split}", spec) for split, x in xs.items()}
-        return Decoded(spec, self._parts(xs, ys), {"kind": "given" if self.kind else "inferred"})
+        return Decoded(spec, self._parts(xs, ys, given, lengths), {"kind": "given" if self.kind else "inferred"})
+
+    def _beside(self, arrays: Mapping[str, np.ndarray], xs: Arrays, what: str) -> Arrays:
+        """The arrays ``<what>_<split>`` of all splits, or none at all; one row for each example."""
+        found = {split: arrays[f"{what}_{split}"] for split in SPLITS if f"{what}_{split}" in arrays}
+        if found and set(found) != set(xs):
+            wrong = ", ".join(f"{what}_{split}" for split in SPLITS if (split in xs) != (split in found))
+            raise UserError(f"{self.file} has {what}_* for other splits than x_*: look at {wrong}.")
+        for split, values in found.items():
+            if len(values) != len(xs[split]):
+                raise UserError(
+                    f"{what}_{split} in {self.file} has {len(values)} rows, but there are {len(xs[split])} examples."
+                )
+        return found
+
+    def _given(self, arrays: Mapping[str, np.ndarray], xs: Arrays) -> tuple[Arrays, DataSpec | None]:
+        found = {s: self._values(c, f"given_{s}") for s, c in self._beside(arrays, xs, "given").items()}
+        if not found:
+            return {}, None
+        kind = _kind(found)
+        spec = DataSpec(found["train"].shape[1:], kind, 256 if kind == "discrete" else None)
+        return {split: self._cast(c, f"given_{split}", spec) for split, c in found.items()}, spec
+
+    def _lengths(self, arrays: Mapping[str, np.ndarray], xs: Arrays) -> Arrays:
+        found = self._beside(arrays, xs, "length")
+        for split, length in found.items():
+            if length.ndim != 1 or length.dtype.kind not in "ui":
+                raise UserError(f"length_{split} in {self.file} is {length.dtype} {length.shape}; give integers (n,).")
+        return {split: length.astype(np.int64) for split, length in found.items()}
 
     def _values(self, x: np.ndarray, key: str) -> np.ndarray:
         """Check one array as it stands; (n, h, w) becomes (n, 1, h, w)."""
@@ -131,11 +173,12 @@ class Npz(Reader):
             )
         return x[:, None] if x.ndim == 3 else x
 
-    def _labels(self, y: np.ndarray, key: str, n: int) -> np.ndarray:
-        if y.shape != (n,) or y.dtype.kind not in "bui" or y.min() < 0:
+    def _labels(self, y: np.ndarray, key: str, x: np.ndarray) -> np.ndarray:
+        known = y.dtype.kind in "bui" and y.size > 0 and y.min() >= -1 and (y.max() >= 0 or not key.endswith("train"))
+        if y.shape not in ((len(x),), x.shape[:2]) or not known:
             raise UserError(
-                f"{key} in {self.file} is {y.dtype} of shape {y.shape}; labels are integers from 0, one for each of "
-                f"the {n} examples."
+                f"{key} in {self.file} is {y.dtype} of shape {y.shape}; labels are integers from 0, or -1 where one is "
+                f"not known, one for each of the {len(x)} examples, and training examples need some."
             )
         return y.astype(np.int64)
 
@@ -155,7 +198,7 @@ class Npz(Reader):
             )
         return np.ascontiguousarray(x, np.int64 if spec.kind in ("counts", "tokens") else np.uint8)
 
-    def _parts(self, xs: dict[str, np.ndarray], ys: dict[str, np.ndarray]) -> dict[str, Part]:
+    def _parts(self, xs: Arrays, ys: Arrays, given: Arrays, lengths: Arrays) -> dict[str, Part]:
         sizes = {"valid": self.valid, "test": self.test}
         missing = {split: size for split, size in sizes.items() if split not in xs}
         for split, size in missing.items():
@@ -166,10 +209,12 @@ class Npz(Reader):
                 )
         splits = split_at_random(len(xs["train"]), seed=self.split_seed, **missing)
         dealt = {split: index for split, index in splits.items() if split == "train" or split in missing}
-        parts = take_parts(xs["train"], ys.get("train"), dealt, "x_train")
+        beside = {"given": given.get("train"), "length": lengths.get("train")}
+        parts = take_parts(xs["train"], ys.get("train"), dealt, "x_train", **beside)
         for split in sizes:
             if split not in parts:
-                parts[split] = Part(xs[split], ys.get(split), f"x_{split}", np.arange(len(xs[split])))
+                rows = np.arange(len(xs[split]))
+                parts[split] = Part(xs[split], ys.get(split), f"x_{split}", rows, given.get(split), lengths.get(split))
         return parts
 
 

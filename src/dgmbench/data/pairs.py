@@ -8,6 +8,9 @@ from dgmbench.errors import UserError, nearest
 
 Binarise = Literal["none", "threshold", "dynamic"]
 
+BESIDE = ("given", "step_labels", "lengths")
+"""What a data set's card may say of what comes beside the values."""
+
 EMBEDDED = {
     "binary": ("digits_binary",),
     "discrete": ("digits", "digits32"),
@@ -43,7 +46,7 @@ def binarised_spec(spec: DataSpec, mode: Binarise, name: str) -> DataSpec:
         raise UserError(
             f"data.binarise={mode} takes grey levels, but {name} is {spec}; leave it at data.binarise=none."
         )
-    return DataSpec(spec.shape, "binary", num_classes=spec.num_classes)
+    return DataSpec(spec.shape, "binary", num_classes=spec.num_classes, class_names=spec.class_names, given=spec.given)
 
 
 def spec_from_card(data_cfg: Mapping[str, Any]) -> DataSpec | None:
@@ -60,8 +63,8 @@ def spec_from_card(data_cfg: Mapping[str, Any]) -> DataSpec | None:
     if kind == "binary" and levels and levels > 2:
         grey = DataSpec(tuple(shape), "discrete", levels, card.get("classes"))
     if kind == "binary" and grey is not None and mode == "none":
-        raise UserError(f"data={name} is binary; for grey levels choose data={name.removesuffix('_binary')}.")
-    others = {key: card[key] for key in ("end", "sampling_rate") if key in card}
+        raise UserError(f"data={name} is binary; for grey levels choose data={name.replace('_binary', '')}.")
+    others = {key: card[key] for key in ("end", "sampling_rate", *BESIDE) if key in card}
     spec = grey if grey is not None else DataSpec(tuple(shape), kind, levels, card.get("classes"), **others)
     return binarised_spec(spec, mode, name)
 
@@ -84,6 +87,7 @@ def check_pair(model_card: Mapping[str, Any], spec: DataSpec, data_name: str, mo
             f"model={model_name} takes data with labels, and data={data_name} has none; choose data with classes "
             "(dgm list data)."
         )
+    _check_beside(model_card, spec, data_name, model_name)
     sizes: Sequence[int] = model_card.get("sizes") or ()
     if sizes and spec.is_image and not (spec.shape[1] == spec.shape[2] and spec.shape[1] in sizes):
         fitting = [name for name, side in (("digits", 8), ("digits32", 32)) if side in sizes]
@@ -91,6 +95,26 @@ def check_pair(model_card: Mapping[str, Any], spec: DataSpec, data_name: str, mo
         raise UserError(
             f"model={model_name} takes images with sides of {_either([str(size) for size in sizes])}, but "
             f"data={data_name} is {spec.shape[1]}x{spec.shape[2]}; {hint}."
+        )
+
+
+def _check_beside(model_card: Mapping[str, Any], spec: DataSpec, data_name: str, model_name: str) -> None:
+    """Conditions and lengths need a model that takes them, and a model of p(x | given) needs conditions."""
+    takes = bool(model_card.get("given"))
+    if spec.given is not None and not takes:
+        raise UserError(
+            f"data={data_name} gives a condition with every example ({spec.given}), but model={model_name} takes none; "
+            "choose a model whose card says given: true (dgm list), or data without conditions."
+        )
+    if takes and spec.given is None:
+        raise UserError(
+            f"model={model_name} models x given a condition, and data={data_name} gives none; choose data with "
+            "conditions (dgm list data)."
+        )
+    if spec.lengths and not model_card.get("lengths"):
+        raise UserError(
+            f"data={data_name} has sequences of different lengths, but model={model_name} would count their padding; "
+            "choose a model whose card says lengths: true, or data of one length."
         )
 
 

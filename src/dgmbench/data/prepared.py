@@ -1,6 +1,6 @@
 """The prepared cache: a set is decoded once into memory maps, and never again until its source or preparation changes.
 
-    <data root>/prepared/<name>-<key>/{train,valid,test}_x.npy, *_y.npy, meta.json
+    <data root>/prepared/<name>-<key>/{train,valid,test}_x.npy, *_y.npy, *_given.npy, *_length.npy, meta.json
 
 Arrays are written to a folder of their own, synced, and renamed into place, so that a folder of the final name is
 always complete. A lock lets the second of two processes wait for the first instead of decoding as well; it is an
@@ -65,8 +65,9 @@ def _array_names(
 ) -> Iterator[tuple[str, np.ndarray | Chunks]]:
     for split in SPLITS:
         yield f"{split}_x", parts[split].x
-        if (y := parts[split].y) is not None:
-            yield f"{split}_y", y
+        for what in ("y", "given", "length"):
+            if (values := getattr(parts[split], what)) is not None:
+                yield f"{split}_{what}", values
 
 
 def describe(decoded: Decoded, content_hash: str) -> dict[str, Any]:

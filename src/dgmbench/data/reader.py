@@ -35,12 +35,16 @@ class Chunks:
 class Part:
     """One split as a reader gives it: raw values ``x`` (n, *shape), labels ``y`` (n,), and where they came from:
     positions ``index`` in the file or table named ``origin``.
+
+    ``given`` (n, *spec.given.shape) and ``length`` (n,) int64 where the spec has them; labels of steps are (n, t).
     """
 
     x: np.ndarray | Chunks
     y: np.ndarray | None
     origin: str
     index: np.ndarray
+    given: np.ndarray | Chunks | None = None
+    length: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,18 @@ def split_off_the_end(n: int, *, valid: int | float) -> dict[str, np.ndarray]:
     return {"train": np.arange(n - n_valid), "valid": np.arange(n - n_valid, n)}
 
 
-def take_parts(x: np.ndarray, y: np.ndarray | None, splits: Mapping[str, np.ndarray], origin: str) -> dict[str, Part]:
-    """The parts of ``x`` and ``y`` at the positions of each split."""
-    return {name: Part(x[i], None if y is None else y[i], origin, i) for name, i in splits.items()}
+def take_parts(
+    x: np.ndarray,
+    y: np.ndarray | None,
+    splits: Mapping[str, np.ndarray],
+    origin: str,
+    *,
+    given: np.ndarray | None = None,
+    length: np.ndarray | None = None,
+) -> dict[str, Part]:
+    """The parts of ``x`` and what goes with it at the positions of each split."""
+
+    def at(values: np.ndarray | None, index: np.ndarray) -> np.ndarray | None:
+        return None if values is None else values[index]
+
+    return {name: Part(x[i], at(y, i), origin, i, at(given, i), at(length, i)) for name, i in splits.items()}

@@ -1,6 +1,7 @@
 """What an example is: the contract between data sets and models."""
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -44,7 +45,16 @@ class DataSpec:
     no part of the space, so two specs that differ in nothing else are equal. Nor are ``factors``, names and numbers of
     values of known factors of variation: where there are any, a label y is the number of their combination, the last
     factor changing fastest (``numpy.unravel_index(y, sizes)``). Discrete values with a sampling rate are
-    mu-law codes of a waveform (see :mod:`dgmbench.data.audio`).
+    mu-law codes of a waveform (see :mod:`dgmbench.data.audio`). ``class_names`` are the names of labels 0, 1, ....
+
+    *What is given.* Where ``given`` is a spec, an example comes with a condition c of that space (a caption, a small
+    picture, a history), and models are of p(x | c).
+
+    *Labels.* 0 ... ``num_classes`` - 1 without gaps; -1 is an example whose label is not known. With ``step_labels``,
+    every step of a sequence has one.
+
+    *Lengths.* With ``lengths``, examples are sequences along the first axis whose length differs: what lies behind it
+    is padding, zeros in x and -1 in labels of steps, and no number depends on it. Models are of p(x | length).
     """
 
     shape: tuple[int, ...]
@@ -55,6 +65,10 @@ class DataSpec:
     vocabulary: tuple[str, ...] | None = field(default=None, compare=False, repr=False)
     sampling_rate: int | None = field(default=None, compare=False)
     factors: tuple[tuple[str, int], ...] | None = field(default=None, compare=False, repr=False)
+    class_names: tuple[str, ...] | None = field(default=None, compare=False, repr=False)
+    given: "DataSpec | None" = None
+    step_labels: bool = False
+    lengths: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
@@ -64,6 +78,12 @@ class DataSpec:
                 raise ValueError(f"a vocabulary of {len(self.vocabulary)} words does not name {self.levels} tokens")
         if self.factors is not None:
             object.__setattr__(self, "factors", tuple((str(name), int(size)) for name, size in self.factors))
+        if self.class_names is not None:
+            object.__setattr__(self, "class_names", tuple(map(str, self.class_names)))
+            if len(self.class_names) != self.num_classes:
+                raise ValueError(f"{len(self.class_names)} class names do not name {self.num_classes} classes")
+        if isinstance(self.given, Mapping):
+            object.__setattr__(self, "given", DataSpec(**self.given))
         if self.end is not None and not (self.kind == "tokens" and 0 <= self.end < (self.levels or 0)):
             raise ValueError(f"end={self.end} must be one of the tokens")
         if self.kind == "binary":
@@ -92,19 +112,29 @@ class DataSpec:
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values of which ``DataSpec(**values)`` makes the spec again."""
         always = ("shape", "kind", "levels", "num_classes")
-        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-        return {key: value for key, value in plain.items() if key in always or value is not None}
+        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
+        if self.given is not None:
+            plain["given"] = self.given.as_dict()
+        return {
+            key: value for key, value in plain.items() if key in always or (value is not None and value is not False)
+        }
 
     def __str__(self) -> str:
         size = "x".join(map(str, self.shape))
-        return f"{self.kind} {size}" + (f", {self.levels} levels" if self.kind in ("discrete", "tokens") else "")
+        levels = f", {self.levels} levels" if self.kind in ("discrete", "tokens") else ""
+        return f"{self.kind} {size}{levels}" + (f", given {self.given}" if self.given is not None else "")
 
 
 class Batch(NamedTuple):
     """One batch taken from the data: raw values ``x`` (b, *shape), labels ``y`` (b,) int64 or None, and ``index``
     (b,) int64, the examples' positions in their split.
+
+    ``given`` (b, *spec.given.shape) are raw conditions, ``length`` (b,) int64 the steps of each sequence that count;
+    labels of steps are (b, t). A label of -1 is not known.
     """
 
     x: Tensor
     y: Tensor | None = None
     index: Tensor | None = None  # type: ignore[assignment]  # hides tuple.index, which no batch needs
+    given: Tensor | None = None
+    length: Tensor | None = None

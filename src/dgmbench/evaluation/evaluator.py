@@ -16,9 +16,11 @@ from dgmbench.evaluation.chunks import Chunks
 from dgmbench.evaluation.codes.measure import disentanglement
 from dgmbench.evaluation.likelihood import bounds
 from dgmbench.evaluation.likelihood.ais import bracket
+from dgmbench.evaluation.likelihood.conditions import Conditions, brackets, exact_log_partitions
 from dgmbench.evaluation.likelihood.decoder_measure import decoder_ais, parzen
-from dgmbench.evaluation.likelihood.measure import likelihood
+from dgmbench.evaluation.likelihood.measure import CONDITIONED_EXAMPLES, likelihood
 from dgmbench.evaluation.metrics import Metric, NumberKind, protocol_id
+from dgmbench.evaluation.names import CONDITIONAL
 from dgmbench.evaluation.parts import Context, Note, Part, own_part
 from dgmbench.evaluation.quality.classification import classification
 from dgmbench.evaluation.quality.measure import (
@@ -28,8 +30,13 @@ from dgmbench.evaluation.quality.measure import (
     sample_distance,
     samples,
 )
+from dgmbench.evaluation.tasks.enhancement import enhancement
+from dgmbench.evaluation.tasks.held_out import held_out, own_objectives
+from dgmbench.evaluation.tasks.prediction import prediction
+from dgmbench.evaluation.tasks.translation import translation
 from dgmbench.models.contract import (
     CanSample,
+    HasConditions,
     HasElbo,
     HasLogProb,
     HasLogProbEstimate,
@@ -38,21 +45,28 @@ from dgmbench.models.contract import (
     HasUnnormalisedLogProb,
     Model,
 )
+from dgmbench.models.tasks import HasObjective
 from dgmbench.training.ranks import Ranks
 
 # What is measured, in this order, before the parts of protocol.parts; each looks for the capabilities that it needs.
 PARTS: list[Part] = [
+    own_objectives,
     likelihood,
     decoder_ais,
     parzen,
     reconstruction,
     samples,
     classification,
+    prediction,
+    translation,
+    enhancement,
     codes,
     disentanglement,
 ]
 # Validation during training uses a short annealing schedule; the numbers that are reported use the protocol's.
-VALIDATION: dict[str, Any] = {"chains": 50, "temperatures": 100, "burn_in": 100}
+VALIDATION: dict[str, Any] = {"chains": 50, "temperatures": 1000, "burn_in": 100}
+# Where every condition has a log Z of its own, chains are shared out: so many states in all, and at least so many each.
+VALIDATION_ROWS, FEWEST_CHAINS = 5_000, 10
 
 Measured = dict[str, tuple[Metric, dict[str, Any]]]
 """Each metric by its name, with the protocol whose id it carries."""
@@ -93,6 +107,11 @@ class Evaluator:
                 for name, metric, details in part(model, context, note):
                     if name in found and part in own:
                         raise UserError(f"protocol.parts: {details['part']} measures {name}, which there is already.")
+                    if name in found:
+                        raise UserError(
+                            f"{type(model).__name__} names its own number '{name}', which is measured of it anyway; "
+                            "choose another name."
+                        )
                     protocol = {key: value for key, value in (self.common | details).items() if value is not None}
                     found[name] = self._under(metric, protocol)
         finally:
@@ -115,27 +134,35 @@ def validation_objective(
 ) -> tuple[str, Metric]:
     """The one number by which the best checkpoint is chosen and a sweep optimises, on the validation split.
 
-    The strongest statement that the model can make about held-out data: exact log-likelihood, else the evidence lower
+    The objective that the model names itself, if it does. Else the strongest statement that the model can make about
+    held-out data: exact log-likelihood, else the evidence lower
     bound, else an estimate of either, else either of them with log Z by enumeration or from a short AIS bracket, else
     an autoencoder's log-probability of the data given their codes, else the energy distance of samples to data.
+    Of conditional data, all of them are under each example's own condition.
+
     The noise is the same at every call, so that values of one training compare. Several processes share the examples;
     what they compute twice (samples, log Z) may differ in the last digits. At most ``limit`` examples are used, drawn
     at random but always the same.
     """
     chunks = Chunks(data, "valid", seed=0, limit=limit, device=device, ranks=ranks)
+    if isinstance(model, HasObjective):
+        return next(iter(held_out(model, chunks).items()))
+    given = "" if data.spec.given is None else CONDITIONAL
     if isinstance(model, HasLogProb):
-        return "log_likelihood", _mean_nats(bounds.log_likelihood(model, chunks), "exact")
+        return f"{given}log_likelihood", _mean_nats(bounds.log_likelihood(model, chunks), "exact")
     if isinstance(model, HasElbo):
-        return "elbo", _mean_nats(bounds.elbo(model, chunks).values, "lower bound")
+        return f"{given}elbo", _mean_nats(bounds.elbo(model, chunks).values, "lower bound")
     if isinstance(model, HasLogProbEstimate):
         values = bounds.log_likelihood_estimate(model, chunks).values
-        return f"{model.estimate_protocol()['of']}_estimate", _mean_nats(values, "estimate")
+        return f"{given}{model.estimate_protocol()['of']}_estimate", _mean_nats(values, "estimate")
+    if isinstance(model, HasConditions):
+        return _by_condition(model, data, chunks, device)
     if isinstance(model, HasUnnormalisedLogProb | HasUnnormalisedElbo):
         kind: NumberKind
         if isinstance(model, HasUnnormalisedLogProb):
-            name, kind, values = "log_likelihood", "exact", bounds.unnormalised_log_likelihood(model, chunks)
+            name, kind, values = f"{given}log_likelihood", "exact", bounds.unnormalised_log_likelihood(model, chunks)
         else:
-            name, kind, values = "elbo", "lower bound", bounds.unnormalised_elbo(model, chunks).values
+            name, kind, values = f"{given}elbo", "lower bound", bounds.unnormalised_elbo(model, chunks).values
         path = model.annealing_path()
         exact = path.exact_log_partition()
         if exact is not None:
@@ -153,8 +180,27 @@ def validation_objective(
         return "energy_distance", sample_distance(model, Chunks(data, "valid", seed=0, limit=few, device=device))
     raise UserError(
         f"{type(model).__name__} has no likelihood, no bound and no samples, so there is nothing to validate it by; "
-        "give it one of the methods of dgmbench.models.contract."
+        "give it one of the methods of dgmbench.models.contract, or an objective of its own (objectives and held_out "
+        "of dgmbench.models.tasks)."
     )
+
+
+def _by_condition(model: HasConditions, data: DataSet, chunks: Chunks, device: torch.device) -> tuple[str, Metric]:
+    """The log-likelihood where log Z depends on what is given: exact, or in the middle of short brackets."""
+    values = bounds.unnormalised_log_likelihood(model, chunks)
+    conditions = Conditions.of(bounds.conditions(model, chunks))
+    exact = exact_log_partitions(model, conditions, device)
+    if exact is not None:
+        return "log_likelihood", _mean_nats(values - exact[conditions.of_example], "exact")
+    some = torch.cat(list(Chunks(data, "valid", seed=0, limit=CONDITIONED_EXAMPLES, device=device)))
+    examples = conditions.examples(some, model.condition_of(some).double().cpu())
+    chains = max(FEWEST_CHAINS, min(VALIDATION["chains"], VALIDATION_ROWS // len(conditions.values)))
+    generator = keyed_generator("ais", 0, device=device)
+    found = brackets(model, conditions, examples, None, schedule=VALIDATION | {"chains": chains}, generator=generator)
+    middle = torch.tensor([(one.forward.log_z + one.reverse.log_z) / 2 for one in found], dtype=torch.float64)
+    wide = [one.trouble for one in found if one.wide]
+    warning = f"wide bracket for {len(wide)} of {len(found)} conditions: {wide[0]}" if wide else None
+    return "log_likelihood_ais", _mean_nats(values - middle[conditions.of_example], "estimate").noting(warning)
 
 
 def _mean_nats(values: Tensor, kind: NumberKind) -> Metric:

@@ -5,12 +5,13 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
-NumberKind = Literal["exact", "lower bound", "upper bound", "estimate"]
-Direction = Literal["higher", "lower", "none"]
+from dgmbench.models.tasks import Direction, NumberKind
+
+__all__ = ["Direction", "Metric", "NumberKind", "not_finite", "protocol_id"]
 
 
 @dataclass(frozen=True)

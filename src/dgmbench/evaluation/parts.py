@@ -19,6 +19,8 @@ from dgmbench.data.random import keyed_generator
 from dgmbench.errors import UserError
 from dgmbench.evaluation.chunks import CHUNK, Chunks
 from dgmbench.evaluation.metrics import Metric
+from dgmbench.evaluation.names import CONDITIONAL
+from dgmbench.models.conditions import under
 from dgmbench.models.contract import CanSample, Model
 from dgmbench.source import hash_of_files, source_files
 from dgmbench.training.ranks import Ranks
@@ -69,6 +71,10 @@ class Context:
             "noise": {"seed": self.seed, "chunk": CHUNK},
         }
 
+    def named(self, name: str) -> str:
+        """The name of a likelihood: of conditional data it says that it is one of p(x | given)."""
+        return name if self.data.spec.given is None else f"{CONDITIONAL}{name}"
+
     def settings(self, name: str) -> Mapping[str, Any]:
         """A group of the protocol's settings; empty if the protocol does not name it."""
         return self.protocol.get(name) or {}
@@ -81,6 +87,17 @@ class Context:
     def other(self) -> SplitName:
         """The split that settings are chosen on: validation, or training where validation itself is measured."""
         return "train" if self.split == "valid" else "valid"
+
+    def labelled(self, most: int | None = None, split: SplitName | None = None) -> Chunks | None:
+        """The examples whose label is known; None where there is none, or one at each step instead."""
+        chunks = self.few(most, split).labelled()
+        known = self.data.splits[chunks.split].y is not None and not self.data.spec.step_labels
+        return chunks if known and chunks.examples else None
+
+    def unlabelled(self, split: SplitName | None = None) -> dict[str, Any]:
+        """How many examples of a split a number leaves out because they have no label, for its protocol."""
+        skipped = self.data.unlabelled(split or self.split)
+        return {"unlabelled": skipped} if skipped else {}
 
     def few(self, most: int | None, split: SplitName | None = None) -> Chunks:
         """The same, at most ``most`` of them, of this split or another."""
@@ -102,6 +119,7 @@ class Context:
     def draw(self, model: CanSample, n: int, note: Note) -> Tensor:
         """n samples (n, *shape) on the CPU, in chunks whose noise depends on the seed and their number alone.
 
+        Of conditional data they are drawn under the conditions of the split's examples, in a random order.
         They are drawn once, however many parts ask for them, for as long as ``measuring`` goes on.
         """
         parts = []
@@ -110,7 +128,8 @@ class Context:
             key = (model, number, size)
             if key not in self._drawn:
                 note(f"sample {start} of {n}")
-                self._drawn[key] = model.sample(size, generator=self.generator("samples", number)).cpu()
+                own = under(model, self.chunks.beside(start, size))
+                self._drawn[key] = own.sample(size, generator=self.generator("samples", number)).cpu()
             parts.append(self._drawn[key])
         return torch.cat(parts)
 

@@ -5,31 +5,19 @@ can do by the methods it has; nothing in dgmbench asks for a model's name. ``doc
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Generator, Tensor, nn
 
+from dgmbench.data.policy import BatchPolicy
 from dgmbench.data.spec import Batch, DataSpec
+from dgmbench.models.stages import Facts as Facts
+from dgmbench.models.stages import Stage as Stage
 from dgmbench.nn.bijections import Bijection
 
 Logs = Mapping[str, Tensor]
 Parameters = list[nn.Parameter] | Mapping[str, list[nn.Parameter]]
 """A player's parameters: all in one list, or in groups by name that the optimiser may treat differently."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One part of a training that runs in parts, such as one layer of a greedy pre-training.
-
-    ``players`` take turns in this order on every batch; ``share`` is the stage's part of the budget (shares are
-    normalised); ``view`` maps a batch of data to what the stage sees, for instance the layer below's hidden units.
-    """
-
-    name: str
-    players: tuple[str, ...]
-    share: float = 1.0
-    view: Callable[[Batch, Generator], Batch] | None = None
 
 
 class Model(nn.Module):
@@ -38,8 +26,21 @@ class Model(nn.Module):
     *Randomness.* Every method that draws takes a ``generator`` on the model's device; equal generators give equal
     results. Training also seeds torch's default generator per batch, so that dropout repeats as well.
 
+    *What is given.* If ``spec.given`` is a spec, the model is one of p(x | given): all its methods about x take
+    ``given=`` (b, *spec.given.shape), ``sample(n, given=...)`` too, and ``loss`` finds ``batch.given``. Likewise with
+    ``spec.lengths`` they take ``length=`` (b,), and nothing depends on what lies behind a sequence's end; samples are
+    zero there. A method that needs neither does not name it. The card says ``given: true`` and ``lengths: true``.
+
+    *Labels.* ``batch.y`` is -1 where a label is not known; ``batch_policy`` says which examples make up a batch.
+    ``initialise`` and ``settle`` see all examples.
+
     *State.* ``loss`` computes and changes nothing. Whatever changes without an optimiser (chains, fast weights,
     clipping, running means, step counters) is a registered buffer and changes in ``after_step``.
+    """
+
+    objectives_compare: bool = False
+    """Whether validation objectives of different stages compare, because all stages train the same model for one end.
+    Else the best checkpoint is that of the last stage.
     """
 
     def __init__(self, spec: DataSpec) -> None:
@@ -68,8 +69,21 @@ class Model(nn.Module):
         Called once, before the first update of a new run, never on a resume.
         """
 
+    def prepare(self, facts: Facts) -> None:
+        """Take note of the training set's size and the like: before ``initialise``, and again on each resume.
+
+        What evaluation needs of it belongs in a buffer.
+        """
+
     def enter_stage(self, stage: Stage, generator: Generator) -> None:
         """Prepare parameters and buffers as a stage begins (also the first); not repeated on a resume."""
+
+    def advance(self, stage: Stage, share: float) -> None:
+        """Set buffers that follow the clock (fading in, annealing): ``share`` of the stage is done, from 0 to 1.
+
+        Called as the stage begins, with 0, and after each of its updates; with 1 after the last one, before the state
+        at the stage's end is validated.
+        """
 
     def loss(self, player: str, batch: Batch, generator: Generator) -> tuple[Tensor, Logs]:
         """Return the scalar that ``player`` minimises on this batch, and detached scalars worth logging.
@@ -83,6 +97,13 @@ class Model(nn.Module):
 
         The gradients of that step are still in ``.grad``.
         """
+
+    def batch_policy(self) -> BatchPolicy | None:
+        """How batches are made where it matters which labels they hold; None takes examples as they come.
+
+        By default a class-conditional model learns from labelled examples alone, and all others from all alike.
+        """
+        return BatchPolicy(labelled=1.0) if isinstance(self, IsClassConditional) else None
 
     def settle(self, batches: Iterator[Batch], generator: Generator) -> None:
         """Set buffers that evaluation needs from the whole training set, its moments say, before each validation.
@@ -237,6 +258,25 @@ class StartsFromData(Protocol):
     def state_from(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
         """A state for each raw value x (b, *shape), as (b, d): x itself, or drawn given x where the states are units
         above it.
+        """
+        ...
+
+
+@runtime_checkable
+class HasConditions(Protocol):
+    """log p(x | c) + log Z(c) of an undirected model whose log Z depends on what is given: a length, a history."""
+
+    def log_prob_unnormalised(self, x: Tensor) -> Tensor:
+        """log of the unnormalised probability of raw values x (b, *shape) given their own condition, as (b,)."""
+        ...
+
+    def condition_of(self, x: Tensor) -> Tensor:
+        """What log Z depends on for raw values x, (b, ...); examples of equal conditions share it."""
+        ...
+
+    def annealing_path_given(self, condition: Tensor) -> AnnealingPath:
+        """The paths of conditions (n, ...) side by side: ``sample_base(n)`` gives a state for each, and row i of every
+        state is that of condition i. ``log_base_partition`` and ``exact_log_partition`` are (n,).
         """
         ...
 

@@ -12,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dgmbench.data.spec import DataSpec
+from dgmbench.data.batches import picked
+from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError
 
 
@@ -20,16 +21,28 @@ def start_class_prior(model: nn.Module, spec: DataSpec) -> None:
     """Register ``class_log_prior`` (num_classes,), uniform until ``count_classes``; refuses data without labels."""
     if not spec.num_classes:
         raise UserError("A class-conditional model needs data with labels, and this data set has none.")
+    if spec.step_labels:
+        raise UserError("A class-conditional model needs a label for each example, and these data have one a step.")
     prior = torch.full((spec.num_classes,), -math.log(spec.num_classes))
     model.register_buffer("class_log_prior", prior)
 
 
 def count_classes(class_log_prior: Float[Tensor, " c"], y: Tensor | None) -> None:
-    """Set the prior to the frequencies of labels y (n,) in place, one added to each count."""
+    """Set the prior to the frequencies of the known labels among y (n,) in place, one added to each count."""
     if y is None:
         raise UserError("A class-conditional model needs labels with every batch, and this one has none.")
-    counts = torch.bincount(y, minlength=len(class_log_prior)).to(class_log_prior) + 1.0
+    counts = torch.bincount(y[y >= 0], minlength=len(class_log_prior)).to(class_log_prior) + 1.0
     class_log_prior.copy_(torch.log(counts / counts.sum()))
+
+
+def labelled_part(batch: Batch) -> Batch:
+    """The examples of a batch whose label is known: the batch itself if all are."""
+    if batch.y is None:
+        return batch
+    known = batch.y >= 0
+    if bool(known.all()):
+        return batch
+    return picked(batch, known.nonzero()[:, 0])
 
 
 def marginal(given: Callable[[Tensor], Tensor], class_log_prior: Float[Tensor, " c"], n: int) -> Tensor:

@@ -1,6 +1,7 @@
-"""Sequences of categories: sentences that end before the array does.
+"""Sequences that are over before the array is: sentences that end, and sequences with a length.
 
 A sentence is its tokens up to and including the first ``end``; the places after it hold ``end`` as well, for certain.
+A sequence of a given length holds zeros behind it, which nothing may depend on.
 """
 
 import torch
@@ -23,3 +24,8 @@ def sentence_log_prob(each: Float[Tensor, "b t"], x: Int[Tensor, "b t"], end: in
     kept = counted(x, end)
     total = torch.where(kept, each, torch.zeros((), dtype=each.dtype, device=each.device)).sum(1)
     return total.masked_fill((~kept & (x != end)).any(1), -torch.inf)
+
+
+def within(length: Int[Tensor, " b"], steps: int) -> Bool[Tensor, "b t"]:
+    """The steps of each sequence that count, those before its length; ``steps`` is the array's."""
+    return torch.arange(steps, device=length.device) < length[:, None]

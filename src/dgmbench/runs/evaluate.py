@@ -12,9 +12,14 @@ from torch import Tensor
 from dgmbench.data import DataSet
 from dgmbench.data.random import keyed_generator
 from dgmbench.errors import UserError
+from dgmbench.evaluation.chunks import Chunks
 from dgmbench.evaluation.evaluator import Evaluator, Measured
 from dgmbench.evaluation.features.build import require_nets
+from dgmbench.evaluation.tasks.held_out import objectives
+from dgmbench.evaluation.tasks.translation import has_domains
+from dgmbench.models.conditions import under
 from dgmbench.models.contract import CanSample, Model
+from dgmbench.models.tasks import CanEnhance, CanTranslate, HasObjective
 from dgmbench.runs.build import build_model, find_device, load_data, load_weights
 from dgmbench.runs.folder import RunFolder
 from dgmbench.runs.progress import spinner
@@ -112,20 +117,37 @@ def features_folder(completed: Mapping[str, Any], data_root: Path | None = None)
 
 
 def require_measurable(model: Model, data: DataSet, protocol: Mapping[str, Any], folder: Path) -> None:
-    """Refuse a protocol whose feature nets cannot be had, before hours of training rather than after them."""
-    if isinstance(model, CanSample) and data.spec.kind != "tokens":
+    """Refuse a protocol whose feature nets cannot be had, and objectives and domains that make no sense, before hours
+    of training rather than after them.
+    """
+    if isinstance(model, HasObjective):
+        objectives(model)
+    if isinstance(model, CanTranslate):
+        has_domains(model, data)
+    if isinstance(model, CanSample | CanEnhance) and data.spec.kind != "tokens" and not data.spec.lengths:
         require_nets(protocol["quality"]["features"] or [], data, folder)
 
 
+def count_unlabelled(data: DataSet) -> dict[str, list[int]]:
+    """For each split that has some: the examples (or steps) without a label, and all of them."""
+    found = {}
+    for split in ("train", "valid", "test"):
+        y, length = data.splits[split].y, data.splits[split].length
+        if y is not None and (unknown := data.unlabelled(split)):
+            found[split] = [unknown, int(y.size if y.ndim < 2 or length is None else length.sum())]
+    return found
+
+
 @torch.no_grad()
-def sampling_seconds_per_image(model: Model, *, device: torch.device, n: int = 100) -> float | None:
+def sampling_seconds_per_image(model: Model, data: DataSet, *, device: torch.device, n: int = 100) -> float | None:
     """Time to draw one of ``n`` samples at once, the first draw left out; None for a model without samples."""
     if not isinstance(model, CanSample):
         return None
     generator = keyed_generator("timing", 0, device=device)
+    own = under(model, Chunks(data, "test", seed=0, device=device).beside(0, n))
     seconds: list[float] = []
     while len(seconds) < 2 or (len(seconds) < 6 and sum(seconds) < 0.5):  # a fast one needs more than one look
         begin = time.perf_counter()
-        model.sample(n, generator=generator).cpu()
+        own.sample(n, generator=generator).cpu()
         seconds.append(time.perf_counter() - begin)
     return statistics.median(seconds[1:]) / n

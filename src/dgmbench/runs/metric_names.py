@@ -8,6 +8,8 @@ measured again under another.
 from collections.abc import Mapping
 from typing import Any
 
+from dgmbench.evaluation.names import CONDITIONAL
+
 EARLIER = "#"
 _BOUND = "iw_bound_k"
 
@@ -26,14 +28,20 @@ def bound_samples(name: str) -> int | None:
 
     >>> bound_samples("iw_bound_k50"), bound_samples("iw_bound_k50_bits_per_dim"), bound_samples("elbo")
     (50, None, None)
+    >>> bound_samples("conditional_iw_bound_k50")
+    50
     """
-    k = name.removeprefix(_BOUND)
-    return int(k) if name.startswith(_BOUND) and k.isdigit() else None
+    bound = name.removeprefix(CONDITIONAL)
+    k = bound.removeprefix(_BOUND)
+    return int(k) if bound.startswith(_BOUND) and k.isdigit() else None
 
 
 def is_called(name: str, wanted: str) -> bool:
-    """Whether a metric is the wanted one, where all importance-weighted bounds are called ``iw_bound``."""
-    return name == wanted or (wanted == "iw_bound" and bound_samples(name) is not None)
+    """Whether a metric is the wanted one, where all importance-weighted bounds are called ``iw_bound``; of conditional
+    data the likelihoods given the condition stand for those that other data have.
+    """
+    alone = name.removeprefix(CONDITIONAL)
+    return wanted in (name, alone) or (wanted == "iw_bound" and bound_samples(name) is not None)
 
 
 def together(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import io
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from dgmbench.training.files import write_atomically
 SMALLEST_SIDE = 480
 # What fits into one picture.
 MOST_WAVES = 8
+MOST_PREDICTIONS, PREDICTIONS_A_ROW = 64, 8
 MOST_LINES = 32
 MOST_COLUMNS = 100
 
@@ -38,6 +40,49 @@ def write_samples(picture: Path, x: Tensor, spec: DataSpec, *, columns: int | No
         # chunks of text have lines of their own, so something has to keep them apart
         write_atomically(written[-1], ("" if spec.end is not None else "-----\n").join(lines).encode())
     return written
+
+
+def write_predictions(picture: Path, spec: DataSpec, found: Mapping[str, Tensor]) -> list[Path]:
+    """Write a line of text for each ``predicted`` and ``target`` of examples ``x`` (n, *shape), and a picture.
+
+    It shows images with their predictions, real values against their targets, else the lines. Returns the paths, the
+    picture's first.
+    """
+    from matplotlib.figure import Figure
+
+    x, target, predicted = found["x"], found["target"], found["predicted"]
+    lines = [f"{_said(p)} (true {_said(t)})" for t, p in zip(target, predicted, strict=True)]
+    figure = Figure(figsize=(9, 9), layout="constrained")
+    if spec.is_image:
+        rows = math.ceil(min(len(x), MOST_PREDICTIONS) / PREDICTIONS_A_ROW)
+        figure.set_size_inches(9, 1.4 * rows)
+        places = figure.subplots(rows, PREDICTIONS_A_ROW, squeeze=False).flatten()
+        for place in places:
+            place.set_axis_off()
+        for place, image, line in zip(places, x, lines, strict=False):
+            place.imshow(image_grid(image[None], spec, 1), cmap="gray", interpolation="nearest")
+            place.set_title(line, fontsize=7)
+    elif target.is_floating_point():
+        axes = figure.subplots()
+        axes.scatter(target.flatten().cpu(), predicted.flatten().cpu(), s=6)
+        axes.axline((float(target.mean()),) * 2, slope=1.0, linewidth=0.8)
+        axes.set_xlabel("target")
+        axes.set_ylabel("predicted")
+    else:
+        _write_text(figure, lines)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
+    write_atomically(picture, buffer.getvalue())
+    text = picture.with_suffix(".txt")
+    write_atomically(text, "".join(line + "\n" for line in lines).encode())
+    return [picture, text]
+
+
+def _said(value: Tensor) -> str:
+    """A label, a sequence of labels without the places behind its end, or real values."""
+    if value.is_floating_point():
+        return " ".join(f"{v:.3g}" for v in value.flatten().tolist())
+    return " ".join(str(v) for v in value.flatten().tolist() if v >= 0) or "unknown"
 
 
 def waveforms(x: Tensor, spec: DataSpec) -> np.ndarray:

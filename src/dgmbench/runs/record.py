@@ -6,7 +6,7 @@ belong to it.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dgmbench.runs.metric_names import together, under_protocol
@@ -52,3 +52,11 @@ def _essence(protocol: Mapping[str, Any]) -> dict[str, Any]:
     """A protocol without its name, as it comes back from JSON."""
     found: dict[str, Any] = json.loads(json.dumps({key: value for key, value in protocol.items() if key != "name"}))
     return found
+
+
+def unlabelled_words(data: str, unlabelled: Mapping[str, Sequence[int]]) -> list[str]:
+    """``unlabelled`` of a result in words: how many labels of each split are not known."""
+    return [
+        f"{unknown:,} of {every:,} {split} labels of {data} are unknown (-1)"
+        for split, (unknown, every) in unlabelled.items()
+    ]

@@ -20,7 +20,6 @@ from dgmbench.data import BatchStream, DataSet, evaluation_batches
 from dgmbench.data.spec import Batch
 from dgmbench.errors import RunFailed, UserError
 from dgmbench.evaluation.evaluator import validation_objective
-from dgmbench.evaluation.metrics import Metric
 from dgmbench.models.contract import Model
 from dgmbench.runs.build import (
     OptimizerFactory,
@@ -31,23 +30,31 @@ from dgmbench.runs.build import (
     load_weights,
     optimizer_factory,
 )
-from dgmbench.runs.evaluate import features_folder, measure_run, require_measurable, sampling_seconds_per_image
+from dgmbench.runs.evaluate import (
+    count_unlabelled,
+    features_folder,
+    measure_run,
+    require_measurable,
+    sampling_seconds_per_image,
+)
 from dgmbench.runs.folder import RunFolder
 from dgmbench.runs.loggers import row_loggers
 from dgmbench.runs.progress import TrainingBar
-from dgmbench.runs.record import bring_forward, is_measured, remember
+from dgmbench.runs.record import bring_forward, is_measured, remember, unlabelled_words
 from dgmbench.runs.sampling import write_training_samples
+from dgmbench.runs.selection import Selection
 from dgmbench.runs.signals import Signals
 from dgmbench.training.files import AtomicCheckpointIO, RowWriter, read_checkpoint
 from dgmbench.training.memory import peak_memory, reset_peak_memory
-from dgmbench.training.module import Hooks, Interrupted, Training
+from dgmbench.training.module import Interrupted, Training
 from dgmbench.training.plan import Plan, make_plan
 from dgmbench.training.ranks import Ranks, find_ranks, strategy
 from dgmbench.training.schedule import Schedule
+from dgmbench.training.update import Hooks
 
 # Examples that a model sees in ``initialise`` before the first update.
 INITIAL_EXAMPLES = 10_000
-FRESH = {"best": None, "log_length": 0, "threads": 0, "peak_memory": 0}
+FRESH = {"log_length": 0, "threads": 0, "peak_memory": 0}
 
 
 @dataclass(frozen=True)
@@ -64,10 +71,16 @@ class Outcome:
         return self.result["objective"]["value"]
 
     @property
+    def remarks(self) -> list[str]:
+        """What a reader of the numbers must know of the data: how many examples have no label."""
+        return unlabelled_words(self.result["data"], self.result.get("unlabelled", {}))
+
+    @property
     def objective_text(self) -> str:
         """The validation objective in words."""
         best = self.result["objective"]
-        return f"best {best['name']} on validation: {best['value']:.6g} {best['unit']} after {best['images']:,} images"
+        found = f"best {best['name']} on validation: {best['value']:.6g} {best['unit']} after {best['images']:,} images"
+        return f"{found} ({best['note']})" if best.get("note") else found
 
 
 def train(cfg: Mapping[str, Any]) -> Outcome:
@@ -97,8 +110,11 @@ def train(cfg: Mapping[str, Any]) -> Outcome:
         device=device,
         rank=ranks.rank,
         world_size=ranks.world,
+        policy=model.batch_policy(),
     )
     plan = make_plan(completed["trainer"], images_per_epoch=stream.images_per_epoch, stages=model.stages())
+    for stage in plan.stages:
+        stream.check_size(stage.batch_size or plan.batch_size)
     folder = RunFolder(Path(completed["paths"]["outputs"]) / run_name(completed, data.content_hash))
     if folder.read_result() is None:
         require_measurable(model, data, completed["protocol"], features_folder(completed))
@@ -142,7 +158,7 @@ class _Run:
         reset_peak_memory(self.device)
         self.checkpoint = read_checkpoint(folder.last) if folder.last.exists() else None
         state: dict[str, Any] = self.checkpoint["run"] if self.checkpoint else FRESH
-        self.best: dict[str, Any] | None = state["best"]
+        self.selection, self.warned = Selection(state, compare=model.objectives_compare), False
         self.peak_before: int = state.get("peak_memory", 0)  # of the parts before a resume
         torch.set_num_threads(self.hardware["threads"] or state["threads"] or torch.get_num_threads())
         self.rows = RowWriter(folder.metrics, length=state["log_length"]) if ranks.is_first else None
@@ -176,8 +192,9 @@ class _Run:
             self.module.resume_from(self.checkpoint)
         done = self.module.clock.images
         self.loggers = row_loggers(completed, folder.path, images=done) if ranks.is_first else []
-        total = plan.batches * plan.batch_size
-        self.bar = TrainingBar(total=total, done=done, enabled=completed["trainer"]["progress"] and ranks.is_first)
+        self.bar = TrainingBar(
+            total=plan.images, done=done, enabled=completed["trainer"]["progress"] and ranks.is_first
+        )
 
     def go(self) -> Outcome:
         resumed = f"resumed at {self.module.clock.images:,} images" if self.checkpoint else "trained"
@@ -264,17 +281,20 @@ class _Run:
         agreed = torch.tensor(metric.value, dtype=torch.float64, device=self.device)
         self.ranks.from_first_([agreed])
         metric = replace(metric, value=float(agreed))
-        self._write_row({"kind": "valid", **module.position(), name: metric.value})
-        if metric.better_than(None if self.best is None else _as_metric(self.best)):
-            self.best = {"name": name, **metric.as_dict(), "images": module.clock.images}
+        position = module.position()
+        self._write_row({"kind": "valid", **position, name: metric.value})
+        if self.selection.consider(name, metric, position):
             self._save_as(self.folder.best)
+        if not self.warned and self.ranks.is_first and (decline := self.selection.decline()) is not None:
+            self.warned = True
+            print(f"dgm: note: {decline}.", file=sys.stderr)  # noqa: T201
 
     def _samples(self, module: Training) -> None:
         if not self.ranks.is_first:
             return
-        x = next(evaluation_batches(self.data, "valid", batch_size=64, device=self.device)).x
+        batch = next(evaluation_batches(self.data, "valid", batch_size=64, device=self.device))
         path = self.folder.samples / f"{module.clock.images:012d}.png"
-        write_training_samples(path, module.model, self.data.spec, x, seed=self.seed)
+        write_training_samples(path, module.model, self.data.spec, batch, seed=self.seed)
 
     def _save(self, module: Training) -> None:
         self._save_as(self.folder.last)
@@ -282,7 +302,7 @@ class _Run:
 
     def _save_as(self, path: Path) -> None:
         self.module.run_state = {
-            "best": self.best,
+            **self.selection.state(),
             "log_length": self.rows.length() if self.rows is not None else 0,
             "threads": torch.get_num_threads(),
             "peak_memory": self._peak_memory(),
@@ -304,11 +324,17 @@ class _Run:
 
     # ------------------------------------------------------------------ the result
 
+    def _objective(self) -> dict[str, Any]:
+        """The best checkpoint's objective, with a note if it was followed by a long decline."""
+        best = dict(self.selection.best or {})
+        best["note"] = "; ".join(filter(None, (best.get("note"), self.selection.decline()))) or None
+        return best
+
     def _result(self) -> dict[str, Any]:
-        if self.best is None:
+        if not self.selection.holds_for(self.plan.stages[-1].name):
             raise RunFailed(
-                "The validation objective was not a number at any time of this run; try a smaller optimizer.lr or "
-                "another seed."
+                "The validation objective was not a number at any time of this run or its last stage; try a smaller "
+                "optimizer.lr or another seed."
             )
         clock, model = self.module.clock, self.module.model
         training_peak, begin = self._peak_memory(), time.perf_counter()
@@ -327,14 +353,15 @@ class _Run:
             "config_hash": self.folder.path.name.rsplit("-", 1)[-1],
             "data_hash": self.data.content_hash,
             "data_source": self.data.meta["source"],
-            "objective": self.best,
+            **({"unlabelled": unlabelled} if (unlabelled := count_unlabelled(self.data)) else {}),
+            "objective": self._objective(),
             "cost": {
                 "parameters": sum(p.numel() for p in model.parameters()),
                 "images": clock.images,
                 "batches": clock.batches,
                 "train_seconds": round(clock.train_seconds, 3),
                 "train_images_per_second": round(clock.images / max(clock.train_seconds, 1e-9), 1),
-                "sample_seconds_per_image": sampling_seconds_per_image(model, device=self.device),
+                "sample_seconds_per_image": sampling_seconds_per_image(model, self.data, device=self.device),
                 "peak_memory_mib": round(training_peak / 2**20, 1),
                 "evaluate_seconds": round(measuring_seconds, 3),
                 "evaluate_peak_memory_mib": round(measuring_peak / 2**20, 1),
@@ -347,10 +374,6 @@ class _Run:
         }
         remember(result, self.completed["protocol"], measured)
         return result
-
-
-def _as_metric(stored: Mapping[str, Any]) -> Metric:
-    return Metric(**{name: stored[name] for name in Metric.__dataclass_fields__ if name in stored})
 
 
 @contextmanager

@@ -1,21 +1,21 @@
 """Samples of a finished or interrupted run: to look at, to listen to or to read, and an array to work with."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
+from dgmbench.data.batches import evaluation_batches, joined, picked
 from dgmbench.data.random import keyed_generator
-from dgmbench.data.spec import DataSpec
+from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError
 from dgmbench.evaluation.chunks import Chunks
+from dgmbench.models.conditions import under
 from dgmbench.models.contract import (
-    CanComplete,
-    CanDecode,
-    CanEncode,
     CanReconstruct,
     CanSample,
     HasTemperature,
@@ -23,14 +23,14 @@ from dgmbench.models.contract import (
     Model,
 )
 from dgmbench.runs.build import build_model, find_device, load_data, load_weights
+from dgmbench.runs.conditions import ROWS, samples_under, write_conditions
 from dgmbench.runs.folder import RunFolder
-from dgmbench.runs.pictures import write_picture, write_samples
+from dgmbench.runs.pictures import write_picture, write_predictions, write_samples
+from dgmbench.runs.shows import SHOWN, predictions, shown_in_training
 from dgmbench.training.files import read_checkpoint, write_atomically
 
 # Samples are drawn this many at a time, which bounds the memory for any n.
 SAMPLE_BATCH = 500
-# Pictures from one example to the next, ends included, and draws of what completes one.
-STEPS, DRAWS = 10, 6
 
 
 @torch.no_grad()
@@ -42,13 +42,19 @@ def draw(
     device: torch.device,
     label: int | None = None,
     temperature: float | None = None,
+    beside: Callable[[int, int], Batch] | None = None,
 ) -> Tensor:
     """``n`` samples in data space (n, *shape), a function of the seed; ``label`` for class-conditional models.
+
+    ``beside(start, count)`` gives the conditions and lengths of so many samples, for models that take them.
 
     ``temperature`` is for models that have one; samples at another than 1 are not of the model's own distribution.
     """
     if not isinstance(model, CanSample):
-        raise UserError(f"{type(model).__name__} does not draw samples: it has no sample(n) method.")
+        raise UserError(
+            f"{type(model).__name__} does not draw samples: it has no sample(n) method. "
+            "Another show= may suit it: reconstructions, translations, enhanced, predictions."
+        )
     if label is not None and not isinstance(model, IsClassConditional):
         raise UserError(f"label={label}: {type(model).__name__} was not trained on labels; leave label out.")
     if temperature is not None:
@@ -62,54 +68,9 @@ def draw(
         count = min(SAMPLE_BATCH, n - start)
         labels = None if label is None else torch.full((count,), label, device=device)
         generator = keyed_generator("sample", seed, index, device=device)
-        parts.append(model.sample(count, labels, generator=generator))
+        own = model if beside is None else under(model, beside(start, count))
+        parts.append(own.sample(count, labels, generator=generator))
     return torch.cat(parts)
-
-
-@torch.no_grad()
-def reconstructions(model: Model, x: Tensor, generator: Generator) -> Tensor:
-    """Examples x (n, *shape) and beside each its reconstruction, (n, 2, *shape) on the raw scale."""
-    if not isinstance(model, CanReconstruct):
-        raise UserError(f"{type(model).__name__} does not reconstruct: it has no reconstruct(x) method.")
-    again = model.reconstruct(x, generator=generator)
-    return torch.stack([x.to(again.dtype), again], 1)
-
-
-@torch.no_grad()
-def interpolations(model: Model, x: Tensor, generator: Generator) -> Tensor:
-    """From each example x (n, *shape) to the next in equal steps between their codes, (n, STEPS, *shape)."""
-    if not (isinstance(model, CanEncode) and isinstance(model, CanDecode)):
-        raise UserError(f"{type(model).__name__} does not interpolate: it lacks encode(x) or decode(code).")
-    if len(x) < 2:
-        raise UserError("An interpolation needs two examples: n must be at least 2.")
-    start = model.encode(x)
-    share = torch.linspace(0, 1, STEPS, device=start.device, dtype=start.dtype)
-    share = share.view(1, -1, *[1] * (start.dim() - 1))
-    codes = torch.lerp(start[:, None], start.roll(-1, 0)[:, None], share)
-    return model.decode(codes.flatten(0, 1)).unflatten(0, (len(x), STEPS))
-
-
-@torch.no_grad()
-def completions(model: Model, x: Tensor, generator: Generator) -> Tensor:
-    """Examples x (n, *shape), their first half alone (the upper one of images), and draws of the rest given it.
-
-    Returns (n, 2 + DRAWS, *shape).
-    """
-    if not isinstance(model, CanComplete):
-        raise UserError(f"{type(model).__name__} does not complete: it has no complete(x, known) method.")
-    rows = x.shape[2] if x.dim() == 4 else x.shape[1]
-    first = torch.arange(rows, device=x.device) < (rows + 1) // 2
-    known = (first[:, None] if x.dim() == 4 else first).expand_as(x)
-    drawn = [model.complete(x, known, generator=generator) for _ in range(DRAWS)]
-    return torch.stack([x, torch.where(known, x, torch.zeros_like(x)), *drawn], 1)
-
-
-Show = Callable[[Model, Tensor, Generator], Tensor]
-SHOWN: dict[str, Show] = {
-    "reconstructions": reconstructions,
-    "interpolations": interpolations,
-    "completions": completions,
-}
 
 
 def sample_run(
@@ -144,26 +105,63 @@ def sample_run(
     model = build_model(completed, spec).to(device)
     load_weights(model, read_checkpoint(folder.checkpoint(checkpoint)))
     name, columns = f"{checkpoint}-n{n}-s{seed}", None
+    chunks = Chunks(data, "test", seed=seed, limit=None if show == "samples" else n, device=device)
     if show == "samples":
-        x = draw(model, n, seed=seed, device=device, label=label, temperature=temperature)
+        beside = chunks.beside if spec.given is not None or spec.lengths else None
+        x = draw(model, n, seed=seed, device=device, label=label, temperature=temperature, beside=beside)
         name += "" if label is None else f"-y{label}"
         name += "" if temperature is None else f"-t{temperature:g}"
     else:
-        examples = torch.cat(list(Chunks(data, "test", seed=seed, limit=n, device=device)))
-        made = SHOWN[show](model, examples, keyed_generator(show, seed, device=device))
-        x, columns, name = made.flatten(0, 1), made.shape[1], f"{name}-{show}"
-    picture, array = folder.samples / f"{name}.png", folder.samples / f"{name}.npz"
+        examples, name = joined(list(chunks.batches())), f"{name}-{show}"
+        generator = keyed_generator(show, seed, device=device)
+        if show == "predictions":
+            found = predictions(model, examples)
+            written = write_predictions(folder.samples / f"{name}.png", spec, found)
+            return *written, _write_array(folder.samples / f"{name}.npz", found)
+        made = SHOWN[show](model, examples, spec, generator)
+        x, columns = made.flatten(0, 1), made.shape[1]
+    picture = folder.samples / f"{name}.png"
     written = write_samples(picture, x, spec, columns=columns)
+    arrays = {"x": x}
+    if show == "samples" and spec.given is not None:
+        rows = chunks.beside(0, n).index
+        (examples,) = evaluation_batches(data, "test", batch_size=n, device=device, rows=rows)
+        assert examples.given is not None
+        arrays |= {"given": examples.given, "truth": examples.x}
+        few = picked(examples, torch.arange(min(ROWS, n)))
+        assert isinstance(model, CanSample)
+        write_conditions(picture, few, samples_under(model, few, seed=seed, first=x[:ROWS]), spec)
+    return *written, _write_array(folder.samples / f"{name}.npz", arrays)
+
+
+def _write_array(array: Path, values: Mapping[str, Tensor]) -> Path:
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, x=x.cpu().numpy())
+    arrays: dict[str, Any] = {key: value.cpu().numpy() for key, value in values.items()}
+    np.savez_compressed(buffer, **arrays)
     write_atomically(array, buffer.getvalue())
-    return *written, array
+    return array
 
 
-def write_training_samples(path: Path, model: Model, spec: DataSpec, x: Tensor, *, seed: int, n: int = 64) -> None:
-    """Samples at fixed latents during training, or reconstructions of ``x`` where there are only those."""
-    if isinstance(model, CanSample):
-        write_samples(path, draw(model, n, seed=seed, device=x.device), spec)
+def write_training_samples(path: Path, model: Model, spec: DataSpec, batch: Batch, *, seed: int, n: int = 64) -> None:
+    """Samples at fixed latents during training, under the conditions of these examples if there are any; of a model
+    without samples, what it makes of the first examples.
+    """
+    device = batch.x.device
+    if isinstance(model, CanSample) and batch.given is not None:
+        few = picked(batch, torch.arange(min(ROWS, len(batch.x))))
+        write_conditions(path, few, samples_under(model, few, seed=seed), spec)
+    elif isinstance(model, CanSample):
+
+        def beside(start: int, count: int) -> Batch:
+            return picked(batch, torch.arange(start, start + count) % len(batch.x))
+
+        lengths = None if batch.length is None else beside
+        write_samples(path, draw(model, n, seed=seed, device=device, beside=lengths), spec)
     elif isinstance(model, CanReconstruct):
-        again = model.reconstruct(x[: n // 2], generator=keyed_generator("reconstruct", seed, device=x.device))
-        write_picture(path, torch.cat([x[: n // 2].to(again.dtype), again]), spec)
+        few = picked(batch, torch.arange(min(n // 2, len(batch.x))))
+        again = under(model, few).reconstruct(few.x, generator=keyed_generator("reconstruct", seed, device=device))
+        write_picture(path, torch.cat([few.x.to(again.dtype), again]), spec)
+    elif (show := shown_in_training(model, batch)) is not None:
+        few = picked(batch, torch.arange(min(n // 4, len(batch.x))))
+        made = SHOWN[show](model, few, spec, keyed_generator(show, seed, device=device))
+        write_picture(path, made.flatten(0, 1), spec, columns=made.shape[1])

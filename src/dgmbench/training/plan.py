@@ -7,7 +7,7 @@ from typing import Any
 
 from dgmbench.config.budget import Amount
 from dgmbench.errors import UserError
-from dgmbench.models.contract import Stage
+from dgmbench.models.contract import Facts, Stage
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,17 @@ class Plan:
     ema: float
     stages: tuple[Stage, ...]
     stage_starts: tuple[int, ...]
+
+    @property
+    def images(self) -> int:
+        """Images of the whole training, over all ranks."""
+        return self.images_before(self.updates)
+
+    def images_before(self, update: int) -> int:
+        """Images of the updates before one, over all ranks."""
+        starts = [min(each, update) for each in (*self.stage_starts, self.updates)]
+        ends = [min(start * self.accumulate, self.batches) for start in starts]
+        return sum((ends[i + 1] - ends[i]) * self.stage_batch_size(i) for i in range(len(self.stages)))
 
     @property
     def updates(self) -> int:
@@ -51,6 +62,21 @@ class Plan:
         last = self.stage_starts[index + 1] if index + 1 < len(self.stages) else self.updates
         return range(self.stage_starts[index], last)
 
+    def stage_batch_size(self, index: int) -> int:
+        """The size of one stage's batches."""
+        return self.stages[index].batch_size or self.batch_size
+
+    def share_done(self, index: int, update: int) -> float:
+        """How much of a stage is done before an update, from 0 to 1."""
+        updates = self.stage_updates(index)
+        return (update - updates.start) / len(updates)
+
+    @property
+    def facts(self) -> Facts:
+        """What the model is told of its training."""
+        updates = {stage.name: len(self.stage_updates(index)) for index, stage in enumerate(self.stages)}
+        return Facts(examples=self.images_per_epoch, updates=updates)
+
 
 def make_plan(trainer: Mapping[str, Any], *, images_per_epoch: int, stages: Sequence[Stage]) -> Plan:
     """Turn the checked ``trainer`` group into a plan; a budget too small for the stages ends in a UserError."""
@@ -60,10 +86,11 @@ def make_plan(trainer: Mapping[str, Any], *, images_per_epoch: int, stages: Sequ
         return Amount.parse(trainer[key], what=f"trainer.{key}").batches(images_per_epoch, batch_size)
 
     period = Amount.parse(trainer["checkpoint"], ("s", "ep", "ba", "im"), what="trainer.checkpoint")
-    total = batches("budget")
-    updates = math.ceil(total / accumulate)
-    shares = [stage.share for stage in stages]
     used = [stage for stage in stages if stage.share > 0]
+    # a stage's share of the budget is of its images: it takes more batches where they are smaller
+    shares = [stage.share * (batch_size / (stage.batch_size or batch_size)) for stage in used]
+    total = max(1, round(batches("budget") * (sum(shares) / sum(stage.share for stage in used))))
+    updates = math.ceil(total / accumulate)
     if updates < len(used):
         raise UserError(
             f"trainer.budget={trainer['budget']} gives {updates} update(s), but this model trains in {len(used)} "
@@ -71,10 +98,10 @@ def make_plan(trainer: Mapping[str, Any], *, images_per_epoch: int, stages: Sequ
         )
     starts: list[int] = []
     done = 0.0
-    for index, stage in enumerate(used):
+    for index, share in enumerate(shares):
         at_least = starts[-1] + 1 if starts else 0
         starts.append(min(max(round(done / sum(shares) * updates), at_least), updates - len(used) + index))
-        done += stage.share
+        done += share
     return Plan(
         batch_size=batch_size,
         images_per_epoch=images_per_epoch,

@@ -5,7 +5,7 @@ model=NAME`` prints the same table for a configured one. Which checks apply foll
 has. ``docs/verify.md`` lists them.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -20,6 +20,7 @@ from dgmbench.models.contract import (
     CanComplete,
     CanGenerate,
     HasBijection,
+    HasConditions,
     HasDecoder,
     HasElbo,
     HasLogProb,
@@ -31,9 +32,21 @@ from dgmbench.models.contract import (
     IsClassConditional,
     Model,
 )
-from dgmbench.verify import bijection, bounds, conditional, contract, decoder, density, statistics, training, undirected
+from dgmbench.verify import (
+    bijection,
+    bounds,
+    conditional,
+    contract,
+    decoder,
+    density,
+    given,
+    statistics,
+    training,
+    undirected,
+)
 from dgmbench.verify.check import Check, combine, undecided
 from dgmbench.verify.precision import double_precision
+from dgmbench.verify.shown import instances
 from dgmbench.verify.subject import Subject
 
 __all__ = ["Check", "tiny_instances", "verify_config", "verify_model"]
@@ -115,11 +128,13 @@ def tiny_instances(completed: Mapping[str, Any], card: Card) -> list[Instance]:
     node = dict(completed["model"])
     instances: list[Instance] = []
     for tiny in card.tiny:
-        numbers = {key: tiny[key] for key in ("levels", "num_classes", "end") if key in tiny}
+        plain = ("levels", "num_classes", "end", "given", "step_labels", "lengths")
+        numbers = {key: tiny[key] for key in plain if key in tiny}
         spec = DataSpec(tuple(tiny["shape"]), tiny["kind"], **numbers)
         instances.append((_merged(node, tiny.get("args") or {}), spec))
     if not instances:
-        instances = [(node, TINY[kind]) for kind in card.kinds if kind in TINY][:1]
+        given = TINY["binary"] if card.given else None
+        instances = [(node, replace(TINY[kind], given=given)) for kind in card.kinds if kind in TINY][:1]
     if not instances:
         kinds = ", ".join(card.kinds)
         raise UserError(f"The card names no kind of data that can be verified ({kinds}): add a tiny block.")
@@ -128,7 +143,13 @@ def tiny_instances(completed: Mapping[str, Any], card: Card) -> list[Instance]:
         return instances
     node, first = instances[0]
     other = TINY[data.kind]
-    other = replace(other, shape=first.shape if card.image else other.shape, num_classes=first.num_classes)
+    other = replace(
+        other,
+        shape=first.shape if card.image else other.shape,
+        num_classes=first.num_classes,
+        given=first.given,
+        lengths=first.lengths,
+    )
     return [instance for instance in instances if instance[1].kind == data.kind] or [(node, other)]
 
 
@@ -188,11 +209,37 @@ def _mathematics(checks: Mathematics, *capabilities: type) -> Callable[[Subject]
         if isinstance(subject.model(), capabilities):
             with double_precision(), torch.no_grad():
                 states = [
-                    (label, check) for label, model in subject.double.states for check in checks(subject.double, model)
+                    (label, check)
+                    for label, model in subject.double.states
+                    for check in _under_conditions(checks, subject.double, model, capabilities)
                 ]
             yield from combine(states)
 
     return part
+
+
+def _under_conditions(
+    checks: Mathematics, subject: Subject, model: Model, capabilities: tuple[type, ...]
+) -> Iterable[Check]:
+    """The checks of a model of x alone; those of a conditional model under several conditions, one line a check."""
+    found = [
+        (words, check)
+        for words, own, seen in instances(subject, model)
+        if isinstance(seen, capabilities)
+        for check in checks(own, seen)
+    ]
+    conditional = subject.spec.given is not None or subject.spec.lengths
+    return combine(found) if conditional else [check for _, check in found]
+
+
+def _given(subject: Subject) -> Iterator[Check]:
+    """What only a model with conditions or lengths has to show, in double precision on every state of it."""
+    if subject.spec.given is None and not subject.spec.lengths:
+        return
+    with double_precision(), torch.no_grad():
+        yield from combine(
+            (label, check) for label, model in subject.double.states for check in given.checks(subject.double, model)
+        )
 
 
 PARTS: dict[str, Callable[[Subject], Iterator[Check]]] = {
@@ -201,8 +248,11 @@ PARTS: dict[str, Callable[[Subject], Iterator[Check]]] = {
     "statistics": statistics.checks,
     "density": _mathematics(density.checks, HasLogProb, IsAutoregressive),
     "bijection": _mathematics(bijection.checks, HasBijection),
+    "given": _given,
     "bounds": _mathematics(bounds.checks, HasElbo, HasLogWeights),
     "conditional": _mathematics(conditional.checks, IsClassConditional, CanComplete),
     "decoder": _mathematics(decoder.checks, HasDecoder, CanGenerate),
-    "undirected": _mathematics(undirected.checks, HasUnnormalisedLogProb, HasUnnormalisedElbo, HasTransition),
+    "undirected": _mathematics(
+        undirected.checks, HasUnnormalisedLogProb, HasUnnormalisedElbo, HasConditions, HasTransition
+    ),
 }

@@ -14,6 +14,7 @@ from dgmbench.models.contract import (
     CanReconstruct,
     CanSample,
     HasBijection,
+    HasConditions,
     HasElbo,
     HasLogProb,
     HasLogProbEstimate,
@@ -27,6 +28,7 @@ from dgmbench.models.contract import (
 )
 from dgmbench.verify.check import Check
 from dgmbench.verify.precision import double_precision
+from dgmbench.verify.shown import under_one
 from dgmbench.verify.subject import Subject, Training, changed, listed, same, tensors
 
 Output = Callable[[Tensor, Generator], Tensor]
@@ -43,7 +45,7 @@ def outputs(model: Model) -> dict[str, tuple[Output, int]]:
         found["log_prob_estimate"] = (lambda x, g: model.log_prob_estimate(x, generator=g), 0)
     if isinstance(model, HasLogWeights):
         found["log_weights"] = (lambda x, g: model.log_weights(x, 3, generator=g), 1)
-    if isinstance(model, HasUnnormalisedLogProb):
+    if isinstance(model, HasUnnormalisedLogProb | HasConditions):
         found["log_prob_unnormalised"] = (lambda x, g: model.log_prob_unnormalised(x), 0)
     if isinstance(model, HasUnnormalisedElbo):
         found["elbo_unnormalised"] = (lambda x, g: model.elbo_unnormalised(x, generator=g), 0)
@@ -76,7 +78,7 @@ def checks(subject: Subject) -> Iterator[Check]:
     start = tensors(training.model)
     training.run(watch=watch)
     yield from watch.checks(training, start)
-    model = training.model.eval()
+    model = under_one(subject, training.model.eval())
     state = tensors(model)
     with torch.no_grad():
         yield _card(subject, model)
@@ -237,7 +239,7 @@ def _card(subject: Subject, model: Model) -> Check:
     needed: dict[str, tuple[type, ...]] = {
         "exact": (HasLogProb,),
         "lower bound": (HasElbo, HasLogWeights, HasUnnormalisedElbo, HasLogProb),
-        "AIS estimate": (HasUnnormalisedLogProb, HasUnnormalisedElbo),
+        "AIS estimate": (HasUnnormalisedLogProb, HasUnnormalisedElbo, HasConditions),
         "none": (Model,),
     }
     if subject.likelihood == "exact" and subject.spec.levels and isinstance(model, HasBijection):
@@ -322,7 +324,7 @@ def _save_and_load(subject: Subject, model: Model) -> Check:
     file = io.BytesIO()
     torch.save(model.state_dict(), file)
     file.seek(0)
-    other = subject.model(copy=1).eval()
+    other = under_one(subject, subject.model(copy=1).eval())
     other.load_state_dict(torch.load(file, weights_only=True))
     x, wrong = subject.data.x[:9], []
     first, second = outputs(model), outputs(other)
@@ -341,7 +343,7 @@ def _save_and_load(subject: Subject, model: Model) -> Check:
 
 def _examples_are_independent(subject: Subject) -> Check:
     """The output for one example must not depend on the others in its batch (in eval mode, at equal noise)."""
-    model = Training(subject.model(), subject).run(3).model.eval()
+    model = under_one(subject, Training(subject.model(), subject).run(3).model.eval())
     x, tolerance = subject.data.x[:8], 1e-9
     worst, wrong = 0.0, []
     for name, (call, axis) in outputs(model).items():

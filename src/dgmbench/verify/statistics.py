@@ -19,6 +19,7 @@ from dgmbench.nn.batchnorm import RunningMoments, moments_layers
 from dgmbench.training import standing
 from dgmbench.verify.check import Check, undecided
 from dgmbench.verify.contract import outputs
+from dgmbench.verify.shown import under_one
 from dgmbench.verify.subject import Subject, Training, listed
 
 Moments = tuple[Tensor, Tensor]
@@ -103,12 +104,12 @@ def _loss(training: Training, layers: dict[str, RunningMoments], passes: Passes,
     subject = training.subject
     torch.default_generator.manual_seed(turn)
     with _watched(layers, note):
-        training.model.loss(player, subject.data, subject.generator("statistics", player, turn))
+        training.model.loss(player, subject.learned, subject.generator("statistics", player, turn))
 
 
 def _evaluated(subject: Subject, training: Training, layers: dict[str, RunningMoments]) -> dict[str, list[Moments]]:
     """The moments of each layer's inputs in each thing that evaluation does."""
-    model = training.model.eval()
+    model = under_one(subject, training.model.eval())
     found: dict[str, list[Moments]] = {}
 
     def note(name: str, x: Tensor) -> None:

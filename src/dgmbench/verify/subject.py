@@ -6,6 +6,7 @@ gradients during its loss, and every random number is a function of (seed, step,
 
 import io
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,9 +16,12 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor
 
+from dgmbench.data.batches import picked
+from dgmbench.data.policy import Places, places
 from dgmbench.data.random import keyed_generator, keyed_seed
 from dgmbench.data.spec import Batch, DataSpec
-from dgmbench.models.contract import Model, Stage, player_parameters
+from dgmbench.models.contract import Facts, Model, Stage, player_parameters
+from dgmbench.nn.sequences import within
 
 BATCH = 16
 EXAMPLES = 128
@@ -45,9 +49,13 @@ class Subject:
 
     @cached_property
     def data(self) -> Batch:
-        """A small structured data set: two random templates, each example one of them with noise."""
+        """A small structured data set: two random templates, each example one of them with noise.
+
+        What is given decides which one; a quarter of the labels is unknown, and sequences are padded.
+        """
         g, spec, n = self.generator("data"), self.spec, EXAMPLES
         which = torch.randint(2, (n,), generator=g)
+        given = None if spec.given is None else _some_of(spec.given, which, self.generator("given"))
         if spec.kind == "real":
             centres = torch.randn((2, *spec.shape), generator=g)
             x = centres[which] + 0.5 * torch.randn((n, *spec.shape), generator=g)
@@ -59,8 +67,17 @@ class Subject:
             x = torch.where(noisy, other, templates[which])
         if spec.end is not None:  # only ends follow an end
             x = x.masked_fill(((x == spec.end).cumsum(1) > 0), spec.end)
-        y = torch.randint(spec.num_classes, (n,), generator=g) if spec.num_classes else None
-        return Batch(x.to(spec.dtype), y, torch.arange(n))
+        steps = spec.shape[:1] if spec.step_labels else ()
+        y = torch.randint(spec.num_classes, (n, *steps), generator=g) if spec.num_classes else None
+        if y is not None:
+            y = y.masked_fill(torch.rand(y.shape, generator=g) < 0.25, -1)
+        length = None
+        if spec.lengths:
+            length = torch.randint(1, spec.shape[0] + 1, (n,), generator=g)
+            padding = ~within(length, spec.shape[0])
+            x = x.masked_fill(padding.view(n, -1, *[1] * (x.dim() - 2)), 0)
+            y = y.masked_fill(padding, -1) if y is not None and spec.step_labels else y
+        return Batch(x.to(spec.dtype), y, torch.arange(n), given, length)
 
     @cached_property
     def double(self) -> "Subject":
@@ -87,8 +104,30 @@ class Subject:
 
     def batch(self, step: int) -> Batch:
         """The batch of update ``step``."""
-        index = torch.randperm(EXAMPLES, generator=self.generator("batch", step))[:BATCH]
-        return Batch(self.data.x[index], None if self.data.y is None else self.data.y[index], index)
+        if self.places is not None:
+            return picked(self.data, self.places.index(step * BATCH, (step + 1) * BATCH))
+        return picked(self.data, torch.randperm(EXAMPLES, generator=self.generator("batch", step))[:BATCH])
+
+    @cached_property
+    def learned(self) -> Batch:
+        """The examples that batches are made of: all, unless the model wants some alone."""
+        return self.data if self.places is None else picked(self.data, self.places.examples)
+
+    @cached_property
+    def places(self) -> Places | None:
+        """How the model wants its batches made, if it cares."""
+        y = None if self.data.y is None else self.data.y.numpy()
+        policy = self.model().batch_policy()
+        return places(policy, y, self.spec, batch_size=BATCH, world_size=1, seed=self.seed)
+
+
+def _some_of(spec: DataSpec, which: Tensor, g: Generator) -> Tensor:
+    """Conditions: one random value or the other, by ``which`` (n,), a third of them changed at random."""
+    shape, levels = (2 + len(which), *spec.shape), spec.levels or 6
+    values = torch.randn(shape, generator=g) if spec.kind == "real" else torch.randint(levels, shape, generator=g)
+    ends, others = values[:2], values[2:]
+    changed = (torch.rand(len(which), generator=g) < 1 / 3).view(-1, *[1] * len(spec.shape))
+    return torch.where(changed, others, ends[which]).to(spec.dtype)
 
 
 class Watch(Protocol):
@@ -123,6 +162,11 @@ class Training:
                     break
 
     @property
+    def facts(self) -> Facts:
+        """What the model is told of this training."""
+        return Facts(examples=EXAMPLES, updates=Counter(stage.name for stage, _ in self.plan))
+
+    @property
     def cuts(self) -> list[int]:
         """Updates at which a resume is worth a test: inside the first two stages, and where a stage begins."""
         starts = [step for step, (_, first) in enumerate(self.plan) if first] + [len(self.plan)]
@@ -136,17 +180,21 @@ class Training:
             stage, first = self.plan[self.step]
             with torch.no_grad():
                 if self.step == 0:
+                    model.prepare(self.facts)
                     self._seed("initialise")
                     model.initialise(self.subject.data, self._generator("initialise"))
                 if first:
                     self._seed("stage")
                     model.enter_stage(stage, self._generator("stage"))
+                    model.advance(stage, 0.0)
                 batch = self.subject.batch(self.step)
                 if stage.view is not None:
                     batch = stage.view(batch, self._generator("view"))
             for player in model.turn(self.step, stage):
                 self._turn(player, batch, watch)
             self.step += 1
+            done = sum(other is stage for other, _ in self.plan[: self.step])
+            model.advance(stage, done / self.facts.updates[stage.name])
         return self
 
     def loss(self, player: str, batch: Batch) -> tuple[Tensor, Generator]:

@@ -1,21 +1,26 @@
 """Undirected models: log Z three ways, paths for annealing, and chains that leave their distribution unchanged."""
 
 from collections.abc import Iterator
+from math import inf
 
 import torch
 from torch import Tensor
 
+from dgmbench.data.spec import DataSpec
 from dgmbench.models.contract import (
     AnnealingPath,
     CanSample,
+    HasConditions,
     HasLogProb,
     HasTransition,
     HasUnnormalisedElbo,
     HasUnnormalisedLogProb,
     Model,
 )
+from dgmbench.verify import conditions
 from dgmbench.verify.bounds import below_frequencies, sums_to_at_most_one
 from dgmbench.verify.check import Check, chi_squared, frequencies, symmetry, undecided
+from dgmbench.verify.density import FINER, QUADRATURE
 from dgmbench.verify.subject import Subject
 from dgmbench.verify.support import MOST_STATES, Support, all_states, state_index, support_of
 
@@ -28,6 +33,9 @@ def checks(subject: Subject, model: Model) -> Iterator[Check]:
     """All checks of this module for one state of the model, in double precision."""
     support = support_of(subject.spec, subject.data.x)
     log_prob: Tensor | None = None
+    if isinstance(model, HasConditions):
+        yield from conditions.checks(subject, model)
+        return
     if isinstance(model, HasUnnormalisedLogProb | HasUnnormalisedElbo):
         path = model.annealing_path()
         log_partition = path.exact_log_partition()
@@ -35,6 +43,8 @@ def checks(subject: Subject, model: Model) -> Iterator[Check]:
         if isinstance(model, HasUnnormalisedLogProb):
             if isinstance(support, str):
                 yield undecided("log Z by enumerating x", support)
+            elif not support.exact:
+                yield _by_quadrature(subject, model, log_partition)
             else:
                 unnormalised = model.log_prob_unnormalised(support.x).double() + support.log_volume
                 log_prob = unnormalised - unnormalised.logsumexp(0)
@@ -55,6 +65,24 @@ def checks(subject: Subject, model: Model) -> Iterator[Check]:
         yield _stationary(subject, model, support, log_prob)
     if isinstance(model, HasUnnormalisedLogProb) and isinstance(model, CanSample):
         yield _samples(subject, model, support, log_prob)
+
+
+def _by_quadrature(subject: Subject, model: HasUnnormalisedLogProb, log_partition: Tensor | None) -> Check:
+    """The integral of exp(log_prob_unnormalised) over real x against the path's log Z, on finer grids if need be."""
+    name, before, points = "log Z by quadrature over x", inf, 0
+    if log_partition is None:
+        return undecided(name, "the path cannot enumerate log Z")
+    pilot = model.sample(500, generator=subject.generator("pilot")) if isinstance(model, CanSample) else subject.data.x
+    for finer in (None, *FINER.get(subject.spec.dim, ())):
+        support = support_of(subject.spec, pilot, points=finer)
+        assert not isinstance(support, str)
+        parts = [model.log_prob_unnormalised(x).double() for x in support.x.split(8192)]
+        error = abs(float((torch.cat(parts) + support.log_volume).logsumexp(0)) - float(log_partition))
+        points = len(support.x)
+        if error <= QUADRATURE or abs(error - before) <= QUADRATURE * before:
+            return Check(name, error, QUADRATURE, error <= QUADRATURE, f"{support.note}; against the path's")
+        before = error
+    return undecided(name, f"the density is too narrow for a grid: {points} points give another integral than fewer")
 
 
 def _start(log_prob: Tensor, n: int, subject: Subject, *keys: int | str) -> Tensor:
@@ -88,7 +116,9 @@ def _path(subject: Subject, path: AnnealingPath, log_partition: Tensor | None) -
     base = path.sample_base(CHAINS, generator=subject.generator("base"))
     dim = base.shape[1]
     binary = bool(((base == 0) | (base == 1)).all())
-    if not binary or 2**dim > MOST_STATES:
+    if not binary and dim <= 2:
+        yield from _real_path(path, base, log_partition)
+    elif not binary or 2**dim > MOST_STATES:
         yield undecided("annealing path by enumeration", f"{dim} units have too many states to enumerate")
     else:
         states = all_states(dim, 2, base.dtype)
@@ -125,6 +155,18 @@ def _path(subject: Subject, path: AnnealingPath, log_partition: Tensor | None) -
         yield undecided("log Z inside the AIS bracket", "log Z cannot be enumerated")
         return
     yield _bracket(subject, path, float(log_partition))
+
+
+def _real_path(path: AnnealingPath, base: Tensor, log_partition: Tensor | None) -> Iterator[Check]:
+    """Both ends of a path over one or two real units by quadrature around samples of the base."""
+    support = support_of(DataSpec((base.shape[1],), "real"), base)
+    assert not isinstance(support, str)
+    ends = [("base", 0.0, path.log_base_partition())]
+    ends += [] if log_partition is None else [("end", 1.0, log_partition)]
+    for which, beta, expected in ends:
+        log_z = (path.log_unnormalised(support.x.to(base.dtype), beta).double() + support.log_volume).logsumexp(0)
+        error = abs(float(log_z) - float(expected))
+        yield Check(f"log Z of the path's {which}", error, QUADRATURE, error <= QUADRATURE, support.note)
 
 
 def _bracket(subject: Subject, path: AnnealingPath, log_partition: float) -> Check:

@@ -4,6 +4,7 @@ import math
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -19,10 +20,12 @@ class Troubled(Model):
         spec: DataSpec,
         *,
         trouble: Literal["none", "raise", "die", "exit", "hang", "memory", "no memory"] = "none",
+        marks: str | None = None,
     ) -> None:
+        """What hangs says in the folder ``marks`` that it has ``begun``, and goes on when it finds ``released``."""
         super().__init__(spec)
         self.mean = nn.Parameter(torch.zeros(spec.dim))
-        self.trouble = trouble
+        self.trouble, self.marks = trouble, None if marks is None else Path(marks)
 
     def log_prob(self, x: Tensor) -> Tensor:
         return -(0.5 * (x.flatten(1) - self.mean).square() + 0.5 * math.log(2 * math.pi)).sum(1)
@@ -35,7 +38,7 @@ class Troubled(Model):
         if self.trouble == "exit":
             os._exit(3)
         if self.trouble == "hang":
-            time.sleep(0.05)
+            self.hang()
         if self.trouble == "memory":
             hoard = []
             while True:
@@ -45,6 +48,12 @@ class Troubled(Model):
             torch.empty(2**60)
         loss = -self.log_prob(batch.x).mean()
         return loss, {"nll": loss.detach()}
+
+    def hang(self) -> None:
+        if self.marks is not None:
+            (self.marks / "begun").touch()
+        if self.marks is None or not (self.marks / "released").exists():
+            time.sleep(0.2)
 
     def sample(self, n: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
         x = self.mean + torch.randn(n, self.spec.dim, generator=generator)

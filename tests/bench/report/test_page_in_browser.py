@@ -12,6 +12,8 @@ import pytest
 
 from dgmbench.bench.report import write_report
 
+from ...processes import MINUTES
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium")
@@ -46,7 +48,7 @@ def drive(folder: Path, tmp_path: Path, script: str, *flags: str) -> dict[str, A
         "--no-first-run", f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=8000",
         "--window-size=1280,900", *flags, "--dump-dom", copy.as_uri(),
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60 * MINUTES, check=False)
     match = re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.S)
     assert match, done.stderr[-2000:]
     found = json.loads(match.group(1).replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))

@@ -102,7 +102,7 @@ def test_states_of_data_are_drawn_up_to_the_top_machine(states, index, chi_squar
     assert isinstance(path, StartsFromData)
     with torch.no_grad():
         up = [
-            (dbn.recognition[n].weight.T, dbn.recognition[n].bias) if untied else dbn.rbms[n].couplings()[::2]
+            (dbn.recognition[n].weight.T, dbn.recognition[n].bias) if untied else tuple(dbn.rbms[n].couplings())[::2]
             for n in range(2)
         ]
         means = [(below @ weight + bias).sigmoid() for below, (weight, bias) in zip((x.double(), h1), up, strict=True)]

@@ -248,6 +248,17 @@ def test_exact_likelihood_rises_with_training_by_cd(states, index):
     assert log_likelihood() > -2.75  # the templates' mixture itself: -log 2 - 6 H(0.1) = -2.64
 
 
+def test_the_weights_decay_and_the_biases_do_not(make_rbm, states):
+    plain, decayed = make_rbm(4, 3, estimator=PCD(chains=5)), make_rbm(4, 3, estimator=PCD(chains=5), weight_decay=0.3)
+    gradients = []
+    for rbm in (plain, decayed):
+        loss, _ = rbm.loss("model", Batch(states(4).to(torch.uint8)), Generator())
+        gradients.append(torch.autograd.grad(loss, [rbm.weight, rbm.visible_bias, rbm.hidden_bias]))
+    torch.testing.assert_close(gradients[1][0] - gradients[0][0], 0.3 * plain.weight.detach(), rtol=0, atol=1e-12)
+    assert torch.equal(gradients[0][1], gradients[1][1])
+    assert torch.equal(gradients[0][2], gradients[1][2])
+
+
 @pytest.mark.parametrize(
     ("args", "sentence"),
     [

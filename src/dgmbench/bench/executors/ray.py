@@ -22,7 +22,8 @@ class RayExecutor:
         self._ray: Any = ray
         self.slots = settings.slots
         self.time = seconds(settings.time)
-        if not ray.is_initialized():
+        self._started = not ray.is_initialized()
+        if self._started:
             try:
                 ray.init(
                     address=settings.address, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR
@@ -79,12 +80,13 @@ class RayExecutor:
             self._ray.cancel(task, force=True)
 
     def close(self) -> None:
-        """Stop what still runs, and the connection to Ray."""
+        """Stop what still runs, and the connection to Ray if it was made here."""
         self.interrupt(at_once=True)
-        self._ray.shutdown()
+        if self._started:
+            self._ray.shutdown()
 
 
 def _run_and_say(task: Task, begun: Any) -> Outcome:
     """Run a cell, after a word that it has begun."""
-    begun.put(task.id)
+    begun.actor.put.remote(task.id)  # not awaited: a task that waits for an actor lends its cores to the next one
     return run_cell(task)

@@ -10,8 +10,10 @@ from dgmbench.bench.report.settings import settings_key
 from dgmbench.errors import UserError
 
 INDEX = "report.index.json"
-INDEX_VERSION = 2
-_KEPT = ("model", "family", "data", "seed", "run", "config_hash", "metrics", "cost", "versions", "finished")
+INDEX_VERSION = 3
+_KEPT = (
+    "model", "family", "data", "seed", "run", "config_hash", "metrics", "cost", "versions", "finished", "unlabelled",
+)  # fmt: skip
 
 
 class Index:

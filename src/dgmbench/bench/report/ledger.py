@@ -19,6 +19,7 @@ from typing import Any
 from dgmbench.bench.report.index import Index, read_config, read_json
 from dgmbench.bench.report.settings import flatten, sets_apart
 from dgmbench.errors import UserError
+from dgmbench.runs.record import unlabelled_words
 from dgmbench.source import hash_of_target
 
 STATUSES = {
@@ -63,6 +64,8 @@ class Cell:
     cost: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     finished: float | None = None
+    unlabelled: dict[str, list[int]] = field(default_factory=dict)
+    """For splits with examples without a label: how many, and how many examples there are."""
 
     @property
     def explanation(self) -> str:
@@ -100,6 +103,7 @@ def read_ledger(folder: Path) -> Ledger:
     if not cells:
         raise UserError(f"{folder} holds neither a cells.json with cells nor the folder of a run: nothing to report.")
     notes += [f"{cell.run or cell.id}: {cell.reason}" for cell in cells if cell.status == "damaged"]
+    notes += dict.fromkeys(text for cell in cells for text in unlabelled_words(cell.data, cell.unlabelled))
     protocols = index.protocols()
     index.save()
     _name_variants(folder, cells)
@@ -185,7 +189,7 @@ def _with_run(cell: Cell, path: Path, record: Mapping[str, Any], held: bool | No
     result = record.get("result")
     if result is not None:
         cell.metrics, cell.cost, cell.versions = result["metrics"], result["cost"], result["versions"]
-        cell.finished = result.get("finished")
+        cell.finished, cell.unlabelled = result.get("finished"), result.get("unlabelled") or {}
         stale = cell.status == "stale" or _source_changed(record["target"], cell.versions.get("model_source"))
         cell.status, cell.reason = "stale" if stale else "done", ""
         if cell.seconds is None:

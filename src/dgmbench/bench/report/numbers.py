@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dgmbench.bench.report.ledger import HAS_NUMBERS, Cell, Ledger
+from dgmbench.evaluation.names import CONDITIONAL
 from dgmbench.runs.metric_names import bound_samples, without_protocol
 
 HEADLINES = (
@@ -109,7 +110,8 @@ def metric_order(groups: Sequence[Group]) -> list[str]:
     counts = Counter(row.measure.metric for group in groups for row in group.rows if row.measure.metric)
 
     def key(name: str) -> tuple[bool, int, int, str]:
-        stem = name if bound_samples(name) is None else "iw_bound"
+        stem = name.removeprefix(CONDITIONAL)  # beside the others, of which data have one kind only
+        stem = stem if bound_samples(stem) is None else "iw_bound"
         rank = HEADLINES.index(stem) if stem in HEADLINES else len(HEADLINES)
         return "@" in name, rank, -counts[name], name
 

@@ -10,6 +10,7 @@ from dgmbench.errors import UserError
 from dgmbench.evaluation.codes import disentanglement as scores
 from dgmbench.evaluation.metrics import Metric
 from dgmbench.evaluation.parts import Context, Found, Note
+from dgmbench.models.conditions import under
 from dgmbench.models.contract import CanEncode, Model
 
 BINS = 20
@@ -20,11 +21,14 @@ def disentanglement(model: Model, context: Context, note: Note) -> Iterator[Foun
     factors = context.data.spec.factors
     if factors is None or not isinstance(model, CanEncode):
         return
-    batches = [(model.encode(batch.x).flatten(1).double().cpu(), batch.y) for batch in context.chunks.batches()]
+    labelled = context.labelled()
+    if labelled is None:
+        return
+    batches = [(under(model, each).encode(each.x).flatten(1).double().cpu(), each.y) for each in labelled.batches()]
     codes = torch.cat([code for code, _ in batches]).numpy()
     labels = torch.cat([y.cpu() for _, y in batches if y is not None]).numpy()
     values = np.stack(np.unravel_index(labels, [size for _, size in factors]), axis=1)
-    common = {"factors": [name for name, _ in factors]}
+    common = {"factors": [name for name, _ in factors], **context.unlabelled()}
 
     try:
         scores.checked(codes, values)

@@ -18,8 +18,9 @@ from dgmbench.evaluation.features.own import Own, said
 
 
 def default_features(data: DataSet) -> list[str]:
-    """What samples are compared by if the protocol does not say: a classifier where there are labels."""
-    return ["classifier" if data.spec.num_classes and data.splits["train"].y is not None else "random_conv"]
+    """What samples are compared by if the protocol does not say: a classifier where there are labels of examples."""
+    labelled = data.spec.num_classes and data.splits["train"].y is not None and not data.spec.step_labels
+    return ["classifier" if labelled else "random_conv"]
 
 
 def build_net(

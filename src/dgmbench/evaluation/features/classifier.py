@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dgmbench.data import BatchStream, DataSet, DataSpec, evaluation_batches, keyed_seed
+from dgmbench.data.policy import BatchPolicy
 from dgmbench.errors import UserError, require
 from dgmbench.evaluation.features.net import Note, Standardised
 from dgmbench.evaluation.features.reference import cannot_keep
@@ -95,7 +96,7 @@ class Classifier(Standardised):
 
     def require(self, data: DataSet, folder: Path | None) -> None:
         """Refuse data without labels."""
-        if data.splits["train"].y is None:
+        if data.splits["train"].y is None or data.spec.step_labels:
             raise UserError(NO_LABELS)
 
     def prepare(self, data: DataSet, folder: Path | None, note: Note) -> None:
@@ -176,7 +177,8 @@ class Classifier(Standardised):
     def _descend(self, data: DataSet, note: Note) -> None:
         device = self.shift.device
         self.train()
-        stream = BatchStream(data, batch_size=BATCH, seed=keyed_seed("feature classifier", self.seed), device=device)
+        seed = keyed_seed("feature classifier", self.seed)
+        stream = BatchStream(data, batch_size=BATCH, seed=seed, device=device, policy=BatchPolicy(labelled=1.0))
         optimiser = torch.optim.Adam(self.parameters(), lr=RATE)
         steps = max(1, self.images // BATCH)
         for step in range(steps):
@@ -192,7 +194,8 @@ class Classifier(Standardised):
         self.eval()
         with torch.no_grad():
             self._normalise(data)
-            self.accuracy = {"valid": self._accuracy(data, "valid"), "test": self._accuracy(data, "test")}
+            shares = {split: self._accuracy(data, split) for split in ("valid", "test")}
+            self.accuracy = {split: share for split, share in shares.items() if share is not None}
 
     def _normalise(self, data: DataSet) -> None:
         """Bring features to a mean square of 1, as kernels need, and let the head undo it."""
@@ -205,13 +208,15 @@ class Classifier(Standardised):
             parameter.div_(scale)
         self.head.weight.mul_(scale)
 
-    def _accuracy(self, data: DataSet, split: Any) -> float:
+    def _accuracy(self, data: DataSet, split: Any) -> float | None:
+        """The share of labelled examples that get their label; None if the split has none."""
         right = total = 0
         for batch in evaluation_batches(data, split, batch_size=500, device=self.shift.device):
             assert batch.y is not None
-            right += int((self.logits(self(batch.x)).argmax(1) == batch.y).sum())
-            total += len(batch.x)
-        return right / total
+            known = batch.y >= 0
+            right += int((self.logits(self(batch.x)).argmax(1) == batch.y)[known].sum())
+            total += int(known.sum())
+        return right / total if total else None
 
     def record(self) -> dict[str, Any]:
         """With the accuracy that the features come with."""

@@ -31,6 +31,7 @@ Progress = Callable[[int, int], None]
 Spacing = Literal["even", "adaptive"]
 PILOT_STEPS = 500
 AGREEMENT = 3.0  # standard errors within which reverse runs of two origins agree
+BLIND = "nothing but forward runs was looked at, so a mode that they miss is missing on both sides"
 MISSED = 0.1  # share of the runs from data that tells of a mode if the forward runs are expected to miss it
 
 
@@ -124,10 +125,16 @@ class Bracket:
 
     @property
     def trouble(self) -> str | None:
-        """Why models should not be compared by this bracket; None where nothing speaks against it.
+        """What speaks against comparing models by this bracket; None where nothing does.
 
-        It is wide if its gap exceeds ``tolerance``, if fewer than two chains are effective on either side, or if the
-        runs from data contradict the others: by another log Z, or by lying where the forward runs do not come.
+        Contradictions (``wide``), or that nothing but forward runs was looked at: then both sides miss what these do.
+        """
+        return self._contradictions or (None if self.exact_start or self.origins is not None else BLIND)
+
+    @property
+    def _contradictions(self) -> str | None:
+        """A gap above ``tolerance``, fewer than two effective chains on either side, and runs from data that contradict
+        the others: by another log Z, or by lying where the forward runs do not come.
         """
         if not isfinite(self.gap):
             return "the estimates of log Z are not finite"
@@ -144,8 +151,8 @@ class Bracket:
 
     @property
     def wide(self) -> bool:
-        """Whether the bracket is too wide to be relied on, as one is that is not finite."""
-        return self.trouble is not None
+        """Whether the bracket contradicts itself, as one does that is too wide or not finite."""
+        return self._contradictions is not None
 
     def interval(self, width: float = 3.0) -> tuple[float, float]:
         """The bracket with ``width`` standard errors added on both sides."""
@@ -294,48 +301,72 @@ def bracket(
         generator: source of randomness, on the path's device.
         progress: called with (steps done, steps in all) over both directions.
     """
+    return grouped_brackets(
+        path,
+        [data],
+        [path.exact_log_partition()],
+        chains=chains,
+        temperatures=temperatures,
+        spacing=spacing,
+        burn_in=burn_in,
+        tolerance=tolerance,
+        generator=generator,
+        progress=progress,
+    )[0]
+
+
+@torch.no_grad()
+def grouped_brackets(
+    path: AnnealingPath,
+    data: Sequence[Tensor | None],
+    exact: Sequence[Tensor | float | None],
+    *,
+    chains: int,
+    temperatures: Temperatures,
+    spacing: Spacing,
+    burn_in: int,
+    tolerance: float,
+    generator: Generator | None = None,
+    progress: Progress | None = None,
+) -> list[Bracket]:
+    """As ``bracket``, of several conditions: states g * chains ... are those of condition g, data[g] and exact[g]."""
+    rows = chains * len(data)
     betas = schedule(temperatures)
     if spacing == "adaptive":
         if not isinstance(temperatures, int):
             raise UserError("an annealing schedule that is given in full leaves nothing to adapt; use spacing=even.")
-        betas = adaptive_schedule(path, temperatures, chains=chains, generator=generator)
+        betas = adaptive_schedule(path, temperatures, chains=rows, generator=generator)
     steps = len(betas) - 1
 
-    def later(done: int, total: int) -> None:
-        if progress is not None:
-            progress(steps + done, 2 * steps)
+    def after(before: int) -> Progress | None:
+        return None if progress is None else lambda done, _: progress(before + done, 2 * steps)
 
-    def sooner(done: int, total: int) -> None:
-        if progress is not None:
-            progress(done, 2 * steps)
-
-    forward = annealed_importance_sampling(
-        path, chains=chains, temperatures=betas, generator=generator, progress=sooner
-    )
+    groups = [slice(g * chains, (g + 1) * chains) for g in range(len(data))]
+    forth = annealed_importance_sampling(path, chains=rows, temperatures=betas, generator=generator, progress=after(0))
     sample_target = getattr(path, "sample_target", None)
-    start = sample_target(chains, generator=generator) if sample_target is not None else None
-    exact_start, seen = start is not None, 0
+    start = sample_target(rows, generator=generator) if sample_target is not None else None
+    exact_start, seen = start is not None, [0] * len(data)
     if start is None:
-        weights = torch.softmax(forward.log_weights, 0).nan_to_num(1.0)  # a diverged model leaves none to go by
-        start = forward.states[torch.multinomial(weights, chains, replacement=True, generator=generator)]
-        if data is not None and len(data) and isinstance(path, StartsFromData):
-            seen = chains // 2
-            examples = data[torch.arange(seen, device=data.device) % len(data)]
-            start = torch.cat([path.state_from(examples, generator=generator), start[seen:]])
+        starts = []
+        for g, group in enumerate(groups):
+            weights = torch.softmax(forth.log_weights[group], 0).nan_to_num(1.0)  # a diverged model leaves none
+            own = forth.states[group][torch.multinomial(weights, chains, replacement=True, generator=generator)]
+            if (examples := data[g]) is not None and len(examples) and isinstance(path, StartsFromData):
+                seen[g] = chains // 2
+                chosen = examples[torch.arange(seen[g], device=examples.device) % len(examples)]
+                own = torch.cat([path.state_from(chosen, generator=generator), own[seen[g] :]])
+            starts.append(own)
+        start = torch.cat(starts)
         for _ in range(burn_in):
             start = path.transition(start, 1.0, generator=generator)
-    reverse, origins = reverse_ais(path, start=start, temperatures=betas, generator=generator, progress=later), None
-    if seen:
-        origins = _part(reverse, slice(seen)), _part(reverse, slice(seen, None))
-        if _differ(*origins, tolerance):
-            reverse = max(origins, key=lambda one: one.log_z)
-    exact = path.exact_log_partition()
-    return Bracket(
-        forward,
-        reverse,
-        exact_start,
-        0 if exact_start else burn_in,
-        None if exact is None else float(exact),
-        tolerance,
-        origins,
-    )
+    back = reverse_ais(path, start=start, temperatures=betas, generator=generator, progress=after(steps))
+    found = []
+    for g, group in enumerate(groups):
+        forward, reverse, origins = _part(forth, group), _part(back, group), None
+        if seen[g]:
+            origins = _part(reverse, slice(seen[g])), _part(reverse, slice(seen[g], None))
+            if _differ(*origins, tolerance):
+                reverse = max(origins, key=lambda one: one.log_z)
+        known = None if (log_z := exact[g]) is None else float(log_z)
+        found.append(Bracket(forward, reverse, exact_start, 0 if exact_start else burn_in, known, tolerance, origins))
+    return found

@@ -21,7 +21,9 @@ from dgmbench.data.spec import Batch
 from dgmbench.errors import UserError
 from dgmbench.evaluation.chunks import Chunks
 from dgmbench.evaluation.likelihood.tails import LEAST, effective_draws, tail_index, tail_size
+from dgmbench.models.conditions import under
 from dgmbench.models.contract import (
+    HasConditions,
     HasElbo,
     HasLogProb,
     HasLogProbEstimate,
@@ -49,41 +51,45 @@ class Draws:
     effective: Tensor | None = None
     tail_index: Tensor | None = None
 
-    def minus(self, constant: float) -> "Draws":
-        """All values less a constant."""
+    def minus(self, constant: float | Tensor) -> "Draws":
+        """All values less a constant, or each less its own (n,)."""
         return replace(self, values=self.values - constant)
 
 
 def log_likelihood(model: HasLogProb, chunks: Chunks) -> Tensor:
     """Exact log p(x) of every example."""
-    return chunks.each("log_prob", lambda x, _: model.log_prob(x))
+    return chunks.each_labelled("log_prob", lambda batch, _: under(model, batch).log_prob(batch.x))
 
 
 def elbo(model: HasElbo, chunks: Chunks) -> Draws:
     """The evidence lower bound of every example."""
-    return _two(chunks, "elbo", lambda batch, generator: model.elbo(batch.x, generator=generator))
+    return _two(chunks, "elbo", lambda batch, generator: under(model, batch).elbo(batch.x, generator=generator))
 
 
 def log_likelihood_estimate(model: HasLogProbEstimate, chunks: Chunks) -> Draws:
     """The estimate of log p(x), or of its bound, of every example."""
-    return _two(chunks, "estimate", lambda batch, generator: model.log_prob_estimate(batch.x, generator=generator))
+
+    def estimate(batch: Batch, generator: Generator) -> Tensor:
+        return under(model, batch).log_prob_estimate(batch.x, generator=generator)
+
+    return _two(chunks, "estimate", estimate)
 
 
 def given_labels(model: IsClassConditional, chunks: Chunks) -> Tensor | Draws:
     """log p(x | y), or its lower bound, of every example under its own label."""
     if isinstance(model, HasLogProb):
-        exact = model.log_prob
-        return chunks.each_labelled(
-            "given_labels",
-            lambda batch, _: exact(batch.x, y=batch.y),  # type: ignore[call-arg]  # what a conditional model promises
-        )
+
+        def exact(batch: Batch, _: Generator) -> Tensor:
+            own = under(model, batch)
+            return own.log_prob(batch.x, y=batch.y)  # type: ignore[call-arg]  # what a conditional model promises
+
+        return chunks.each_labelled("given_labels", exact)
     assert isinstance(model, HasElbo)
-    bound = model.elbo
-    return _two(
-        chunks,
-        "given_labels",
-        lambda batch, generator: bound(batch.x, y=batch.y, generator=generator),  # type: ignore[call-arg]
-    )
+
+    def bound(batch: Batch, generator: Generator) -> Tensor:
+        return under(model, batch).elbo(batch.x, y=batch.y, generator=generator)  # type: ignore[call-arg]
+
+    return _two(chunks, "given_labels", bound)
 
 
 def _two(chunks: Chunks, name: str, value: Callable[[Batch, Generator], Tensor]) -> Draws:
@@ -98,17 +104,28 @@ def _two(chunks: Chunks, name: str, value: Callable[[Batch, Generator], Tensor])
 
 def reconstruction_log_prob(model: HasReconstructionLogProb, chunks: Chunks) -> Tensor:
     """log p(x | code of x) of every example."""
-    return chunks.each("reconstruction_log_prob", lambda x, _: model.reconstruction_log_prob(x))
+    return chunks.each_labelled(
+        "reconstruction_log_prob", lambda batch, _: under(model, batch).reconstruction_log_prob(batch.x)
+    )
 
 
-def unnormalised_log_likelihood(model: HasUnnormalisedLogProb, chunks: Chunks) -> Tensor:
+def unnormalised_log_likelihood(model: HasUnnormalisedLogProb | HasConditions, chunks: Chunks) -> Tensor:
     """log p(x) + log Z of every example."""
-    return chunks.each("log_prob", lambda x, _: model.log_prob_unnormalised(x))
+    return chunks.each_labelled("log_prob", lambda batch, _: under(model, batch).log_prob_unnormalised(batch.x))
+
+
+def conditions(model: HasConditions, chunks: Chunks) -> Tensor:
+    """What log Z depends on, of every example, (n, ...)."""
+    return chunks.each("condition", lambda x, _: model.condition_of(x))
 
 
 def unnormalised_elbo(model: HasUnnormalisedElbo, chunks: Chunks) -> Draws:
     """The lower bound of log p(x) + log Z of every example."""
-    return _two(chunks, "elbo", lambda batch, generator: model.elbo_unnormalised(batch.x, generator=generator))
+
+    def bound(batch: Batch, generator: Generator) -> Tensor:
+        return under(model, batch).elbo_unnormalised(batch.x, generator=generator)
+
+    return _two(chunks, "elbo", bound)
 
 
 def importance_weighted_bounds(model: HasLogWeights, chunks: Chunks, ks: Sequence[int]) -> dict[int, Draws]:
@@ -121,18 +138,19 @@ def importance_weighted_bounds(model: HasLogWeights, chunks: Chunks, ks: Sequenc
         raise UserError(f"k={list(ks)} must name numbers of importance samples, each at least 1.")
     most = max(ks)
 
-    def value(x: Tensor, generator: Generator) -> Tensor:
+    def value(batch: Batch, generator: Generator) -> Tensor:
+        x, own = batch.x, under(model, batch)
         block = max(1, BLOCK_NUMBERS // (len(x) * max(LEAST_WIDTH, x[0].numel())))
         weights = torch.cat(
             [
-                model.log_weights(x, min(block, most - start), generator=generator).double()
+                own.log_weights(x, min(block, most - start), generator=generator).double()
                 for start in range(0, most, block)
             ]
         )
         each = [(*grouped_bound(weights, k), grouped_effective_draws(weights, k)) for k in ks]
         return torch.stack([*(number for numbers in each for number in numbers), tail_index(weights)], dim=1)
 
-    found = chunks.each("importance", value).unbind(1)
+    found = chunks.each_labelled("importance", value).unbind(1)
     tail = found[-1] if tail_size(most) >= LEAST else None
     each = {k: found[3 * i : 3 * i + 3] for i, k in enumerate(ks)}
     return {

@@ -33,12 +33,12 @@ import torch
 from torch import Generator, Tensor
 
 from dgmbench.evaluation.likelihood.bounds import jackknife_variance
+from dgmbench.nn.hmc import Point, adapted, at, move
 from dgmbench.nn.observation import gaussian_log_density
 
 LogLikelihood = Callable[[Tensor], Tensor]
 """log p(x | z) of noise z (rows, d) as (rows,), where row i belongs to example i modulo their number."""
 
-ACCEPTANCE = 0.65  # of Hamiltonian Monte Carlo in many dimensions (Neal 2011)
 PILOT_TEMPERATURES = 50
 PILOT_MOVES = 4
 PILOT_RATE = 0.5
@@ -84,52 +84,21 @@ def sigmoid_schedule(steps: int) -> list[float]:
     return [0.0, *betas[1:-1].tolist(), 1.0]
 
 
-class _State(NamedTuple):
-    """Positions (rows, d), their log-likelihoods (rows,) in float64, and the gradients of these."""
+@dataclass(frozen=True)
+class _Tempered:
+    """p_beta as a target of Hamiltonian Monte Carlo; points keep l(z), which every temperature shares."""
 
-    z: Tensor
-    value: Tensor
-    gradient: Tensor
+    log_likelihood: LogLikelihood
+    beta: float
 
+    def at(self, z: Tensor) -> Point:
+        return at(z, self.log_likelihood)
 
-def _at(z: Tensor, log_likelihood: LogLikelihood) -> _State:
-    with torch.enable_grad():
-        z = z.detach().requires_grad_()
-        value = log_likelihood(z)
-        (gradient,) = torch.autograd.grad(value.sum(), z)
-    return _State(z.detach(), value.detach().double(), gradient)
+    def hamiltonian(self, point: Point, momentum: Tensor) -> Tensor:
+        return 0.5 * (point.z.double().square() + momentum.double().square()).sum(1) - self.beta * point.value
 
-
-def _move(
-    state: _State, beta: float, step: Tensor, leapfrog: int, log_likelihood: LogLikelihood, generator: Generator
-) -> tuple[_State, Tensor]:
-    """One move of Hamiltonian Monte Carlo at p_beta with step sizes (rows,), and its acceptance probability (rows,).
-
-    Each move draws its own share of the step size from [0.8, 1.2], so that no orbit of fixed length closes.
-    """
-    z = state.z
-    step = step * (0.8 + 0.4 * torch.rand(step.shape, generator=generator, device=z.device, dtype=z.dtype))
-    step = step[:, None]
-    momentum = torch.randn(z.shape, generator=generator, device=z.device, dtype=z.dtype)
-
-    def energy(at: _State, momentum: Tensor) -> Tensor:
-        return 0.5 * (at.z.double().square() + momentum.double().square()).sum(1) - beta * at.value
-
-    before = energy(state, momentum)
-    proposal, momentum = state, momentum + 0.5 * step * (beta * state.gradient - z)
-    for k in range(1, leapfrog + 1):
-        proposal = _at(proposal.z + step * momentum, log_likelihood)
-        momentum = momentum + (0.5 if k == leapfrog else 1.0) * step * (beta * proposal.gradient - proposal.z)
-    log_ratio = torch.nan_to_num(before - energy(proposal, momentum), nan=-math.inf)  # a diverged orbit is refused
-    u = torch.rand(len(z), generator=generator, device=z.device, dtype=torch.float64)
-    accepted = u.log() < log_ratio
-    where = accepted[:, None]
-    state = _State(
-        torch.where(where, proposal.z, z),
-        torch.where(accepted, proposal.value, state.value),
-        torch.where(where, proposal.gradient, state.gradient),
-    )
-    return state, log_ratio.clamp(max=0).exp()
+    def force(self, point: Point) -> Tensor:
+        return self.beta * point.gradient - point.z
 
 
 def tuned_steps(
@@ -138,17 +107,17 @@ def tuned_steps(
     """Step sizes for each inverse temperature after the first, (K, n), by a run from ``prior`` (chains * n, d)."""
     steps = len(annealing.betas) - 1
     pilots = np.unique(np.linspace(1, steps, min(steps, PILOT_TEMPERATURES)).round().astype(int))
-    state = _at(prior, log_likelihood)
+    state = at(prior, log_likelihood)
     log_step = prior.new_full((n,), math.log(0.5))
     found = []
     for k in pilots:
         recent = []
         for _ in range(PILOT_MOVES):
             step = log_step.exp().repeat(annealing.chains)
-            state, acceptance = _move(state, annealing.betas[k], step, annealing.leapfrog, log_likelihood, generator)
-            rate = acceptance.view(annealing.chains, n).mean(0).to(log_step)
+            target = _Tempered(log_likelihood, annealing.betas[k])
+            state, acceptance = move(target, state, step, annealing.leapfrog, generator)
             recent.append(log_step)
-            log_step = (log_step + PILOT_RATE * (rate - ACCEPTANCE)).clamp(max=math.log(2.0))  # beyond it all diverge
+            log_step = adapted(log_step, acceptance.view(annealing.chains, n).mean(0), rate=PILOT_RATE)
         found.append(torch.stack(recent).mean(0))
     # between the pilot's temperatures, log step sizes on straight lines
     position = np.interp(np.arange(1, steps + 1), pilots, np.arange(len(pilots)))
@@ -185,16 +154,15 @@ def _annealed(
     annealing: Annealing,
     generator: Generator,
 ) -> Runs:
-    state = _at(z, log_likelihood)
+    state = at(z, log_likelihood)
     log_weights = torch.zeros(len(z), dtype=torch.float64, device=z.device)
     acceptance, moves = torch.zeros_like(log_weights), 0
     for (here, there), step in zip(changes, steps, strict=True):
         log_weights += (there - here) * state.value
         if step is None or there == 1.0:
             continue  # the last state is not looked at
-        state, accepted = _move(
-            state, there, step.repeat(annealing.chains), annealing.leapfrog, log_likelihood, generator
-        )
+        target = _Tempered(log_likelihood, there)
+        state, accepted = move(target, state, step.repeat(annealing.chains), annealing.leapfrog, generator)
         acceptance, moves = acceptance + accepted, moves + 1
     shape = (annealing.chains, n)
     return Runs(log_weights.view(shape), acceptance.view(shape).mean(0) / max(moves, 1))

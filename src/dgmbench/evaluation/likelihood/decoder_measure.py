@@ -12,7 +12,6 @@ from dgmbench.errors import UserError
 from dgmbench.evaluation.chunks import CHUNK, Chunks
 from dgmbench.evaluation.likelihood.bounds import BLOCK_NUMBERS, LEAST_WIDTH
 from dgmbench.evaluation.likelihood.decoder_ais import (
-    ACCEPTANCE,
     Annealing,
     LogLikelihood,
     Runs,
@@ -28,6 +27,7 @@ from dgmbench.evaluation.likelihood.units import bits_per_dim
 from dgmbench.evaluation.metrics import Metric, NumberKind
 from dgmbench.evaluation.parts import SAMPLE_CHUNK, Context, Found, Note
 from dgmbench.models.contract import CanGenerate, CanSample, HasDecoder, Model
+from dgmbench.nn.hmc import ACCEPTANCE
 from dgmbench.nn.scaling import Scaling
 
 # First candidates for sigma, in units of the data's range on [0, 1], or of the standard deviation of real data: samples
@@ -68,7 +68,8 @@ class Decoder:
 def decoder_ais(model: Model, context: Context, note: Note) -> Iterator[Found]:
     """log p(x) by annealing over the noise: of a decoder's own p(x | z), else of an implicit model with blur."""
     settings = context.settings("decoder_ais")
-    if not settings.get("examples") or context.data.spec.kind not in SCALED:
+    spec = context.data.spec
+    if not settings.get("examples") or spec.kind not in SCALED or spec.given is not None or spec.lengths:
         return
     annealing = Annealing(settings["chains"], sigmoid_schedule(settings["temperatures"]), settings["leapfrog"])
     dtype = next((p.dtype for p in model.parameters()), torch.float32)
@@ -204,8 +205,8 @@ def _settings(context: Context) -> dict[str, Any]:
 
 def parzen(model: Model, context: Context, note: Note) -> Iterator[Found]:
     """The log-density of data under Gaussian kernels around samples."""
-    n = context.settings("parzen").get("samples")
-    if not n or not isinstance(model, CanSample) or context.data.spec.kind not in SCALED:
+    n, spec = context.settings("parzen").get("samples"), context.data.spec
+    if not n or not isinstance(model, CanSample) or spec.kind not in SCALED or spec.given is not None or spec.lengths:
         return
     note(f"Parzen windows around {n} samples")
     scale, dim = Scaling(context.data.spec, low=0.0, high=1.0), context.data.spec.dim

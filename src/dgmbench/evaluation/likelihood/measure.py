@@ -1,7 +1,7 @@
 """The part of the evaluation that asks how probable the data are: every kind of likelihood that a model has."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,12 +11,14 @@ from torch import Tensor
 from dgmbench.evaluation.likelihood import bounds
 from dgmbench.evaluation.likelihood.ais import Bracket, bracket
 from dgmbench.evaluation.likelihood.bounds import Draws
+from dgmbench.evaluation.likelihood.conditions import Conditions, brackets, exact_log_partitions
 from dgmbench.evaluation.likelihood.tails import heavy_tail
 from dgmbench.evaluation.likelihood.units import bits_per_dim, nats_per_token, perplexity
 from dgmbench.evaluation.metrics import Metric, NumberKind
 from dgmbench.evaluation.parts import WITHOUT_EXAMPLES, WITHOUT_NOISE, Context, Found, Note
 from dgmbench.models.contract import (
     AnnealingPath,
+    HasConditions,
     HasElbo,
     HasLogProb,
     HasLogProbEstimate,
@@ -26,6 +28,8 @@ from dgmbench.models.contract import (
     IsClassConditional,
     Model,
 )
+
+CONDITIONED_EXAMPLES = 1000  # training examples among which each condition looks for its own
 
 
 def likelihood(model: Model, context: Context, note: Note) -> Iterator[Found]:
@@ -39,8 +43,7 @@ def likelihood(model: Model, context: Context, note: Note) -> Iterator[Found]:
         note("evidence lower bound")
         yield from _nats(context, "elbo", bounds.elbo(model, context.chunks), "lower bound", {})
     if isinstance(model, HasLogWeights):
-        k = context.protocol["k"]
-        ks = sorted({k} if isinstance(k, int) else set(k))
+        ks = _ks(context)
         note(f"importance-weighted bound, k = {', '.join(map(str, ks))}")
         for k, draws in bounds.importance_weighted_bounds(model, context.chunks, ks).items():
             yield from _weighted(context, f"iw_bound_k{k}", draws, k, max(ks))
@@ -50,14 +53,53 @@ def likelihood(model: Model, context: Context, note: Note) -> Iterator[Found]:
         note("likelihood given the label")
         kind: NumberKind = "exact" if isinstance(model, HasLogProb) else "lower bound"
         name = "log_likelihood_given_y" if kind == "exact" else "elbo_given_y"
-        details = {"given": "label"} | (WITHOUT_NOISE if kind == "exact" else {})
-        yield from _nats(context, name, bounds.given_labels(model, context.chunks), kind, details)
-    if isinstance(model, HasUnnormalisedLogProb):
+        details = {"given": "label"} | context.unlabelled() | (WITHOUT_NOISE if kind == "exact" else {})
+        if (labelled := context.labelled()) is not None:
+            yield from _nats(context, name, bounds.given_labels(model, labelled), kind, details)
+    if context.data.spec.given is not None:
+        yield from _use_of_conditions(model, context, note)
+    if isinstance(model, HasConditions):
+        yield from _by_condition(model, context, note)
+    elif isinstance(model, HasUnnormalisedLogProb):
         values = Draws(bounds.unnormalised_log_likelihood(model, context.chunks), None)
         yield from _with_log_z(context, "log_likelihood", values, "exact", model.annealing_path(), note)
     elif isinstance(model, HasUnnormalisedElbo):
         values = bounds.unnormalised_elbo(model, context.chunks)
         yield from _with_log_z(context, "elbo", values, "lower bound", model.annealing_path(), note)
+
+
+def _use_of_conditions(model: Model, context: Context, note: Note) -> Iterator[Found]:
+    """The likelihood of examples under another one's condition, and how much more probable they are under their own.
+
+    A model that does not look at its conditions gains nothing.
+    """
+    own, others = context.chunks, context.chunks.permuted()
+    note("likelihood under permuted conditions")
+    details: dict[str, Any] = {"conditions": "permuted"}
+    kind: NumberKind = "lower bound"
+    if isinstance(model, HasLogProb):
+        name, kind, details = "log_likelihood", "exact", details | WITHOUT_NOISE
+        pair = [bounds.log_likelihood(model, chunks) for chunks in (own, others)]
+    elif isinstance(model, HasElbo):
+        name, pair = "elbo", [bounds.elbo(model, chunks).values for chunks in (own, others)]
+    elif isinstance(model, HasLogWeights):
+        k = max(_ks(context))
+        name, details = f"iw_bound_k{k}", details | {"k": k}
+        pair = [bounds.importance_weighted_bounds(model, chunks, [k])[k].values for chunks in (own, others)]
+    else:
+        return
+    permuted = Metric.mean_of(pair[1], unit="nats", kind=kind, direction="none")
+    yield context.named(f"{name}_permuted"), permuted, details
+    gain = Metric.mean_of(
+        pair[0] - pair[1], unit="nats", kind="exact" if kind == "exact" else "estimate", direction="none"
+    )
+    yield context.named(f"{name}_gain"), gain, details
+
+
+def _ks(context: Context) -> list[int]:
+    """The numbers of importance samples that the protocol asks for."""
+    k = context.protocol["k"]
+    return sorted({k} if isinstance(k, int) else set(k))
 
 
 def _weighted(context: Context, name: str, draws: Draws, k: int, most: int) -> Iterator[Found]:
@@ -67,10 +109,10 @@ def _weighted(context: Context, name: str, draws: Draws, k: int, most: int) -> I
         yield each, metric.noting(warning), details
     if k > 1 and draws.effective is not None:
         effective = Metric.mean_of(draws.effective, unit="draws", kind="estimate", direction="higher", note=warning)
-        yield f"{name}_ess", effective, {"k": k}
+        yield f"{context.named(name)}_ess", effective, {"k": k}
     if draws.tail_index is not None:
         index = Metric.mean_of(draws.tail_index, unit="1", kind="estimate", direction="lower", note=warning)
-        yield f"{name}_tail_index", index, {"k": k, "draws": most}
+        yield f"{context.named(name)}_tail_index", index, {"k": k, "draws": most}
 
 
 def _estimate(model: HasLogProbEstimate, context: Context, note: Note) -> Iterator[Found]:
@@ -87,13 +129,19 @@ def _estimate(model: HasLogProbEstimate, context: Context, note: Note) -> Iterat
 def _nats(
     context: Context, name: str, found: Tensor | Draws, kind: NumberKind, details: dict[str, Any]
 ) -> Iterator[Found]:
-    """The mean of per-example nats, and on data with levels the same in bits per dimension, on text the perplexity."""
+    """The mean of per-example nats, and on data with levels the same in bits per dimension, on text the perplexity,
+    on sequences of different lengths nats per step.
+    """
     values, variance = (found.values, found.variance) if isinstance(found, Draws) else (found, None)
     nats = Metric.mean_of(values, unit="nats", kind=kind, direction="higher", draw_variance=variance)
+    spec, name = context.data.spec, context.named(name)
     yield name, nats, details
-    if context.data.spec.kind in ("binary", "discrete"):
-        yield f"{name}_bits_per_dim", bits_per_dim(nats, context.data.spec.dim), details
-    if context.data.spec.kind == "tokens":
+    if spec.lengths:  # the array's size says nothing about a sequence
+        per_step = nats_per_token(values, context.chunks.tokens(), kind, variance).scaled(-1.0, "nats/step")
+        yield f"{name}_per_step", per_step, details
+    elif spec.kind in ("binary", "discrete"):
+        yield f"{name}_bits_per_dim", bits_per_dim(nats, spec.dim), details
+    if spec.kind == "tokens":
         yield f"{name}_perplexity", perplexity(nats_per_token(values, context.chunks.tokens(), kind, variance)), details
 
 
@@ -104,40 +152,109 @@ def _with_log_z(
     schedule = context.protocol["ais"]
     exact = path.exact_log_partition()
     if exact is not None:
-        details = {"log_z": "enumeration"} | (WITHOUT_NOISE if values.variance is None else {})
-        yield from _nats(context, name, values.minus(float(exact)), kind, details)
+        yield from _exact(context, name, values.minus(float(exact)), kind)
+    data = _examples(context, max(schedule["chains"] // 2, 1))
+    generator = context.generator("ais")
+    sides = bracket(path, data, **schedule, generator=generator, progress=_progress(note))
+    one = Conditions(torch.zeros(1), torch.zeros(len(values.values), dtype=torch.int64))
+    yield from _both_sides(context, name, values, [sides], one, _start(sides, 0 if data is None else len(data)))
 
-    def progress(done: int, total: int) -> None:
-        note(f"annealed importance sampling of log Z, step {done} of {total}")
 
-    examples = list(context.few(max(schedule["chains"] // 2, 1), "train"))
-    data = torch.cat(examples) if examples else None
-    sides = bracket(path, data, **schedule, generator=context.generator("ais"), progress=progress)
-    forward = {"ais": {key: value for key, value in schedule.items() if key != "burn_in"}}
-    reverse = forward | {"reverse_start": _start(sides, 0 if data is None else len(data))}
+def _by_condition(model: HasConditions, context: Context, note: Note) -> Iterator[Found]:
+    """The same where log Z depends on what each example is given, such as its length."""
+    schedule = context.protocol["ais"]
+    conditions = Conditions.of(bounds.conditions(model, context.chunks))
+    values = Draws(bounds.unnormalised_log_likelihood(model, context.chunks), None)
+    exact = exact_log_partitions(model, conditions, context.device)
+    if exact is not None:
+        yield from _exact(context, "log_likelihood", values.minus(exact[conditions.of_example]), "exact")
+    data = _examples(context, CONDITIONED_EXAMPLES)
+    examples = [torch.empty(0)] * len(conditions.values)
+    if data is not None:
+        examples = conditions.examples(data, model.condition_of(data).double().cpu())
+    found = brackets(
+        model,
+        conditions,
+        examples,
+        exact,
+        schedule=schedule,
+        generator=context.generator("ais"),
+        progress=_progress(note),
+    )
+    sides = found[0]
+    start = "exact" if sides.exact_start else {"examples": "of the same condition", "of": CONDITIONED_EXAMPLES}
+    yield from _both_sides(context, "log_likelihood", values, found, conditions, start, {"log_z": "by condition"})
+
+
+def _exact(context: Context, name: str, values: Draws, kind: NumberKind) -> Iterator[Found]:
+    """What enumeration of log Z gives."""
+    yield from _nats(
+        context, name, values, kind, {"log_z": "enumeration"} | (WITHOUT_NOISE if values.variance is None else {})
+    )
+
+
+def _progress(note: Note) -> Callable[[int, int], None]:
+    return lambda done, total: note(f"annealed importance sampling of log Z, step {done} of {total}")
+
+
+def _examples(context: Context, most: int) -> Tensor | None:
+    """Training examples, where there are any."""
+    found = list(context.few(most, "train"))
+    return torch.cat(found) if found else None
+
+
+def _both_sides(
+    context: Context,
+    name: str,
+    values: Draws,
+    found: Sequence[Bracket],
+    conditions: Conditions,
+    start: str | dict[str, Any],
+    extra: dict[str, Any] | None = None,
+) -> Iterator[Found]:
+    """The values minus each example's log Z from both sides; of log Z itself the mean over the examples."""
+    schedule, shares = context.protocol["ais"], conditions.shares.tolist()
+    sides = found[0]
+    forward = {"ais": {key: value for key, value in schedule.items() if key != "burn_in"}} | (extra or {})
+    reverse = forward | {"reverse_start": start}
     if not sides.exact_start:
         reverse["ais"] = dict(schedule) | {"burn_in": sides.burn_in}
-    wide = f"wide bracket: {sides.trouble}" if sides.wide else None
-    upper = "; ".join(filter(None, (wide, _reservation(sides)))) or None
-    for side, estimate, details, warning in (
-        ("ais", sides.forward, forward, wide),
-        ("reverse_ais", sides.reverse, reverse, upper),
-    ):
-        n = estimate.chains
-        for each, metric, _ in _nats(context, f"{name}_{side}", values.minus(estimate.log_z), "estimate", details):
-            scale = 1.0 if metric.unit == "nats" else context.data.spec.dim * math.log(2.0)
-            draws = estimate.se / scale
+    troubles = [one.trouble for one in found if one.wide]
+    wide = f"wide bracket: {troubles[0]}" if troubles else None
+    if troubles and len(found) > 1:
+        wide = f"wide bracket for {len(troubles)} of {len(found)} conditions: {troubles[0]}"
+    upper = "; ".join(filter(None, (wide, _reservation(found)))) or None
+    free = {} if extra else WITHOUT_EXAMPLES
+
+    def mean(each: Sequence[float]) -> float:
+        return math.fsum(share * one for share, one in zip(shares, each, strict=True))
+
+    def spread(each: Sequence[float]) -> float:
+        return math.hypot(*(share * one for share, one in zip(shares, each, strict=True)))
+
+    for side, details, warning in (("ais", forward, wide), ("reverse_ais", reverse, upper)):
+        estimates = [one.forward if side == "ais" else one.reverse for one in found]
+        n, se = min(one.chains for one in estimates), spread([one.se for one in estimates])
+        log_z = torch.tensor([one.log_z for one in estimates], dtype=torch.float64)
+        normalised = values.minus(log_z[conditions.of_example])
+        for each, metric, _ in _nats(context, f"{name}_{side}", normalised, "estimate", details):
+            draws = se / (1.0 if metric.unit == "nats" else context.data.spec.dim * math.log(2.0))
             both = replace(
                 metric, se=math.hypot(metric.se or 0.0, draws), se_draws=math.hypot(metric.se_draws or 0.0, draws)
             )
             yield each, both.noting(warning), details
-        log_z = Metric(estimate.log_z, "nats", "estimate", "none", estimate.se, n, note=warning, se_draws=estimate.se)
-        ess = Metric(estimate.ess, "chains", "estimate", "higher", None, n, note=warning)
-        yield f"log_z_{side}", log_z, details | WITHOUT_EXAMPLES
-        yield f"log_z_{side}_ess", ess, details | WITHOUT_EXAMPLES
-    spread = math.hypot(sides.forward.se, sides.reverse.se)
-    gap = Metric(sides.gap, "nats", "estimate", "none", spread, sides.reverse.chains, note=upper, se_draws=spread)
-    yield "log_z_gap", gap, reverse | WITHOUT_EXAMPLES
+        average = mean([one.log_z for one in estimates])
+        least = min(one.ess for one in estimates)
+        yield (
+            f"log_z_{side}",
+            Metric(average, "nats", "estimate", "none", se, n, note=warning, se_draws=se),
+            details | free,
+        )
+        yield f"log_z_{side}_ess", Metric(least, "chains", "estimate", "higher", None, n, note=warning), details | free
+    gap = spread([math.hypot(one.forward.se, one.reverse.se) for one in found])
+    apart = mean([one.gap for one in found])
+    n = min(one.reverse.chains for one in found)
+    yield "log_z_gap", Metric(apart, "nats", "estimate", "none", gap, n, note=upper, se_draws=gap), reverse | free
 
 
 def _start(sides: Bracket, examples: int) -> str | dict[str, int]:
@@ -148,9 +265,11 @@ def _start(sides: Bracket, examples: int) -> str | dict[str, int]:
     return {"from_data": seen, "examples": min(examples, seen), "from_forward_states": sides.forward.chains - seen}
 
 
-def _reservation(sides: Bracket) -> str | None:
+def _reservation(found: Sequence[Bracket]) -> str | None:
     """What the upper side rests on, in words; None if its starts are exact samples."""
-    if sides.exact_start:
+    if found[0].exact_start:
         return None
-    starts = "training data and forward runs" if sides.from_data else "the forward runs"
-    return f"reverse runs bound log Z from above only as far as their starts, {starts}, cover the model's modes"
+    blind = sum(not one.from_data for one in found)
+    starts = "the forward runs" if blind == len(found) else "training data and forward runs"
+    rest = f" (for {blind} of {len(found)} conditions forward runs alone)" if 0 < blind < len(found) else ""
+    return f"reverse runs bound log Z from above only as far as their starts, {starts}{rest}, cover the model's modes"

@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 
 from dgmbench.data.dataset import SplitName
 from dgmbench.data.random import keyed_generator
+from dgmbench.data.spec import Batch
 from dgmbench.errors import UserError
 from dgmbench.evaluation.chunks import Chunks
 from dgmbench.evaluation.features.build import build_net, default_features
@@ -28,6 +29,7 @@ from dgmbench.evaluation.quality.oracle import against_oracle
 from dgmbench.evaluation.quality.probe import few_label_errors, linear_probe_errors, nearest_neighbour_errors
 from dgmbench.evaluation.quality.similarity import psnr, ssim
 from dgmbench.evaluation.sample_distance import no_distance, pixel_energy_distance
+from dgmbench.models.conditions import under
 from dgmbench.models.contract import (
     CanEncode,
     CanGenerate,
@@ -39,7 +41,7 @@ from dgmbench.models.contract import (
     Model,
 )
 from dgmbench.nn.scaling import Scaling
-from dgmbench.nn.sequences import counted
+from dgmbench.nn.sequences import counted, within
 
 # The energy distance compares this many samples with as many examples: its cost grows with the square.
 DISTANCE_SAMPLES = 1000
@@ -75,8 +77,13 @@ def reconstruction(model: Model, context: Context, note: Note) -> Iterator[Found
     scale = Scaling(spec, low=0.0, high=1.0)
     bounded = scale.bounded
 
-    def compare(x: Tensor, generator: Generator) -> Tensor:
-        a, b = scale(model.reconstruct(x, generator=generator)), scale(x)
+    def compare(batch: Batch, generator: Generator) -> Tensor:
+        again = under(model, batch).reconstruct(batch.x, generator=generator)
+        a, b = scale(again), scale(batch.x)
+        if batch.length is not None:  # the mean over the steps that count
+            squares = (a - b).square().flatten(2 if a.dim() > 2 else 1).reshape(len(a), a.shape[1], -1).mean(2)
+            own = within(batch.length, a.shape[1])
+            return squares.masked_fill(~own, 0.0).sum(1, keepdim=True).double() / batch.length[:, None]
         columns = [(a - b).flatten(1).square().mean(1).double()]
         if bounded:
             columns.append(psnr(a, b))
@@ -84,7 +91,7 @@ def reconstruction(model: Model, context: Context, note: Note) -> Iterator[Found
             columns.append(ssim(a, b))
         return torch.stack(columns, 1)
 
-    values = context.chunks.each("reconstruct", compare)
+    values = context.chunks.each_labelled("reconstruct", compare)
     unit = f"{scale.unit}^2"
     yield "reconstruction_mse", Metric.mean_of(values[:, 0], unit=unit, kind="estimate", direction="lower"), {}
     for column, (name, unit) in enumerate([("psnr", "dB"), ("ssim", "1")][: values.shape[1] - 1], start=1):
@@ -95,12 +102,14 @@ def reconstruction(model: Model, context: Context, note: Note) -> Iterator[Found
 def _token_error(model: CanReconstruct, context: Context) -> Metric:
     """The share of an example's tokens, its end included, that the reconstruction gets wrong."""
 
-    def error(x: Tensor, generator: Generator) -> Tensor:
-        wrong = model.reconstruct(x, generator=generator) != x
-        own = counted(x.flatten(1), context.data.spec.end)
+    def error(batch: Batch, generator: Generator) -> Tensor:
+        x = batch.x
+        wrong = under(model, batch).reconstruct(x, generator=generator) != x
+        length, end = batch.length, context.data.spec.end
+        own = counted(x.flatten(1), end) if length is None else within(length, x.shape[1])
         return (wrong.flatten(1) & own).sum(1) / own.sum(1)
 
-    errors = context.chunks.each("reconstruct", error)
+    errors = context.chunks.each_labelled("reconstruct", error)
     return Metric.mean_of(errors, unit="share of tokens", kind="estimate", direction="lower")
 
 
@@ -118,7 +127,7 @@ def samples(model: Model, context: Context, note: Note) -> Iterator[Found]:
         return
     yield _energy_distance(drawn, context)
     yield from against_oracle(drawn, context)
-    if context.data.spec.kind == "tokens":  # no feature net reads text
+    if context.data.spec.kind == "tokens" or context.data.spec.lengths:  # no feature net reads text, or sees an end
         return
     for net in _nets(settings["features"], context, note):
         note(f"distances of samples on {net.name}")
@@ -289,7 +298,8 @@ def _right_labels(model: CanSample, net: FeatureNet, n: int, context: Context, n
     for number, start in enumerate(range(0, n, SAMPLE_CHUNK)):
         note(f"labelled sample {start} of {n}")
         y = torch.arange(start, min(start + SAMPLE_CHUNK, n), device=context.device) % classes
-        x = model.sample(len(y), y, generator=context.generator("labelled samples", number))
+        own = under(model, context.few(n).beside(start, len(y)))
+        x = own.sample(len(y), y, generator=context.generator("labelled samples", number))
         logits = net.logits(net(x))
         if logits is None or logits.shape[1] != classes:
             return None
@@ -299,13 +309,14 @@ def _right_labels(model: CanSample, net: FeatureNet, n: int, context: Context, n
 
 def codes(model: Model, context: Context, note: Note) -> Iterator[Found]:
     """What codes know about the labels: the errors of linear probes, of all labels or of few, and of a neighbour."""
-    labelled = all(context.data.splits[split].y is not None for split in ("train", context.split))
-    if not (isinstance(model, CanEncode) and labelled and context.data.spec.num_classes):
+    seen, held_out = context.labelled(PROBE_EXAMPLES, "train"), context.labelled()
+    if not isinstance(model, CanEncode) or seen is None or held_out is None or not context.data.spec.num_classes:
         return
     note("probes of codes")
-    train, train_y = _codes(model, context.few(PROBE_EXAMPLES, "train"))
-    test, test_y = _codes(model, context.chunks)
-    details = {"probe_examples": len(train)}
+    train, train_y = _codes(model, seen)
+    test, test_y = _codes(model, held_out)
+    skipped = context.unlabelled("train")
+    details = {"probe_examples": len(train), **context.unlabelled(), **{f"probe_{k}": n for k, n in skipped.items()}}
     if len(train_y.unique()) < 2:
         return
     pairs = (train, train_y, test, test_y)
@@ -335,7 +346,7 @@ def _share_wrong(errors: Callable[[], Tensor]) -> Metric:
 
 
 def _codes(model: CanEncode, chunks: Chunks) -> tuple[Tensor, Tensor]:
-    pairs = [(model.encode(batch.x).flatten(1).cpu(), batch.y) for batch in chunks.batches()]
+    pairs = [(under(model, batch).encode(batch.x).flatten(1).cpu(), batch.y) for batch in chunks.batches()]
     return torch.cat([code for code, _ in pairs]), torch.cat([y.cpu() for _, y in pairs if y is not None])
 
 
@@ -352,7 +363,7 @@ def sample_distance(model: CanSample, chunks: Chunks) -> Metric:
     generator = keyed_generator("samples", chunks.seed, device=chunks.device)
     n = DISTANCE_SAMPLES if isinstance(model, CanGenerate | HasDecoder) else len(data)
     try:
-        drawn = model.sample(n, generator=generator)
+        drawn = under(model, chunks.beside(0, n)).sample(n, generator=generator)
     except UserError as error:
         return no_distance(chunks.data.spec, n, error)
     return pixel_energy_distance(drawn, data, chunks.data.spec)

@@ -78,6 +78,8 @@ class NadeK(Orderless):
         self.register_buffer("mean", torch.zeros(spec.dim))
         self.register_buffer("step_weights", torch.ones(k) / k)
 
+    objectives_compare = True  # both stages are of one density, whose logarithm validation measures
+
     def stages(self) -> tuple[Stage, ...]:
         """Pre-training on all steps' losses, then training on the last one's."""
         stages = (Stage("pretrain", ("model",), self.pretrain), Stage("train", ("model",), 1 - self.pretrain))

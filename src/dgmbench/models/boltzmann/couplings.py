@@ -1,40 +1,35 @@
-"""The energy of two layers of binary units, and everything that follows from its weights and biases alone.
+"""The energy of two sides of units, and everything that follows from its weights and biases alone.
 
-    E(v, h) = -v'W h - a'v - b'h,      F(v) = -log sum_h exp(-E(v, h)) = -a'v - sum_j softplus(b_j + (v'W)_j)
+    E(v, h) = -f(v)'W g(h) - a'f(v) - b'g(h) - r(v) - s(h)
+    F(v)    = -log sum_h exp(-E(v, h)) = -a'f(v) - r(v) - A(b + W'f(v))
 
-``Couplings`` holds (W, a, b) of one such energy; the RBM, its tempered chains, its fast weights and the top of a deep
-belief network are all values of it. ``GeometricPath`` joins it to independent units for annealed importance sampling
-(Salakhutdinov & Murray 2008, "On the quantitative analysis of deep belief networks"):
+f and g are the features of the units, r and s their log-references, A the hidden units' log-partition
+(``nn/unit_layers.py``). Of bits f(v) = v, r = 0 and A(eta) = sum_j softplus(eta_j). The RBM of any units, its tempered
+chains, its fast weights, the top of a deep belief network, and every machine of several layers that split in two
+parities (``machine.py``) are values of ``Couplings``. ``GeometricPath`` joins it to independent units for annealed
+importance sampling (Salakhutdinov & Murray 2008, "On the quantitative analysis of deep belief networks"):
 
-    log p*_beta(v) = (1 - beta) a0'v + beta a'v + sum_j softplus(beta (b_j + (v'W)_j)),
-    log Z_0 = sum_i softplus(a0_i) + hidden log 2
+    log p*_beta(v) = (1 - beta) (a0'f(v) + r0(v)) + beta (a'f(v) + r(v)) + A(beta (b + W'f(v)))
 
-Shapes: W (visible, hidden); states are floats (n, units) with values 0 and 1, or means in [0, 1].
+*Temperatures.* At beta alone (``sweep``) natural parameters, so a, b and W, take the factor beta, and references stay.
+
+*Rows of their own.* Biases are shared (units,), or each state has its own (n, units), as where a history or the length
+of a document sets them; so have then the units that depend on it (``Counts``).
+
+Shapes: W (visible, hidden); states are floats (n, units). The *visible* side is the one whose states a chain carries.
 """
 
 from collections.abc import Callable, Iterator
-from math import log
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Generator, Tensor
 
+from dgmbench.nn.unit_layers import BERNOULLI, Independent, Units, dot
+
 ENUMERABLE = 20  # units of the smaller side: 2^20 states take seconds
 CHUNK = 1 << 13  # states enumerated at once
-
-
-@torch.no_grad()
-def draw(p: Tensor, generator: Generator | None = None) -> Tensor:
-    """Independent Bernoulli draws with means p, of p's dtype (half the time of ``torch.bernoulli`` on a CPU)."""
-    u = torch.rand(p.shape, dtype=p.dtype, device=p.device, generator=generator)
-    return torch.lt(u, p, out=torch.empty_like(p))
-
-
-def log_bernoulli(value: Tensor, logits: Tensor) -> Float[Tensor, "..."]:
-    """Log-probability of independent bits with these log-odds, summed over the last dimension."""
-    return (value * logits - F.softplus(logits)).sum(-1)
 
 
 def binary_states(units: int, start: int, stop: int, *, like: Tensor) -> Float[Tensor, "n units"]:
@@ -43,36 +38,76 @@ def binary_states(units: int, start: int, stop: int, *, like: Tensor) -> Float[T
     return ((number[:, None] >> torch.arange(units, device=like.device)) & 1).to(like.dtype)
 
 
-class Couplings(NamedTuple):
-    """Weights (visible, hidden) and biases of one energy."""
+@dataclass(frozen=True)
+class Couplings:
+    """Weights (visible, hidden), biases and types of unit of one energy. Iteration gives weights and biases."""
 
     weight: Tensor
     visible_bias: Tensor
     hidden_bias: Tensor
+    visible_units: Units = BERNOULLI
+    hidden_units: Units = BERNOULLI
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter((self.weight, self.visible_bias, self.hidden_bias))
+
+    # ---- conditionals ----
 
     def hidden_logits(self, v: Float[Tensor, "n v"]) -> Float[Tensor, "n h"]:
-        """Log-odds of each hidden unit given v."""
-        return torch.addmm(self.hidden_bias, v, self.weight)
+        """Natural parameters of the hidden units given v: of bits, their log-odds."""
+        return torch.addmm(self.hidden_bias, self.visible_units.feature(v), self.weight)
 
     def visible_logits(self, h: Float[Tensor, "n h"]) -> Float[Tensor, "n v"]:
-        """Log-odds of each visible unit given h."""
-        return torch.addmm(self.visible_bias, h, self.weight.t())
-
-    def energy(self, v: Float[Tensor, "n v"], h: Float[Tensor, "n h"]) -> Float[Tensor, " n"]:
-        """E(v, h) of each pair."""
-        return -((v @ self.weight) * h).sum(-1) - v @ self.visible_bias - h @ self.hidden_bias
-
-    def free_energy(self, v: Float[Tensor, "n v"]) -> Float[Tensor, " n"]:
-        """F(v), the energy with the hidden units summed out."""
-        return -(v @ self.visible_bias) - F.softplus(self.hidden_logits(v)).sum(-1)
+        """Natural parameters of the visible units given h."""
+        return torch.addmm(self.visible_bias, self.hidden_units.feature(h), self.weight.t())
 
     def sample_hidden(self, v: Float[Tensor, "n v"], generator: Generator | None = None) -> Float[Tensor, "n h"]:
         """Draw h given v."""
-        return draw(self.hidden_logits(v).sigmoid_(), generator)
+        return self.hidden_units.sample_(self.hidden_logits(v), generator)
 
     def sample_visible(self, h: Float[Tensor, "n h"], generator: Generator | None = None) -> Float[Tensor, "n v"]:
         """Draw v given h."""
-        return draw(self.visible_logits(h).sigmoid_(), generator)
+        return self.visible_units.sample_(self.visible_logits(h), generator)
+
+    # ---- energies ----
+
+    def _of_visible(self, v: Tensor) -> Tensor:
+        """The part of F and E that v has by itself."""
+        own = -dot(self.visible_units.feature(v), self.visible_bias)
+        reference = self.visible_units.log_reference(v)
+        return own if reference is None else own - reference
+
+    def _coupled(self, v: Tensor, features: Tensor) -> Tensor:
+        """E less both references, at features of the hidden units or their means."""
+        f = self.visible_units.feature(v)
+        return -((f @ self.weight) * features).sum(-1) - dot(f, self.visible_bias) - dot(features, self.hidden_bias)
+
+    def tempered_energy(self, v: Float[Tensor, "n v"], h: Float[Tensor, "n h"]) -> Float[Tensor, " n"]:
+        """The part of E that a temperature multiplies: all but the references."""
+        return self._coupled(v, self.hidden_units.feature(h))
+
+    def energy(self, v: Float[Tensor, "n v"], h: Float[Tensor, "n h"]) -> Float[Tensor, " n"]:
+        """E(v, h) of each pair."""
+        value = self.tempered_energy(v, h)
+        references = (self.visible_units.log_reference(v), self.hidden_units.log_reference(h))
+        for reference in references:
+            value = value if reference is None else value - reference
+        return value
+
+    def free_energy(self, v: Float[Tensor, "n v"]) -> Float[Tensor, " n"]:
+        """F(v), the energy with the hidden units summed out."""
+        return self._of_visible(v) - self.hidden_units.log_partition(self.hidden_logits(v))
+
+    def variational_free_energy(self, v: Float[Tensor, "n v"], under: "Couplings") -> Float[Tensor, " n"]:
+        """E_q E(v, h) - H(q) with q = p(h | v) of ``under``, a constant; F(v) itself where that is this energy."""
+        with torch.no_grad():
+            eta = under.hidden_logits(v)
+            mean, entropy = self.hidden_units.mean(eta), self.hidden_units.entropy(eta)
+        value = self._coupled(v, mean) - entropy
+        reference = self.visible_units.log_reference(v)
+        return value if reference is None else value - reference
+
+    # ---- chains ----
 
     def gibbs(self, v: Float[Tensor, "n v"], steps: int, generator: Generator | None = None) -> Float[Tensor, "n v"]:
         """``steps`` times v -> h -> v for all chains at once; each step is reversible with respect to p(v)."""
@@ -80,59 +115,120 @@ class Couplings(NamedTuple):
             v = self.sample_visible(self.sample_hidden(v, generator), generator)
         return v
 
+    def from_data(
+        self, v: Float[Tensor, "n v"], steps: int, generator: Generator | None = None
+    ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n v"]]:
+        """F(v), and where v is after ``steps`` Gibbs steps: one product serves F and the first half of the chain."""
+        eta = self.hidden_logits(v)
+        with torch.no_grad():
+            chain = self.detached()
+            after = chain.sample_visible(self.hidden_units.sample(eta, generator), generator)
+            after = chain.gibbs(after, steps - 1, generator)
+        return self._of_visible(v) - self.hidden_units.log_partition(eta), after
+
+    def hidden_at(self, v: Tensor, beta: Tensor, generator: Generator | None = None) -> Float[Tensor, "n h"]:
+        """Draw h given v at inverse temperatures beta (n, 1)."""
+        return self.hidden_units.sample_(beta * self.hidden_logits(v), generator)
+
+    def sweep(self, v: Tensor, h: Tensor, beta: Tensor, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Draw v given h, then h given v, at inverse temperatures beta (n, 1)."""
+        v = self.visible_units.sample_(beta * self.visible_logits(h), generator)
+        return v, self.hidden_at(v, beta, generator)
+
+    # ---- the same numbers otherwise ----
+
     def detached(self) -> "Couplings":
         """The same numbers without gradients."""
-        return Couplings(*(tensor.detach() for tensor in self))
+        return replace(
+            self,
+            weight=self.weight.detach(),
+            visible_bias=self.visible_bias.detach(),
+            hidden_bias=self.hidden_bias.detach(),
+        )
 
     def double(self) -> "Couplings":
         """The same numbers in float64."""
-        return Couplings(*(tensor.double() for tensor in self))
+        weight, a, b = (tensor.double() for tensor in self)
+        return Couplings(weight, a, b, self.visible_units.double(), self.hidden_units.double())
 
     def transposed(self) -> "Couplings":
-        """The same energy with the two layers exchanged."""
-        return Couplings(self.weight.t(), self.hidden_bias, self.visible_bias)
+        """The same energy with the two sides exchanged."""
+        return Couplings(self.weight.t(), self.hidden_bias, self.visible_bias, self.hidden_units, self.visible_units)
+
+    # ---- enumeration ----
+
+    def _smaller(self) -> "Couplings | None":
+        """The side that can be enumerated as the visible one: bits, at most 20, the hidden ones if both are alike."""
+        visible, hidden = self.weight.shape
+        sides = [(hidden, self.hidden_units, 0), (visible, self.visible_units, 1)]
+        fitting = [(size, order) for size, units, order in sides if units.binary and size <= ENUMERABLE]
+        if not fitting:
+            return None
+        return self if min(fitting)[1] else self.transposed()
 
     def _state_log_weights(self) -> Iterator[Tensor]:
-        """-F of every visible state in float64, in chunks."""
+        """-F of every visible state in float64, in chunks: (states,), or (states, n) with rows of their own."""
         exact = self.detached().double()
-        total = 1 << self.visible_bias.numel()
-        for start in range(0, total, CHUNK):
-            v = binary_states(self.visible_bias.numel(), start, min(start + CHUNK, total), like=exact.weight)
-            yield -exact.free_energy(v)
+        units, total = self.weight.shape[0], 1 << self.weight.shape[0]
+        rows = max((len(bias) for bias in (self.visible_bias, self.hidden_bias) if bias.dim() == 2), default=0)
+        chunk = max(1, CHUNK // max(rows, 1))
+        for start in range(0, total, chunk):
+            v = binary_states(units, start, min(start + chunk, total), like=exact.weight)
+            if not rows:
+                yield -exact.free_energy(v)
+                continue
+            f = v[:, None]  # (states, 1, units), against biases (n, units)
+            eta = f @ exact.weight + exact.hidden_bias
+            own = f @ exact.visible_bias if exact.visible_bias.dim() == 1 else (f * exact.visible_bias).sum(-1)
+            yield own + exact.hidden_units.log_partition(eta)
 
-    def log_partition(self, *, by: str | None = None) -> Float[Tensor, ""] | None:
-        """Enumerate one side ("visible", "hidden", or the smaller): log Z in float64, None above 20 units."""
-        visible, hidden = self.weight.shape
-        side = by or ("hidden" if hidden <= visible else "visible")
-        if (hidden if side == "hidden" else visible) > ENUMERABLE:
+    def log_partition(self, *, by: str | None = None) -> Tensor | None:
+        """Log Z in float64 by enumerating one side of bits ("visible", "hidden", or the smaller), None above 20 units.
+
+        A scalar; with rows of their own, (n,).
+        """
+        if by is None:
+            one = self._smaller()
+        else:
+            one = self.transposed() if by == "hidden" else self
+            one = one if one.weight.shape[0] <= ENUMERABLE and one.visible_units.binary else None
+        if one is None:
             return None
-        one = self.transposed() if side == "hidden" else self
         return torch.stack([chunk.logsumexp(0) for chunk in one._state_log_weights()]).logsumexp(0)
 
     def sample_exact(self, n: int, generator: Generator | None = None) -> Float[Tensor, "n v"] | None:
-        """Draw n independent samples of p(v) by enumerating the smaller side; None if it has more than 20 units."""
-        visible, hidden = self.weight.shape
-        if min(visible, hidden) > ENUMERABLE:
+        """Draw n independent samples of p(v) by enumerating one side; None if neither is at most 20 bits.
+
+        With rows of their own, one each.
+        """
+        one = self._smaller()
+        if one is None:
             return None
-        one = self.transposed() if hidden <= visible else self
         log_weights = torch.cat(list(one._state_log_weights()))
         cdf = torch.softmax(log_weights, 0).cumsum(0)
         u = torch.rand(n, dtype=cdf.dtype, device=cdf.device, generator=generator) * cdf[-1]
-        index = torch.searchsorted(cdf, u, right=True).clamp_(max=len(cdf) - 1)
-        states = ((index[:, None] >> torch.arange(one.visible_bias.numel(), device=cdf.device)) & 1).to(
-            self.weight.dtype
-        )
-        return self.detached().sample_visible(states, generator) if hidden <= visible else states
+        if cdf.dim() == 2:
+            index = torch.searchsorted(cdf.t().contiguous(), u[:, None], right=True)[:, 0]
+        else:
+            index = torch.searchsorted(cdf, u, right=True)
+        index = index.clamp_(max=len(cdf) - 1)
+        states = ((index[:, None] >> torch.arange(one.weight.shape[0], device=cdf.device)) & 1).to(self.weight.dtype)
+        if one is self:
+            return states
+        return self.detached().sample_visible(states, generator)
 
 
 class GeometricPath:
-    """p_beta between independent visible units with log-odds ``base_logits`` (beta = 0) and ``couplings`` (beta = 1).
+    """p_beta between independent visible units of log-odds ``base_logits`` (beta = 0) and ``couplings`` (beta = 1).
+
+    ``base_logits`` are natural parameters in the features of the couplings' units, ``base_units`` the type where it
+    differs (of Gaussian units, by another deviation); the hidden units start at natural parameters 0.
 
     Matrix products run in the couplings' dtype, the sums over units in float64. The products of the last states are
     kept, since an annealing step asks for the same states at two temperatures and then moves them. So states are not
     to be changed in place, and a model whose parameters have changed needs a new path.
 
-    ``upwards`` draws the visible units given raw data; without it, they are the data.
+    ``upwards`` draws the visible side given raw data; without it, they are the data.
     """
 
     def __init__(
@@ -140,26 +236,50 @@ class GeometricPath:
         couplings: Couplings,
         base_logits: Float[Tensor, " v"],
         *,
+        base_units: Units | None = None,
         upwards: Callable[[Tensor, Generator | None], Tensor] | None = None,
     ) -> None:
         self.couplings, self.base_logits, self.upwards = couplings.detached(), base_logits.detach(), upwards
+        self.base_units = couplings.visible_units if base_units is None else base_units
         self._last: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
 
+    @classmethod
+    def between(
+        cls,
+        base: Independent,
+        couplings: Couplings,
+        *,
+        upwards: Callable[[Tensor, Generator | None], Tensor] | None = None,
+    ) -> "GeometricPath":
+        """From ``base``, which has the features of the couplings' visible units, to ``couplings``."""
+        return cls(couplings, base.eta, base_units=base.units, upwards=upwards)
+
     def _fields(self, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """a0'v and a'v in float64, and the hidden units' log-odds given v."""
+        """log p*_beta(v) but for the hidden units at both ends, in float64, and their natural parameters given v."""
         if self._last is None or self._last[0] is not v:
-            biases = torch.stack([self.base_logits, self.couplings.visible_bias], dim=1)
-            linear = (v @ biases).double()
-            self._last = (v, linear[:, 0], linear[:, 1], self.couplings.hidden_logits(v))
+            now = self.couplings
+            f = now.visible_units.feature(v)
+            if now.visible_bias.dim() == self.base_logits.dim() == 1:
+                linear = (f @ torch.stack([self.base_logits, now.visible_bias], dim=1)).double()
+            else:
+                linear = torch.stack([dot(f, self.base_logits), dot(f, now.visible_bias)], dim=1).double()
+            base, target = linear[:, 0], linear[:, 1]
+            references = (self.base_units.log_reference(v), now.visible_units.log_reference(v))
+            if references[0] is not None and references[1] is not None:
+                base, target = base + references[0].double(), target + references[1].double()
+            self._last = (v, base, target, now.hidden_logits(v))
         return self._last[1:]
 
-    def log_base_partition(self) -> Float[Tensor, ""]:
-        """Log Z_0, float64."""
-        return F.softplus(self.base_logits.double()).sum() + self.couplings.hidden_bias.numel() * log(2.0)
+    def log_base_partition(self) -> Tensor:
+        """Log Z_0, float64: a scalar, or (n,) with rows of their own."""
+        hidden = self.couplings.weight.shape[1]
+        volume = self.couplings.hidden_units.double().log_volume(hidden, like=self.base_logits)
+        return self.base_units.double().log_partition(self.base_logits.double()) + volume
 
+    @torch.no_grad()
     def sample_base(self, n: int, *, generator: Generator | None = None) -> Float[Tensor, "n v"]:
-        """Draw n exact samples of p_0."""
-        return draw(self.base_logits.sigmoid().expand(n, -1), generator)
+        """Draw n exact samples of p_0; with rows of their own, one each."""
+        return Independent(self.base_units, self.base_logits).sample(n, generator)
 
     @torch.no_grad()
     def state_from(self, x: Tensor, *, generator: Generator | None = None) -> Float[Tensor, "n v"]:
@@ -171,21 +291,25 @@ class GeometricPath:
     def log_unnormalised(self, v: Float[Tensor, "n v"], beta: float) -> Float[Tensor, " n"]:
         """Log p*_beta(v), float64."""
         base, target, hidden = self._fields(v)
-        return (1 - beta) * base + beta * target + F.softplus(beta * hidden.double()).sum(-1)
+        hidden_units = self.couplings.hidden_units
+        return (1 - beta) * base + beta * target + hidden_units.log_partition(beta * hidden.double())
 
     @torch.no_grad()
     def transition(
         self, v: Float[Tensor, "n v"], beta: float, *, generator: Generator | None = None
     ) -> Float[Tensor, "n v"]:
         """One Gibbs step v -> h -> v at beta, reversible with respect to p_beta(v)."""
-        h = draw(torch.sigmoid(beta * self._fields(v)[2]), generator)
-        bias = (1 - beta) * self.base_logits + beta * self.couplings.visible_bias
-        return draw(torch.addmm(bias, h, self.couplings.weight.t(), alpha=beta).sigmoid_(), generator)
+        now = self.couplings
+        h = now.hidden_units.sample(beta * self._fields(v)[2], generator)
+        bias = (1 - beta) * self.base_logits + beta * now.visible_bias
+        eta = torch.addmm(bias, now.hidden_units.feature(h), now.weight.t(), alpha=beta)
+        return now.visible_units.between(self.base_units, beta).sample(eta, generator)
 
-    def exact_log_partition(self) -> Float[Tensor, ""] | None:
-        """Log Z_1 by enumeration, None where both sides have more than 20 units."""
+    def exact_log_partition(self) -> Tensor | None:
+        """Log Z_1 by enumeration, None where neither side is at most 20 bits."""
         return self.couplings.log_partition()
 
+    @torch.no_grad()
     def sample_target(self, n: int, *, generator: Generator | None = None) -> Float[Tensor, "n v"] | None:
-        """Draw n exact samples of p_1 by enumeration; None where both sides have more than 20 units."""
+        """Draw n exact samples of p_1 by enumeration; None where neither side is at most 20 bits."""
         return self.couplings.sample_exact(n, generator)

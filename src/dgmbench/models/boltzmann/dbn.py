@@ -32,10 +32,11 @@ from torch import Generator, Tensor, nn
 
 from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError, require
-from dgmbench.models.boltzmann.couplings import GeometricPath, draw, log_bernoulli
+from dgmbench.models.boltzmann.couplings import GeometricPath
 from dgmbench.models.boltzmann.estimators import CD, Estimator
 from dgmbench.models.boltzmann.rbm import Rbm
 from dgmbench.models.contract import Logs, Model, Stage
+from dgmbench.nn.unit_layers import draw, log_bernoulli
 
 EXAMPLES = 1000  # training examples that are kept to set the upper layers' base rates and chains
 

@@ -1,4 +1,4 @@
-"""Estimators of an RBM's log-likelihood gradient: what stands in for the intractable negative phase.
+"""Estimators of a machine's log-likelihood gradient: what stands in for the intractable negative phase.
 
 Each has ``loss``, a scalar whose gradient is the estimate (it changes no state), and ``after_step``, which moves the
 estimator's own state (buffers) after the optimiser's step. v are data (b, visible), v- fantasy particles, F is the
@@ -13,12 +13,17 @@ RatioMatching  sum_i sigma(F(v) - F(v with bit i flipped))^2 (Hyvarinen 2007, "S
 NCE            logistic regression between data and noise, log Z a parameter (Gutmann & Hyvarinen 2010)
 =============  =====================================================================================================
 
+An estimator knows nothing of the machine but ``Machine`` and ``Energy``: the *positive phase* is the machine's (its
+exact free energy, or a mean-field bound of it), and particles are states of whatever its chains carry: visible units of
+an RBM, one parity of the layers of a deep machine, all units where none can be summed out.
+
 Persistent chains advance after the optimiser's step, under the new parameters, and the next ``loss`` uses them: the
 textbook order, in which the chains meet every set of parameters once.
 """
 
+from collections.abc import Mapping, Sequence
 from math import log
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -26,22 +31,73 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from dgmbench.errors import require
-from dgmbench.models.boltzmann.couplings import Couplings, draw
 from dgmbench.models.contract import Logs
+from dgmbench.nn.unit_layers import Independent, draw
+
+
+@runtime_checkable
+class Energy(Protocol):
+    """An energy at the parameters of one moment. Chains carry states v (n, d); h is the rest of the units."""
+
+    def free_energy(self, v: Tensor) -> Tensor:
+        """-log sum_h exp(-E(v, h)), (n,)."""
+        ...
+
+    def variational_free_energy(self, v: Tensor, under: Any) -> Tensor:
+        """E_q E(v, h) - H(q) with q = p(h | v) under another energy, (n,); no gradient through q."""
+        ...
+
+    def gibbs(self, v: Tensor, steps: int, generator: Generator | None = None) -> Tensor:
+        """``steps`` steps of a chain that leaves exp(-free_energy) unchanged, without gradients."""
+        ...
+
+    def hidden_at(self, v: Tensor, beta: Tensor, generator: Generator | None = None) -> Tensor:
+        """h given v at inverse temperatures beta (n, 1)."""
+        ...
+
+    def sweep(self, v: Tensor, h: Tensor, beta: Tensor, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
+        """One step of all units at inverse temperatures beta (n, 1)."""
+        ...
+
+    def tempered_energy(self, v: Tensor, h: Tensor) -> Tensor:
+        """The part of E(v, h) that beta multiplies, (n,)."""
+        ...
 
 
 @runtime_checkable
 class Machine(Protocol):
-    """What an estimator needs of the model that it trains."""
+    """What an estimator needs of the model that it trains; ``EnergyModel`` is its base."""
 
-    base_logits: Tensor
-
-    def couplings(self, fast: Couplings | None = None) -> Couplings:
-        """The current weights and biases, with ``fast`` added if given."""
+    def couplings(self, fast: Sequence[Tensor] | None = None) -> Any:
+        """The ``Energy`` at the current parameters, with ``fast`` added to the overlaid ones if given."""
         ...
 
-    def slow_gradient(self) -> Couplings:
-        """The gradient of the last loss that moved the weights and biases."""
+    def overlaid(self) -> Mapping[str, Tensor]:
+        """The parameters that fast weights lie over, by name."""
+        ...
+
+    def slow_gradient(self) -> Sequence[Tensor]:
+        """The gradients of the last loss that moved these parameters."""
+        ...
+
+    def base(self) -> Independent:
+        """Independent units with the data's moments: where chains start, and the noise of NCE."""
+        ...
+
+    def state_sizes(self) -> tuple[int, int]:
+        """Units that chains carry, and units besides."""
+        ...
+
+    def positive(self, now: Any, v: Tensor, generator: Generator | None = None) -> Tensor:
+        """Free energy of data v (b, visible), or a bound of it, (b,)."""
+        ...
+
+    def contrast(self, now: Any, v: Tensor, particles: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+        """``positive`` of data, and the free energy of particles."""
+        ...
+
+    def from_data(self, now: Any, v: Tensor, steps: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """``positive`` of data, and particles after ``steps`` steps of chains that start at the data."""
         ...
 
 
@@ -51,18 +107,13 @@ def _contrast(data: Tensor, model: Tensor) -> tuple[Tensor, Logs]:
     return data - model, {"free_energy_data": data.detach(), "free_energy_model": model.detach()}
 
 
-def _free_energies(now: Couplings, v: Tensor, fantasy: Tensor) -> tuple[Tensor, Tensor]:
-    """F of data and of fantasy particles from one matrix product, forwards and backwards."""
-    both = now.free_energy(torch.cat([v, fantasy]))
-    return both[: len(v)], both[len(v) :]
-
-
 class Estimator(nn.Module):
     """Base of the estimators."""
 
     binary_only: ClassVar[bool] = False  # whether the data must be 0 and 1, not means in between
+    persistent: ClassVar[bool] = False  # whether chains live on between batches
 
-    def attach(self, visible: int, hidden: int) -> None:
+    def attach(self, rbm: Machine) -> None:
         """Register the buffers and parameters for a machine of this size; called once, by the machine."""
 
     def initialise(self, rbm: Machine, generator: Generator) -> None:
@@ -85,20 +136,16 @@ class CD(Estimator):
         self.k = k
 
     def loss(self, rbm: Machine, v: Float[Tensor, "b v"], generator: Generator) -> tuple[Tensor, Logs]:
-        """F(v) - F(v-); the hidden units' log-odds serve both F(v) and the first half of the chain."""
+        """F(v) - F(v-)."""
         now = rbm.couplings()
-        logits = now.hidden_logits(v)
-        with torch.no_grad():
-            chain = now.detached()
-            negative = chain.sample_visible(draw(logits.sigmoid(), generator), generator)
-            negative = chain.gibbs(negative, self.k - 1, generator)
-        data = -(v @ now.visible_bias) - F.softplus(logits).sum(-1)
+        data, negative = rbm.from_data(now, v, self.k, generator)
         return _contrast(data, now.free_energy(negative))
 
 
 class PCD(Estimator):
     """Persistent contrastive divergence: ``chains`` fantasy particles, whatever the batch size."""
 
+    persistent = True
     chain: Tensor
 
     def __init__(self, *, k: int = 1, chains: int = 100) -> None:
@@ -106,19 +153,19 @@ class PCD(Estimator):
         require("model.estimator", least=1, k=k, chains=chains)
         self.k, self.chains = k, chains
 
-    def attach(self, visible: int, hidden: int) -> None:
-        """The particles' visible states."""
-        self.register_buffer("chain", torch.zeros(self.chains, visible))
+    def attach(self, rbm: Machine) -> None:
+        """The particles' states."""
+        self.register_buffer("chain", torch.zeros(self.chains, rbm.state_sizes()[0]))
 
     @torch.no_grad()
     def initialise(self, rbm: Machine, generator: Generator) -> None:
         """Base rates, then k steps."""
-        self.chain.copy_(draw(rbm.base_logits.sigmoid().expand_as(self.chain), generator))
+        self.chain.copy_(rbm.base().sample(self.chains, generator))
         self.chain.copy_(rbm.couplings().gibbs(self.chain, self.k, generator))
 
     def loss(self, rbm: Machine, v: Float[Tensor, "b v"], generator: Generator) -> tuple[Tensor, Logs]:
         """F(v) - F(particles as they are)."""
-        return _contrast(*_free_energies(rbm.couplings(), v, self.chain))
+        return _contrast(*rbm.contrast(rbm.couplings(), v, self.chain, generator))
 
     @torch.no_grad()
     def after_step(self, rbm: Machine, v: Float[Tensor, "b v"], generator: Generator) -> None:
@@ -134,26 +181,22 @@ class FPCD(PCD):
     has just moved the weights.
     """
 
-    fast_weight: Tensor
-    fast_visible_bias: Tensor
-    fast_hidden_bias: Tensor
-
     def __init__(self, *, k: int = 1, chains: int = 100, fast_rate: float = 0.01, decay: float = 19 / 20) -> None:
         super().__init__(k=k, chains=chains)
         require("model.estimator", least=0, fast_rate=fast_rate)
         require("model.estimator", least=0, most=1, decay=decay)
         self.fast_rate, self.decay = fast_rate, decay
 
-    def attach(self, visible: int, hidden: int) -> None:
-        """The particles and the fast weights."""
-        super().attach(visible, hidden)
-        self.register_buffer("fast_weight", torch.zeros(visible, hidden))
-        self.register_buffer("fast_visible_bias", torch.zeros(visible))
-        self.register_buffer("fast_hidden_bias", torch.zeros(hidden))
+    def attach(self, rbm: Machine) -> None:
+        """The particles, and a fast weight for every overlaid parameter."""
+        super().attach(rbm)
+        self.names = [f"fast_{name.replace('.', '_')}" for name in rbm.overlaid()]
+        for name, parameter in zip(self.names, rbm.overlaid().values(), strict=True):
+            self.register_buffer(name, torch.zeros_like(parameter))
 
-    def fast(self) -> Couplings:
-        """The fast weights and biases."""
-        return Couplings(self.fast_weight, self.fast_visible_bias, self.fast_hidden_bias)
+    def fast(self) -> tuple[Tensor, ...]:
+        """The fast weights and biases, in the order of the overlaid parameters."""
+        return tuple(getattr(self, name) for name in self.names)
 
     def loss(self, rbm: Machine, v: Float[Tensor, "b v"], generator: Generator) -> tuple[Tensor, Logs]:
         """F(v) - E(v-, h-) + H(h-), h- the probabilities under weights + fast weights: gradient <v h'> - <v- h-'>.
@@ -162,10 +205,8 @@ class FPCD(PCD):
         """
         now = rbm.couplings()
         with torch.no_grad():
-            logits = rbm.couplings(self.fast()).hidden_logits(self.chain)
-            hidden = logits.sigmoid()
-            entropy = (F.softplus(logits) - hidden * logits).sum(-1)
-        return _contrast(now.free_energy(v), now.energy(self.chain, hidden) - entropy)
+            overlaid = rbm.couplings(self.fast())
+        return _contrast(rbm.positive(now, v, generator), now.variational_free_energy(self.chain, overlaid))
 
     @torch.no_grad()
     def after_step(self, rbm: Machine, v: Float[Tensor, "b v"], generator: Generator) -> None:
@@ -183,10 +224,12 @@ def swap_probability(beta_a: Tensor, beta_b: Tensor, energy_a: Tensor, energy_b:
 class PT(Estimator):
     """Parallel tempering: ``chains`` times M states (v, h) at inverse temperatures 0 = beta_1 < ... < beta_M = 1.
 
-    Temperature beta has the energy beta E, so beta = 0 is uniform and mixes at once. A sweep is one Gibbs step at every
+    Temperature beta has the energy beta E (of other units than bits: but for the references), so at beta = 0 units are
+    independent, bits uniform, and mix at once. A sweep is one Gibbs step at every
     temperature, then proposals to swap neighbours, first the pairs (1, 2), (3, 4), ..., then (2, 3), (4, 5), ....
     """
 
+    persistent = True
     betas: Tensor
     visible: Tensor
     hidden: Tensor
@@ -197,8 +240,9 @@ class PT(Estimator):
         require("model.estimator", least=2, temperatures=temperatures)
         self.k, self.chains, self.temperatures = k, chains, temperatures
 
-    def attach(self, visible: int, hidden: int) -> None:
+    def attach(self, rbm: Machine) -> None:
         """The states (temperatures, chains, units) and the inverse temperatures."""
+        visible, hidden = rbm.state_sizes()
         self.register_buffer("betas", torch.linspace(0, 1, self.temperatures))
         self.register_buffer("visible", torch.zeros(self.temperatures, self.chains, visible))
         self.register_buffer("hidden", torch.zeros(self.temperatures, self.chains, hidden))
@@ -206,25 +250,27 @@ class PT(Estimator):
     @torch.no_grad()
     def initialise(self, rbm: Machine, generator: Generator) -> None:
         """Base rates at every temperature, then k sweeps."""
-        self.visible.copy_(draw(rbm.base_logits.sigmoid().expand_as(self.visible), generator))
-        self.hidden.copy_(self._given(rbm.couplings().hidden_logits(self.visible.flatten(0, 1)), generator))
-        self.sweep(rbm.couplings(), self.k, generator)
+        now, states = rbm.couplings(), rbm.base().sample(self.temperatures * self.chains, generator)
+        self.visible.copy_(states.view_as(self.visible))
+        self.hidden.copy_(now.hidden_at(states, self._beta(), generator).view_as(self.hidden))
+        self.sweep(now, self.k, generator)
 
-    def _given(self, logits: Tensor, generator: Generator | None) -> Tensor:
-        """Draw units whose log-odds at beta = 1 are given for all temperatures, (M chains, units)."""
-        tempered = self.betas[:, None, None] * logits.view(self.temperatures, self.chains, -1)
-        return draw(tempered.sigmoid_(), generator)
-
-    @torch.no_grad()
-    def gibbs(self, now: Couplings, generator: Generator | None = None) -> None:
-        """Draw v given h, then h given v, at every temperature in one batched product."""
-        self.visible.copy_(self._given(now.visible_logits(self.hidden.flatten(0, 1)), generator))
-        self.hidden.copy_(self._given(now.hidden_logits(self.visible.flatten(0, 1)), generator))
+    def _beta(self) -> Float[Tensor, "mc 1"]:
+        """The inverse temperature of every state."""
+        return self.betas.repeat_interleave(self.chains)[:, None]
 
     @torch.no_grad()
-    def swap(self, now: Couplings, generator: Generator | None = None) -> None:
+    def gibbs(self, now: Energy, generator: Generator | None = None) -> None:
+        """One sweep of the units at every temperature, in one batched product."""
+        v, h = now.sweep(self.visible.flatten(0, 1), self.hidden.flatten(0, 1), self._beta(), generator)
+        self.visible.copy_(v.view_as(self.visible))
+        self.hidden.copy_(h.view_as(self.hidden))
+
+    @torch.no_grad()
+    def swap(self, now: Energy, generator: Generator | None = None) -> None:
         """Propose to exchange the states of neighbouring temperatures, even pairs and then odd pairs."""
-        energy = now.energy(self.visible.flatten(0, 1), self.hidden.flatten(0, 1)).view(self.temperatures, self.chains)
+        energy = now.tempered_energy(self.visible.flatten(0, 1), self.hidden.flatten(0, 1))
+        energy = energy.view(self.temperatures, self.chains)
         order = torch.arange(self.temperatures, device=energy.device)[:, None].repeat(1, self.chains)
         for first in (0, 1):
             low = torch.arange(first, self.temperatures - 1, 2, device=energy.device)
@@ -237,7 +283,7 @@ class PT(Estimator):
         for states in (self.visible, self.hidden):
             states.copy_(states.gather(0, order[:, :, None].expand_as(states)))
 
-    def sweep(self, now: Couplings, steps: int, generator: Generator | None = None) -> None:
+    def sweep(self, now: Energy, steps: int, generator: Generator | None = None) -> None:
         """``steps`` times Gibbs and swaps."""
         for _ in range(steps):
             self.gibbs(now, generator)
@@ -245,7 +291,7 @@ class PT(Estimator):
 
     def loss(self, rbm: Machine, v: Float[Tensor, "b v"], generator: Generator) -> tuple[Tensor, Logs]:
         """F(v) - F(states at beta = 1)."""
-        return _contrast(*_free_energies(rbm.couplings(), v, self.visible[-1]))
+        return _contrast(*rbm.contrast(rbm.couplings(), v, self.visible[-1], generator))
 
     def after_step(self, rbm: Machine, v: Float[Tensor, "b v"], generator: Generator) -> None:
         """Run k sweeps under the new parameters."""
@@ -255,7 +301,8 @@ class PT(Estimator):
 class RatioMatching(Estimator):
     """Match the ratios p(v) / p(v with bit i flipped), in which Z cancels: mean of sum_i sigma(F(v) - F(v^i))^2.
 
-    The hidden units' log-odds after a flip differ by one row of W, so the cost is O(batch visible hidden), no product.
+    The inputs of the hidden units after a flip differ by one row of W, so the cost is O(batch visible hidden), no
+    product. It is for machines of two sides, ``Couplings``, whose visible units are bits.
     """
 
     binary_only = True
@@ -265,20 +312,21 @@ class RatioMatching(Estimator):
         now = rbm.couplings()
         sign = 1 - 2 * v  # the change of v_i by its flip
         logits = now.hidden_logits(v)
-        flipped = F.softplus(logits[:, None, :] + sign[:, :, None] * now.weight).sum(-1)
-        excess = F.softplus(logits).sum(-1, keepdim=True)
+        hidden = now.hidden_units
+        flipped = hidden.log_partition(logits[:, None, :] + sign[:, :, None] * now.weight)
+        excess = hidden.log_partition(logits)[:, None]
         objective = (flipped + sign * now.visible_bias - excess).sigmoid().square().sum(-1).mean()
         return objective, {}
 
 
 class NCE(Estimator):
-    """Noise-contrastive estimation: tell data from ``nu`` draws per datum of independent bits with the data's means.
+    """Noise-contrastive estimation: tell data from ``nu`` draws per datum of the machine's base, independent units.
 
     With G(u) = -F(u) - log Z - log p_noise(u) - log nu the loss is -E_data log sigma(G) - nu E_noise log sigma(-G);
     log Z is a parameter of its own, started at its value for independent units.
     """
 
-    binary_only = True
+    binary_only = True  # its noise is of the data's own space
 
     def __init__(self, *, nu: int = 10) -> None:
         super().__init__()
@@ -288,18 +336,21 @@ class NCE(Estimator):
 
     @torch.no_grad()
     def initialise(self, rbm: Machine, generator: Generator) -> None:
-        """Log Z of the machine without its weights."""
+        """Log Z of the machine without its weights, of two sides."""
         now = rbm.couplings()
-        self.log_z.copy_(F.softplus(now.visible_bias).sum() + F.softplus(now.hidden_bias).sum())
+        visible, hidden = (
+            now.visible_units.log_partition(now.visible_bias),
+            now.hidden_units.log_partition(now.hidden_bias),
+        )
+        self.log_z.copy_(visible + hidden)
 
     def log_ratio(self, rbm: Machine, u: Float[Tensor, "n v"]) -> Float[Tensor, " n"]:
         """G(u), the log-odds that u is data."""
-        noise = u @ rbm.base_logits - F.softplus(rbm.base_logits).sum()
-        return -rbm.couplings().free_energy(u) - self.log_z - noise - log(self.nu)
+        return -rbm.positive(rbm.couplings(), u) - self.log_z - rbm.base().log_prob(u) - log(self.nu)
 
     def loss(self, rbm: Machine, v: Float[Tensor, "b v"], generator: Generator) -> tuple[Tensor, Logs]:
         """Logistic loss of data against fresh noise."""
-        noise = draw(rbm.base_logits.sigmoid().expand(self.nu * len(v), -1), generator)
+        noise = rbm.base().sample(self.nu * len(v), generator)
         data, false = self.log_ratio(rbm, v), self.log_ratio(rbm, noise)
         loss = F.softplus(-data).mean() + self.nu * F.softplus(false).mean()
         return loss, {"log_z": self.log_z.detach().clone()}

@@ -31,8 +31,8 @@ from torch import Generator, Tensor, nn
 
 from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError, require
-from dgmbench.models.boltzmann.couplings import draw, log_bernoulli
 from dgmbench.models.contract import Logs, Model
+from dgmbench.nn.unit_layers import draw, log_bernoulli
 
 
 class Helmholtz(Model):

@@ -1,6 +1,6 @@
 """Restricted Boltzmann machine: visible and hidden binary units joined by weights, with none inside a layer.
 
-    E(v, h) = -v'W h - a'v - b'h,     p(v) = exp(-F(v)) / Z,     F(v) = -a'v - totalj softplus(b_j + (v'W)_j)
+    E(v, h) = -v'W h - a'v - b'h,     p(v) = exp(-F(v)) / Z,     F(v) = -a'v - sum_j softplus(b_j + (v'W)_j)
 
 Its log-likelihood gradient is the difference of <v h'> under the data and under the model. How the second term (the
 negative phase) is estimated is an object of its own, ``estimator``: see ``estimators.py``. log Z is exact by
@@ -20,7 +20,7 @@ Papers: Smolensky 1986, "Information processing in dynamical systems: foundation
 ``sample`` is Markov chain Monte Carlo, so its draws are as good as ``sample_steps`` Gibbs steps can make them.
 """
 
-import copy
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -28,12 +28,14 @@ from torch import Generator, Tensor, nn
 
 from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError, require
-from dgmbench.models.boltzmann.couplings import Couplings, GeometricPath, draw
-from dgmbench.models.boltzmann.estimators import CD, Estimator
-from dgmbench.models.contract import Logs, Model
+from dgmbench.models.boltzmann.couplings import Couplings
+from dgmbench.models.boltzmann.energy_model import TwoSided
+from dgmbench.models.boltzmann.estimators import Estimator
+from dgmbench.models.contract import Logs
+from dgmbench.nn.unit_layers import BERNOULLI, Independent, smoothed_rates
 
 
-class Rbm(Model):
+class Rbm(TwoSided):
     """Binary restricted Boltzmann machine.
 
     Args:
@@ -42,6 +44,7 @@ class Rbm(Model):
         estimator: how the gradient is estimated; a copy is kept as a submodule. Default: ``CD(k=1)``.
         centred: use centring offsets.
         centring_rate: how fast the offsets follow the data's means, per update.
+        weight_decay: half the squared weights, never the biases, are added to the loss with this factor (Hinton 2012).
         weight_std: standard deviation of the initial weights (Hinton 2012, "A practical guide to training RBMs").
         sample_steps: Gibbs steps of ``sample``, started from the data's base rates.
     """
@@ -59,50 +62,53 @@ class Rbm(Model):
         estimator: Estimator | None = None,
         centred: bool = False,
         centring_rate: float = 0.01,
+        weight_decay: float = 0.0,
         weight_std: float = 0.01,
         sample_steps: int = 1000,
     ) -> None:
-        super().__init__(spec)
+        super().__init__(spec, sample_steps=sample_steps)
         if spec.kind != "binary":
             raise UserError(
                 f"rbm models binary data, but these are {spec}; choose a binary data set, such as data=digits_binary."
             )
-        require(least=1, hidden=hidden, sample_steps=sample_steps)
-        require(least=0, weight_std=weight_std)
+        require(least=1, hidden=hidden)
+        require(least=0, weight_std=weight_std, weight_decay=weight_decay)
         require(least=0, most=1, centring_rate=centring_rate)
-        self.centred, self.centring_rate, self.sample_steps = centred, centring_rate, sample_steps
+        self.weight_decay = weight_decay
+        self.centred, self.centring_rate = centred, centring_rate
         self.weight = nn.Parameter(weight_std * torch.randn(spec.dim, hidden))
         self.visible_bias = nn.Parameter(torch.zeros(spec.dim))
         self.hidden_bias = nn.Parameter(torch.zeros(hidden))
         self.register_buffer("base_logits", torch.zeros(spec.dim))  # the data's log-odds: base of AIS, noise of NCE
         self.register_buffer("visible_offset", torch.full((spec.dim,), 0.5 if centred else 0.0))
         self.register_buffer("hidden_offset", torch.full((hidden,), 0.5 if centred else 0.0))
-        self.estimator = copy.deepcopy(estimator) if estimator is not None else CD()
-        self.estimator.attach(spec.dim, hidden)
+        self.train_by(estimator)
 
     # ---- the distribution ----
 
-    def couplings(self, fast: Couplings | None = None) -> Couplings:
+    def couplings(self, fast: Sequence[Tensor] | None = None) -> Couplings:
         """Weights and biases of the plain energy (offsets multiplied out), with ``fast`` added first if given."""
         total = Couplings(self.weight, self.visible_bias, self.hidden_bias)
         if fast is not None:
-            total = Couplings(*(slow + quick for slow, quick in zip(total, fast, strict=True)))
+            weight, a, b = (slow + quick for slow, quick in zip(total, fast, strict=True))
+            total = Couplings(weight, a, b)
         if not self.centred:
             return total
         weight, a, b = total
         return Couplings(weight, a - weight @ self.hidden_offset, b - self.visible_offset @ weight)
 
-    def flatten(self, x: Tensor) -> Float[Tensor, "b v"]:
-        """Raw values (b, *shape) to visible states (b, visible)."""
-        return x.flatten(1).to(self.weight.dtype)
+    def base(self) -> Independent:
+        """Independent bits with the data's means."""
+        return Independent(BERNOULLI, self.base_logits)
+
+    def state_sizes(self) -> tuple[int, int]:
+        """Visible and hidden units."""
+        visible, hidden = self.weight.shape
+        return visible, hidden
 
     def energy(self, v: Float[Tensor, "b v"], h: Float[Tensor, "b h"]) -> Float[Tensor, " b"]:
         """E(v, h)."""
         return self.couplings().energy(v, h)
-
-    def free_energy(self, v: Float[Tensor, "b v"]) -> Float[Tensor, " b"]:
-        """F(v) = -log totalh exp(-E(v, h))."""
-        return self.couplings().free_energy(v)
 
     def hidden_probability(self, v: Float[Tensor, "b v"]) -> Float[Tensor, "b h"]:
         """p(h_j = 1 | v)."""
@@ -112,31 +118,12 @@ class Rbm(Model):
         """p(v_i = 1 | h)."""
         return self.couplings().visible_logits(h).sigmoid()
 
-    @torch.no_grad()
-    def gibbs(
-        self, v: Float[Tensor, "b v"], steps: int = 1, *, generator: Generator | None = None
-    ) -> Float[Tensor, "b v"]:
-        """``steps`` block Gibbs steps v -> h -> v."""
-        return self.couplings().gibbs(v, steps, generator)
-
-    def log_prob_unnormalised(self, x: Tensor) -> Float[Tensor, " b"]:
-        """Log p(x) + log Z = -F(x)."""
-        return -self.free_energy(self.flatten(x))
-
-    def annealing_path(self) -> GeometricPath:
-        """From independent units with the data's means to this machine, with the parameters as they are now."""
-        return GeometricPath(self.couplings(), self.base_logits)
-
-    def log_partition(self) -> Float[Tensor, ""] | None:
-        """Exact log Z in float64 where one layer has at most 20 units, else None."""
-        return self.couplings().log_partition()
-
     # ---- training ----
 
     @torch.no_grad()
     def set_base_rates(self, means: Float[Tensor, " v"], count: int) -> None:
         """Take the visible units' means over ``count`` examples as base rates, with one example of each value added."""
-        smoothed = (means * count + 1) / (count + 2)
+        smoothed = smoothed_rates(means, count)
         self.base_logits.copy_(smoothed.log() - (-smoothed).log1p())
         if self.centred:
             self.visible_offset.copy_(smoothed)
@@ -150,15 +137,16 @@ class Rbm(Model):
         self.estimator.initialise(self, generator)
 
     def loss(self, player: str, batch: Batch, generator: Generator) -> tuple[Tensor, Logs]:
-        """A scalar whose gradient is the estimator's."""
-        return self.estimator.loss(self, self.flatten(batch.x), generator)
+        """A scalar whose gradient is the estimator's, and that of the weights' decay."""
+        loss, logs = super().loss(player, batch, generator)
+        return (loss + 0.5 * self.weight_decay * self.weight.square().sum() if self.weight_decay else loss), logs
 
     @torch.no_grad()
     def after_step(self, player: str, batch: Batch, generator: Generator) -> None:
         """Advance chains and fast weights, then move the centring offsets."""
-        v = self.flatten(batch.x)
-        self.estimator.after_step(self, v, generator)
+        super().after_step(player, batch, generator)
         if self.centred:
+            v = self.flatten(batch.x)
             self.move_offsets(v.mean(0), self.hidden_probability(v).mean(0), self.centring_rate)
 
     @torch.no_grad()
@@ -170,26 +158,7 @@ class Rbm(Model):
         self.visible_offset.add_(down)
         self.hidden_offset.add_(up)
 
-    def slow_gradient(self) -> Couplings:
-        """The gradient that the last step used, for estimators with weights of their own."""
-        return Couplings(*(self._gradient(p) for p in (self.weight, self.visible_bias, self.hidden_bias)))
-
-    @staticmethod
-    def _gradient(parameter: Tensor) -> Tensor:
-        return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-
     # ---- capabilities ----
-
-    @torch.no_grad()
-    def transition(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
-        """One Gibbs step from raw values to raw values; leaves p(x) invariant."""
-        return self.gibbs(self.flatten(x), generator=generator).to(torch.uint8).view_as(x)
-
-    @torch.no_grad()
-    def sample(self, n: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
-        """Run n Gibbs chains of ``sample_steps`` steps from the data's base rates (MCMC, not exact draws)."""
-        v = draw(self.base_logits.sigmoid().expand(n, -1), generator)
-        return self.gibbs(v, self.sample_steps, generator=generator).to(torch.uint8).view(n, *self.spec.shape)
 
     def encode(self, x: Tensor) -> Float[Tensor, "b h"]:
         """Probabilities of the hidden units."""

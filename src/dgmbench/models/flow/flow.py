@@ -17,7 +17,8 @@ What differs from the papers: u is cut off at K 2^-22 from 0 and from 1, where t
 a value that rounds to 0 or K is infinite. That moves a share of 2 K 2^-22 of the draws, 1.2e-4 with 256 levels, by less
 than K 2^-22 each (``nn.bijections.dequantise``).
 
-With classes, p(x | y) is trained on labels; every number without a label is that of log sum_y p(y) p(x | y).
+With classes, p(x | y) is trained on labelled examples alone; every number without a label is that of
+log sum_y p(y) p(x | y).
 
 Nats per example of raw x (b, *shape). A code is z (b, D); the code of levels is that of the cell's centre.
 """
@@ -35,7 +36,7 @@ from dgmbench.models.contract import Logs, Model
 from dgmbench.nn.bases import Base, Gaussian
 from dgmbench.nn.batchnorm import absorb_statistics
 from dgmbench.nn.bijections import Bijection, Chain, Logit, dequantise, start_activations
-from dgmbench.nn.labels import count_classes, draw_classes, marginal, start_class_prior
+from dgmbench.nn.labels import count_classes, draw_classes, labelled_part, marginal, start_class_prior
 
 # Normalisations start at the moments of as many examples as have this many values, which bounds the memory.
 START_VALUES = 2**19
@@ -86,6 +87,7 @@ class Flow(Model):
     def initialise(self, batch: Batch, generator: Generator) -> None:
         """Start normalisations at the moments of data, and the classes at their frequencies."""
         if self.conditional:
+            batch = labelled_part(batch)
             count_classes(self.class_log_prior, batch.y)
         n = self._start_examples()
         training = self.training

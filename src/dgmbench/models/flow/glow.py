@@ -39,6 +39,7 @@ from dgmbench.nn.bases import LearnedGaussian
 from dgmbench.nn.bijections import ActNorm, Bijection, Chain, MultiScale, Recomputed, Squeeze
 from dgmbench.nn.couplings import SplitCoupling, ZeroConv, bounded, glow_net
 from dgmbench.nn.invertible_conv import InvertibleConv
+from dgmbench.nn.labels import labelled_part
 
 
 class Glow(Flow):
@@ -104,6 +105,7 @@ class Glow(Flow):
     def initialise(self, batch: Batch, generator: Generator) -> None:
         """Start normalisations at the moments of data, and each class's prior at the moments of its noise."""
         super().initialise(batch, generator)
+        batch = labelled_part(batch) if self.conditional else batch
         n = self._start_examples()
         y = self._label(batch.y, n)
         if y is not None:

@@ -41,7 +41,7 @@ from dgmbench.errors import UserError, require
 from dgmbench.models.flow.flow import Dequantised, Flow, Given
 from dgmbench.nn.bases import Base
 from dgmbench.nn.bijections import Bijection, Flatten, Mapped, Normalisation
-from dgmbench.nn.labels import one_hot
+from dgmbench.nn.labels import labelled_part, one_hot
 from dgmbench.nn.masked import MaskedMlp, Nonlinearity, Order
 from dgmbench.nn.masked_flows import MaskedAffine, MaskedMixture, settle
 
@@ -109,6 +109,7 @@ class Maf(Flow):
             settle(steps, [self._part(batch, generator) for batch in batches])
 
     def _part(self, batch: Batch, generator: Generator) -> tuple[Tensor, ...]:
+        batch = labelled_part(batch) if self.conditional else batch
         values, label = self.continuous(batch.x, generator=generator), self._label(batch.y)
         return (values,) if label is None else (values, self._context(label, values))
 

@@ -62,7 +62,7 @@ class Gan(Model):
         label_smoothing: D aims at 1 - label_smoothing on data (one-sided).
         instance_noise: standard deviation of Gaussian noise on all that D sees, on the scale [-1, 1].
         truncation: samples take z from the normal distribution cut to |z_i| <= truncation; training never does.
-        conditional: labels enter both networks (Mirza and Osindero 2014).
+        conditional: labels enter both networks (Mirza and Osindero 2014); unlabelled examples are left out of training.
     """
 
     class_log_prior: Tensor

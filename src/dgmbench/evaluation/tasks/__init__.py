@@ -1,0 +1,1 @@
+"""What models do with single examples, measured: their own objectives, translations, enhancements, predictions."""

@@ -1,0 +1,231 @@
+"""Boltzmann machines of any graph: layers of units, and couplings between them or inside one.
+
+    E(x) = - sum_l [ bias_l'f_l(x_l) + reference_l(x_l) ] - sum_{i < j} f_i'W_ij f_j - 1/2 sum_i f_i'W_ii f_i
+
+with f_l the features of layer l and W_ii symmetric with an empty diagonal (lateral couplings). Where no coupling joins
+two layers of one parity (every layered machine, deep Boltzmann machines among them), the layers of either parity are
+independent given the other's: ``sides`` puts them side by side, as ``Couplings``, so that block Gibbs by parity, free
+energies, enumeration, tempering and annealing are those of a restricted machine. Elsewhere units take turns one by one
+(``WholeMachine``; Ackley, Hinton, Sejnowski 1985).
+
+The *mean field* (``mean_field``; Salakhutdinov & Hinton 2009, "Deep Boltzmann machines") factorises the posterior of
+the hidden units given some layers: its variational free energy lies above the true one, the bound of a positive phase.
+
+Shapes: the states of layer l are floats (n, units_l); a joint state has the carried layers side by side, (n, sum).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from dgmbench.models.boltzmann.couplings import Couplings
+from dgmbench.nn.unit_layers import Independent, dot, joined
+
+Pair = tuple[int, int]
+
+
+class MeanField(NamedTuple):
+    """Mean features of every layer (those of given layers are their own), and the variational free energy (n,)."""
+
+    means: tuple[Tensor, ...]
+    free_energy: Tensor
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Layers with their biases as natural parameters, and the weights of pairs i <= j of layers, (units_i, units_j)."""
+
+    layers: tuple[Independent, ...]
+    weights: Mapping[Pair, Tensor]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Units of each layer."""
+        return tuple(layer.eta.shape[-1] for layer in self.layers)
+
+    # ---- energy and conditionals ----
+
+    def features(self, states: Sequence[Tensor]) -> list[Tensor]:
+        """Of the states of all layers."""
+        return [layer.units.feature(x) for layer, x in zip(self.layers, states, strict=True)]
+
+    def inputs(self, layer: int, features: Sequence[Tensor]) -> Float[Tensor, "n units"]:
+        """Natural parameters of a layer's units given the features of all layers; lateral inputs included."""
+        eta = self.layers[layer].eta
+        for (i, j), weight in self.weights.items():
+            if i == layer:
+                eta = eta + features[j] @ weight.t()
+            elif j == layer:
+                eta = eta + features[i] @ weight
+        return eta
+
+    def tempered_energy(self, states: Sequence[Tensor]) -> Float[Tensor, " n"]:
+        """The part of E that a temperature multiplies: all but the references."""
+        return self._coupled(self.features(states))
+
+    def _coupled(self, features: Sequence[Tensor]) -> Float[Tensor, " n"]:
+        terms = [dot(f, layer.eta) for layer, f in zip(self.layers, features, strict=True)]
+        for (i, j), weight in self.weights.items():
+            terms.append(((features[i] @ weight) * features[j]).sum(-1) * (0.5 if i == j else 1.0))
+        return -torch.stack(terms).sum(0)
+
+    def energy(self, states: Sequence[Tensor]) -> Float[Tensor, " n"]:
+        """E of the states of all layers."""
+        value = self.tempered_energy(states)
+        for layer, x in zip(self.layers, states, strict=True):
+            reference = layer.units.log_reference(x)
+            value = value if reference is None else value - reference
+        return value
+
+    # ---- the two parities ----
+
+    def parities(self) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+        """The layers of either parity, layer 0 in the first; None if some coupling joins two of one parity."""
+        parity: dict[int, int] = {}
+        for start in range(len(self.layers)):
+            todo = [(start, parity.get(start, 0))]
+            while todo:
+                layer, side = todo.pop()
+                if parity.setdefault(layer, side) != side:
+                    return None
+                others = [j if i == layer else i for i, j in self.weights if layer in (i, j)]
+                todo += [(other, 1 - side) for other in others if parity.get(other) != 1 - side]
+        return tuple(n for n in parity if not parity[n]), tuple(sorted(n for n in parity if parity[n]))
+
+    def sides(self, carried: int = 0) -> Couplings:
+        """The machine as ``Couplings``: the layers of parity ``carried`` on the visible side, in their order."""
+        parities = self.parities()
+        if parities is None:
+            raise ValueError("some coupling joins two layers of one parity, so neither can be summed out")
+        visible, hidden = (sorted(parities[carried]), sorted(parities[1 - carried]))
+        rows = []
+        for i in visible:
+            row = []
+            for j in hidden:
+                weight = self.weights.get((min(i, j), max(i, j)))
+                if weight is None:
+                    weight = self.layers[i].eta.new_zeros(self.sizes[i], self.sizes[j])
+                    row.append(weight)
+                else:
+                    row.append(weight if i < j else weight.t())
+            rows.append(torch.cat(row, 1))
+        one, other = (joined([self.layers[n] for n in side]) for side in (visible, hidden))
+        return Couplings(torch.cat(rows), one.eta, other.eta, one.units, other.units)
+
+    def split(self, state: Float[Tensor, "n d"], layers: Sequence[int]) -> list[Tensor]:
+        """The states of these layers, which lie side by side."""
+        return list(state.split([self.sizes[n] for n in layers], dim=-1))
+
+    # ---- chains ----
+
+    @torch.no_grad()
+    def gibbs(
+        self,
+        states: Sequence[Tensor],
+        *,
+        beta: float | Tensor = 1.0,
+        given: Sequence[int] = (),
+        generator: Generator | None = None,
+    ) -> list[Tensor]:
+        """Draw each layer but the ``given`` ones, in their order, given all others, at inverse temperature ``beta``.
+
+        The units of a layer with lateral couplings are drawn one by one.
+        """
+        states = list(states)
+        features = self.features(states)
+        for n, layer in enumerate(self.layers):
+            if n in given:
+                continue
+            lateral = self.weights.get((n, n))
+            eta = beta * self.inputs(n, features)
+            if lateral is None:
+                states[n] = layer.units.sample(eta.expand(len(states[n]), -1), generator)
+                features[n] = layer.units.feature(states[n])
+                continue
+            x, f = states[n].clone(), features[n].clone()
+            for unit in range(self.sizes[n]):
+                x[:, unit] = layer.units.sample(eta[:, unit : unit + 1], generator)[:, 0]
+                new = layer.units.feature(x)[:, unit]
+                eta = eta + beta * (new - f[:, unit])[:, None] * lateral[unit]
+                f[:, unit] = new
+            states[n], features[n] = x, f
+        return states
+
+    # ---- mean field ----
+
+    def mean_field(
+        self, given: Mapping[int, Tensor], *, steps: int, start: Mapping[int, Tensor] | None = None
+    ) -> MeanField:
+        """Update the mean features of all layers that are not ``given``, by turns, ``steps`` times.
+
+        They start at ``start``, or at what a layer's bias alone gives, and carry no gradient, so that the gradient of
+        the free energy is that at fixed means. A layer with lateral couplings is damped by a half.
+        """
+        n = len(next(iter(given.values())))
+        with torch.no_grad():
+            means = [
+                layer.units.feature(given[k])
+                if k in given
+                else (start or {}).get(k, layer.units.mean(layer.eta).expand(n, -1))
+                for k, layer in enumerate(self.layers)
+            ]
+            hidden = [k for k in range(len(self.layers)) if k not in given]
+            for _ in range(steps):
+                for k in hidden:
+                    new = self.layers[k].units.mean(self.inputs(k, means).expand(n, -1))
+                    means[k] = 0.5 * (means[k] + new) if (k, k) in self.weights else new
+        free = self._coupled(
+            [self.layers[k].units.feature(given[k]) if k in given else means[k] for k in range(len(self.layers))]
+        )
+        for k, layer in enumerate(self.layers):
+            if k in given:
+                reference = layer.units.log_reference(given[k])
+                free = free if reference is None else free - reference
+            else:
+                free = free - layer.units.entropy_of_mean(means[k])
+        return MeanField(tuple(means), free)
+
+    def whole(self) -> "WholeMachine":
+        """The machine with chains that carry all units, where no parity can be summed out."""
+        return WholeMachine(self)
+
+
+@dataclass(frozen=True)
+class WholeMachine:
+    """A ``Machine`` whose chains carry the states of all layers, side by side: an ``Energy`` without a rest."""
+
+    machine: Machine
+
+    def _states(self, v: Tensor) -> list[Tensor]:
+        return self.machine.split(v, range(len(self.machine.layers)))
+
+    def free_energy(self, v: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """E itself."""
+        return self.machine.energy(self._states(v))
+
+    def variational_free_energy(self, v: Float[Tensor, "n d"], under: "WholeMachine") -> Float[Tensor, " n"]:
+        """E itself."""
+        return self.free_energy(v)
+
+    def gibbs(self, v: Float[Tensor, "n d"], steps: int, generator: Generator | None = None) -> Float[Tensor, "n d"]:
+        """``steps`` sweeps over all layers."""
+        states = self._states(v)
+        for _ in range(steps):
+            states = self.machine.gibbs(states, generator=generator)
+        return torch.cat(states, -1)
+
+    def hidden_at(self, v: Tensor, beta: Tensor, generator: Generator | None = None) -> Float[Tensor, "n 0"]:
+        """There is no rest."""
+        return v[:, :0]
+
+    def sweep(self, v: Tensor, h: Tensor, beta: Tensor, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
+        """One sweep over all layers at inverse temperatures beta (n, 1)."""
+        return torch.cat(self.machine.gibbs(self._states(v), beta=beta, generator=generator), -1), h
+
+    def tempered_energy(self, v: Tensor, h: Tensor) -> Float[Tensor, " n"]:
+        """The part of E that beta multiplies."""
+        return self.machine.tempered_energy(self._states(v))
