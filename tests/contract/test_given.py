@@ -64,6 +64,14 @@ class CountsPadding(my_sequences.Chain):  # type: ignore[misc, name-defined]
         return found
 
 
+class PeeksAtPadding(my_sequences.Chain):  # type: ignore[misc, name-defined]
+    """Reconstructions that see what lies behind the end."""
+
+    def reconstruct(self, x: Tensor, *, length: Tensor, generator: Generator | None = None) -> Tensor:
+        found: Tensor = super().reconstruct(x, length=length) + 0.01 * x.sum(1, keepdim=True)
+        return found.clamp(0.0, 1.0)
+
+
 class LearnsPadding(my_sequences.Chain):  # type: ignore[misc, name-defined]
     """The loss, alone, counts the padding."""
 
@@ -107,6 +115,7 @@ def test_right_models_pass(model: type[Model], spec: DataSpec, likelihood: str) 
         (SamplesOfTheFirst, SPEC, {"samples follow their own condition"}),
         (Unnormalised, SPEC, {"probabilities sum to 1", *FOLLOW}),
         (CountsPadding, SEQUENCES, {"probabilities sum to 1", "padding counts for nothing", FOLLOW[0]}),
+        (PeeksAtPadding, SEQUENCES, {"padding counts for nothing"}),
         (LearnsPadding, SEQUENCES, {"padding counts for nothing"}),
         (FillsPadding, SEQUENCES, {"samples end at their length"}),
     ],

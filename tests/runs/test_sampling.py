@@ -43,17 +43,17 @@ def model(examples: Tensor) -> Copies:
 
 
 def test_interpolations_are_straight_lines_between_codes(model: Copies, examples: Tensor) -> None:
-    found = interpolations(model, Batch(examples), torch.Generator())
+    found = interpolations(model, Batch(examples), model.spec, torch.Generator())
     assert found.shape == (3, STEPS, 1, 5, 4)
     x = examples.double()
     for i, share in enumerate(np.linspace(0, 1, STEPS)):
         assert torch.allclose(found[:, i].double(), (1 - share) * x + share * x[[1, 2, 0]], atol=1e-6)
     with pytest.raises(UserError, match="n must be at least 2"):
-        interpolations(model, Batch(examples[:1]), torch.Generator())
+        interpolations(model, Batch(examples[:1]), model.spec, torch.Generator())
 
 
 def test_completions_keep_the_upper_half_and_draw_the_lower(model: Copies, examples: Tensor) -> None:
-    found = completions(model, Batch(examples), torch.Generator().manual_seed(1))
+    found = completions(model, Batch(examples), model.spec, torch.Generator().manual_seed(1))
     assert found.shape == (3, 2 + DRAWS, 1, 5, 4)
     assert found.dtype == torch.uint8
     assert torch.equal(found[:, 0], examples)
@@ -64,7 +64,7 @@ def test_completions_keep_the_upper_half_and_draw_the_lower(model: Copies, examp
 
 
 def test_reconstructions_stand_beside_their_originals(model: Copies, examples: Tensor) -> None:
-    found = reconstructions(model, Batch(examples), torch.Generator())
+    found = reconstructions(model, Batch(examples), model.spec, torch.Generator())
     assert torch.equal(found[:, 0], examples.float())
     assert torch.equal(found[:, 1], examples.float())
 
@@ -80,7 +80,7 @@ def test_reconstructions_stand_beside_their_originals(model: Copies, examples: T
 def test_a_model_that_cannot_says_so(show: object, sentence: str, examples: Tensor) -> None:
     assert callable(show)
     with pytest.raises(UserError, match=sentence):
-        show(Model(DataSpec((1, 5, 4), "binary")), examples, torch.Generator())
+        show(Model(spec := DataSpec((1, 5, 4), "binary")), Batch(examples), spec, torch.Generator())
 
 
 def test_from_a_run(tmp_path: Path) -> None:

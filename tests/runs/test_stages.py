@@ -1,9 +1,6 @@
 """Runs in stages from start to end: which checkpoint is the best one, kills at the change, pictures that grow."""
 
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ from dgmbench.config import compose, import_from
 from dgmbench.runs.run import train
 from dgmbench.training.files import read_checkpoint, read_rows
 
+from ..processes import script
 from .test_resume import COMMON, KILL, assert_same
 
 OWN = Path(__file__).parent.parent / "my_tasks"
@@ -52,11 +50,8 @@ def test_killed_at_the_change_of_stage_and_resumed_equals_uninterrupted(
 ) -> None:
     whole = run(tmp_path / "whole", *TWO).run
     for point, update in points:
-        killed = subprocess.run(
-            [sys.executable, str(KILL), point, str(update), *COMMON, *TWO, f"paths.outputs={tmp_path / 'killed'}"],
-            capture_output=True, text=True, check=False,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "DGM_CONFIG_DIR": str(OWN)},
-        )  # fmt: skip
+        words = [point, str(update), *COMMON, *TWO, f"paths.outputs={tmp_path / 'killed'}"]
+        killed = script(KILL, *words, environment={"DGM_CONFIG_DIR": str(OWN)})
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         folder = tmp_path / "killed" / whole.name
         clock = read_checkpoint(folder / "checkpoints" / "last.ckpt")["dgmbench"]["clock"]

@@ -13,6 +13,12 @@ from dgmbench.data.policy import BatchPolicy
 from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.models.stages import Facts as Facts
 from dgmbench.models.stages import Stage as Stage
+from dgmbench.models.undirected import AnnealingPath as AnnealingPath
+from dgmbench.models.undirected import HasConditions as HasConditions
+from dgmbench.models.undirected import HasTransition as HasTransition
+from dgmbench.models.undirected import HasUnnormalisedElbo as HasUnnormalisedElbo
+from dgmbench.models.undirected import HasUnnormalisedLogProb as HasUnnormalisedLogProb
+from dgmbench.models.undirected import StartsFromData as StartsFromData
 from dgmbench.nn.bijections import Bijection
 
 Logs = Mapping[str, Tensor]
@@ -197,96 +203,6 @@ class HasLogProbEstimate(Protocol):
 
     def estimate_bias(self) -> float:
         """The most by which the estimate's mean may miss what it estimates, nats per example; 0 if it is unbiased."""
-        ...
-
-
-@runtime_checkable
-class HasUnnormalisedLogProb(Protocol):
-    """log p(x) + log Z of an undirected model, nats per example; log Z comes from ``annealing_path``."""
-
-    def log_prob_unnormalised(self, x: Tensor) -> Tensor:
-        """log of the unnormalised probability of raw values x (b, *shape), as (b,)."""
-        ...
-
-    def annealing_path(self) -> "AnnealingPath":
-        """The path from a tractable base to this model, for annealed importance sampling."""
-        ...
-
-
-@runtime_checkable
-class HasUnnormalisedElbo(Protocol):
-    """A lower bound of log p(x) + log Z for models with an undirected part; log Z comes from ``annealing_path``."""
-
-    def elbo_unnormalised(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
-        """One draw of the bound for raw values x (b, *shape), as (b,)."""
-        ...
-
-    def annealing_path(self) -> "AnnealingPath":
-        """The path from a tractable base to the undirected part."""
-        ...
-
-
-@runtime_checkable
-class AnnealingPath(Protocol):
-    """Distributions p_beta(v) = exp(log_unnormalised(v, beta)) / Z_beta for beta in [0, 1]; Z_0 is known."""
-
-    def log_base_partition(self) -> Tensor:
-        """log Z_0, a float64 scalar."""
-        ...
-
-    def sample_base(self, n: int, *, generator: Generator | None = None) -> Tensor:
-        """n exact samples of p_0, as (n, d)."""
-        ...
-
-    def log_unnormalised(self, v: Tensor, beta: float) -> Tensor:
-        """log of the unnormalised p_beta at states v (n, d), as (n,) float64."""
-        ...
-
-    def transition(self, v: Tensor, beta: float, *, generator: Generator | None = None) -> Tensor:
-        """One step, reversible with respect to p_beta, for all chains v (n, d) at once."""
-        ...
-
-    def exact_log_partition(self) -> Tensor | None:
-        """log Z_1 by enumeration where one side has at most 20 units, else None."""
-        ...
-
-
-@runtime_checkable
-class StartsFromData(Protocol):
-    """An ``AnnealingPath`` that knows the states of data, so that chains of p_1 can start where the data are."""
-
-    def state_from(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
-        """A state for each raw value x (b, *shape), as (b, d): x itself, or drawn given x where the states are units
-        above it.
-        """
-        ...
-
-
-@runtime_checkable
-class HasConditions(Protocol):
-    """log p(x | c) + log Z(c) of an undirected model whose log Z depends on what is given: a length, a history."""
-
-    def log_prob_unnormalised(self, x: Tensor) -> Tensor:
-        """log of the unnormalised probability of raw values x (b, *shape) given their own condition, as (b,)."""
-        ...
-
-    def condition_of(self, x: Tensor) -> Tensor:
-        """What log Z depends on for raw values x, (b, ...); examples of equal conditions share it."""
-        ...
-
-    def annealing_path_given(self, condition: Tensor) -> AnnealingPath:
-        """The paths of conditions (n, ...) side by side: ``sample_base(n)`` gives a state for each, and row i of every
-        state is that of condition i. ``log_base_partition`` and ``exact_log_partition`` are (n,).
-        """
-        ...
-
-
-@runtime_checkable
-class HasTransition(Protocol):
-    """A Markov kernel on x that leaves the model's distribution invariant."""
-
-    def transition(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
-        """One step from raw values x (b, *shape) to raw values of the same shape."""
         ...
 
 

@@ -273,8 +273,7 @@ def test_all_parts_judge_the_same_samples(digits: DataSet) -> None:
     model = Recording(digits.spec, torch.from_numpy(digits.splits["valid"].x))
     found = measure(model, digits, parzen={"samples": 300}, quality={"samples": 300, "features": []})
     assert {"parzen", "energy_distance"} <= set(found)
-    assert [len(x) for x in model.drawn] == [250, 50, 250, 50]
-    assert torch.equal(torch.cat(model.drawn[:2]), torch.cat(model.drawn[2:]))
+    assert [len(x) for x in model.drawn] == [250, 50], "drawn once for all of them"
 
 
 class Counting(Drawer):

@@ -1,22 +1,19 @@
 """Machines with Gaussian data and with counts of words, from their configuration through train, evaluate and verify."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from ... import processes
 
 OWN = Path(__file__).parent / "machines"
 KEEP = ("trainer.budget=30ba", "trainer.validate=15ba", "trainer.progress=false", "protocol=quick", "hardware=cpu")
 
 
 def dgm(*words: str) -> str:
-    environment = {**os.environ, "DGM_CONFIG_DIR": str(OWN)}
-    command = [sys.executable, "-m", "dgmbench", *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=300)
+    done = processes.dgm(*words, environment={"DGM_CONFIG_DIR": str(OWN)})
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return done.stdout
 

@@ -190,7 +190,8 @@ def _influence(x: Tensor, own: Tensor, other: Tensor, transport: Tensor | None) 
 
 def _inverse_roots(singular: Tensor, d: int) -> Tensor:
     """1 / sqrt of singular values, and 0 for those that are zero but for rounding."""
-    kept = singular > singular.max() * d * torch.finfo(torch.float64).eps
+    largest = singular.max() if len(singular) else 0.0  # none are left of identical examples
+    kept = singular > largest * d * torch.finfo(torch.float64).eps
     return torch.where(kept, singular, torch.inf).rsqrt()
 
 
