@@ -57,7 +57,7 @@ class SupervisedGsn(Gsn):
         spec: DataSpec,
         *,
         hidden_sizes: Sequence[int] = (300, 100),
-        generative: float = 0.5,
+        generative: float = 0.3,
         unknown: float = 0.5,
         corruption: float = 0.15,
         hidden_noise: float = 0.1,
