@@ -93,21 +93,21 @@ def _new(before: set[int]) -> list[int]:
             continue
         if fields(process)[:2] == ["Z", str(os.getpid())] and popen_of(process) is None:
             os.waitpid(process, os.WNOHANG)  # adopted and dead
-        elif is_alive(process) or children_has(process):
+        elif is_alive(process) or is_unwaited(process):
             found.append(process)
     return found
 
 
-def children_has(process: int) -> bool:
-    """Whether it is a child of this process that has ended and that nobody has waited for."""
-    return fields(process)[:2] == ["Z", str(os.getpid())]
+def is_unwaited(process: int) -> bool:
+    """Whether this process has started it, it has ended, and nobody has waited for it."""
+    return fields(process)[:2] == ["Z", str(os.getpid())] and popen_of(process) is not None
 
 
 def end_leftovers(before: set[int]) -> list[str]:
     """End every process that has been started since ``before`` and still runs; returns their command lines."""
     deadline = time.monotonic() + GRACE_SECONDS
     while left := _new(before):
-        if all(children_has(process) for process in left) or time.monotonic() > deadline:
+        if all(is_unwaited(process) for process in left) or time.monotonic() > deadline:
             break
         time.sleep(0.02)
     told = []

@@ -113,6 +113,7 @@ class Npz(Reader):
         if ys:
             ys = {split: self._labels(y, f"y_{split}", xs[split]) for split, y in ys.items()}
             ys, classes, names = numbered(ys)
+            self._require_repeated(ys["train"], classes)
         given, about = self._given(arrays, xs)
         lengths = self._lengths(arrays, xs)
         steps = bool(ys) and ys["train"].ndim == 2
@@ -172,6 +173,14 @@ class Npz(Reader):
                 f"example {first}; replace them or drop those examples."
             )
         return x[:, None] if x.ndim == 3 else x
+
+    def _require_repeated(self, y: np.ndarray, classes: int) -> None:
+        """Labels of which hardly two are the same are no classes."""
+        if classes > max(2, y.size / 2):
+            raise UserError(
+                f"y_train in {self.file} holds {classes} different labels for {y.size} examples, which are no classes; "
+                "leave it out, or group them."
+            )
 
     def _labels(self, y: np.ndarray, key: str, x: np.ndarray) -> np.ndarray:
         known = y.dtype.kind in "bui" and y.size > 0 and y.min() >= -1 and (y.max() >= 0 or not key.endswith("train"))

@@ -53,7 +53,7 @@ def draw_levels(parameters: Float[Tensor, "*b p"], uniform: Float[Tensor, "*b"])
 def draw_categories(logits: Float[Tensor, "*b k"], uniform: Float[Tensor, "*b"]) -> Int[Tensor, "*b"]:
     """The categories at which the cumulative probability passes ``uniform``, int64; a single category is certain."""
     cdf = logits.softmax(-1).cumsum(-1)
-    return torch.searchsorted(cdf, uniform[..., None], right=True)[..., 0].clamp_(max=logits.shape[-1] - 1)
+    return torch.searchsorted(cdf, uniform[..., None].contiguous(), right=True)[..., 0].clamp_(max=logits.shape[-1] - 1)
 
 
 def level_counts(x: Tensor, levels: int) -> Int[Tensor, "d k"]:
