@@ -110,14 +110,14 @@ def test_samples_hold_the_label_that_is_given():
     model = small(corruption=0.3, hidden_noise=0.0, sample_steps=5)
     model.label_weight.zero_()
     model.label_weight[0], model.label_weight[1] = -20.0, 20.0  # they saturate the top layer, which drives the rest
-    model.weights[0].fill_(1.0)
-    model.weights[1].fill_(10.0)
+    model.weights[0].fill_(0.5)
+    model.weights[1].fill_(1.0)
     for bias in model.biases:
         bias.zero_()
     ones = model.sample(300, torch.full((300,), 1), generator=generator()).double().mean()
     others = model.sample(300, torch.full((300,), 0), generator=generator()).double().mean()
-    assert ones > 0.95
-    assert others < 0.05
+    assert ones > 0.85
+    assert others < 0.15
     assert model.sample(7, generator=generator()).shape == (7, 6)
 
 
