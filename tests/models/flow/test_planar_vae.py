@@ -1,5 +1,6 @@
 """Planar and radial flows against autograd, quadrature, a linear-Gaussian model and the VAE without a flow."""
 
+import functools
 import itertools
 import math
 
@@ -14,6 +15,7 @@ from dgmbench.models.flow.planar_vae import Planar, PlanarVae, Radial
 from dgmbench.models.vae.vae import PosteriorFlow, Vae
 
 KINDS = {"planar": Planar, "radial": Radial}
+LENGTHS = (2, 12)
 BINARY = DataSpec((1, 3, 3), "binary")
 
 
@@ -152,37 +154,43 @@ def log_partition() -> Tensor:
     return (-energies(torch.cartesian_prod(axis, axis))).logsumexp(0) + 2 * math.log(16 / 800)
 
 
-def divergences(flow: PosteriorFlow, *, updates: int) -> tuple[Tensor, Tensor]:
-    """KL(q || exp(-U) / Z) of a flow fitted to each of the four energies at once, and its standard error."""
+@functools.cache
+def divergences() -> dict[tuple[str, int], tuple[Tensor, Tensor]]:
+    """KL(q || exp(-U) / Z) and its standard error, of short and long flows fitted to each of the four energies.
+
+    All are fitted at once, each with parameters of its own: their losses are summed.
+    """
     torch.manual_seed(0)
-    context, mean = nn.Parameter(0.3 * torch.randn(4, flow.context)), nn.Parameter(torch.zeros(4, 2))
-    log_sigma, draws = nn.Parameter(torch.zeros(4, 2)), generator(1)
-    optimiser = torch.optim.Adam([context, mean, log_sigma], lr=0.03)
+    flows = {(kind, length): KINDS[kind](2, length) for kind in KINDS for length in LENGTHS}
+    contexts = [nn.Parameter(0.3 * torch.randn(4, flow.context)) for flow in flows.values()]
+    mean, log_sigma = (nn.Parameter(torch.zeros(len(flows), 4, 2)) for _ in range(2))
+    optimiser, draws, updates = torch.optim.Adam([*contexts, mean, log_sigma], lr=0.05), generator(1), 350
 
     def free_energy(n: int, beta: float) -> Tensor:
-        noise = torch.randn(n, 4, 2, generator=draws)
-        z, log_det = flow(mean + log_sigma.exp() * noise, context)
+        noise = torch.randn(n, len(flows), 4, 2, generator=draws)
+        start = (mean + log_sigma.exp() * noise).unbind(1)
+        found = [flow(v, context) for flow, v, context in zip(flows.values(), start, contexts, strict=True)]
+        z, log_det = (torch.stack(each, 1) for each in zip(*found, strict=True))
         log_q = (-0.5 * noise.square() - log_sigma).sum(-1) - math.log(2 * math.pi) - log_det[..., 0]
-        return log_q + beta * energies(z).diagonal(dim1=1, dim2=2)
+        return log_q + beta * energies(z).diagonal(dim1=2, dim2=3)
 
     for update in range(updates):
-        optimiser.param_groups[0]["lr"] = 0.03 * (0.51 + 0.49 * math.cos(math.pi * update / updates))
+        optimiser.param_groups[0]["lr"] = 0.05 * (0.51 + 0.49 * math.cos(math.pi * update / updates))
         optimiser.zero_grad()
         free_energy(64, min(1.0, 0.01 + update / (0.3 * updates))).mean(0).sum().backward()
         optimiser.step()
     with torch.no_grad():
-        found = free_energy(20_000, 1.0).double()
-    return found.mean(0) + log_partition(), found.std(0) / 20_000**0.5
+        last = free_energy(8000, 1.0).double()
+    return dict(zip(flows, zip(last.mean(0) + log_partition(), last.std(0) / 8000**0.5, strict=True), strict=True))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_long_flows_fit_the_papers_energies_better_than_short_ones(kind: str) -> None:
-    short, short_error = divergences(KINDS[kind](2, 2), updates=500)
-    long, long_error = divergences(KINDS[kind](2, 32), updates=500)
+    (short, short_error), (long, long_error) = (divergences()[kind, length] for length in LENGTHS)
     assert (short > -4 * short_error).all(), "a divergence"
     assert (long > -4 * long_error).all()
     assert (long + 4 * (long_error + short_error) < short).all()
-    assert long[0] < 0.2
+    assert long[0] < 0.25, "log 2 is what one of the two modes costs that is left out"
 
 
 # --- the VAE --------------------------------------------------------------------------------------------------------
@@ -252,12 +260,12 @@ def test_bound_stays_below_the_evidence_of_a_linear_gaussian_model(kind: str) ->
     x = evidence.sample((200,))
     gaps = []
     optimiser = torch.optim.Adam(vae.encoder.parameters(), lr=0.03)
-    for update in range(301):
-        if update % 150 == 0:
+    for update in range(201):
+        if update % 100 == 0:
             with torch.no_grad():
-                gap = (evidence.log_prob(x) - vae.log_weights(x, 500, generator=generator(update))).mean(1)
+                gap = (evidence.log_prob(x) - vae.log_weights(x, 200, generator=generator(update))).mean(1)
             gaps.append(gap.mean().item())
-            assert gap.mean() > -4 * gap.std() / 500**0.5
+            assert gap.mean() > -4 * gap.std() / 200**0.5
         optimiser.zero_grad()
         vae.loss("model", Batch(x), generator(update))[0].backward()
         optimiser.step()
