@@ -83,15 +83,20 @@ class Means:
         return float((self.variance if where is None else self.variance[where]).sum()) ** 0.5
 
 
-def estimate(draw: Draw, cells: int) -> Means:
+def estimate(draw: Draw, cells: int, most: int = MOST) -> Means:
     """Draw until the sum over all cells is known well enough, or cannot be known at the price.
 
     Draws double from round to round; cells that hold next to nothing of the sum stay with their first draws.
+
+    Args:
+        draw: what draws.
+        cells: how many cells there are.
+        most: how many draws the sum may cost, but for the least of each cell.
     """
     sums = torch.full((3, cells), -torch.inf, dtype=torch.float64)
     draws = torch.zeros(cells, dtype=torch.float64)
     index, each = torch.arange(cells), max(8, min(LEAST, ROWS // cells))
-    budget, spent = max(MOST, LEAST * cells), 0
+    budget, spent = max(most, LEAST * cells), 0
     while True:
         for part in index.split(ROWS):
             left, k = each, max(1, min(each, ROWS // len(part)))
