@@ -90,7 +90,7 @@ def sums(subject: Subject, model: HasElbo | HasLogWeights) -> Iterator[Check]:
 def unbiased(
     subject: Subject, model: HasLogWeights, support: Support, samples: Tensor | None, most: int = MOST
 ) -> Iterator[Check]:
-    """The mean weight of x, from ``most`` draws of all, is unbiased for p(x), and samples are as frequent as it says."""
+    """The mean weight of x (``most`` draws for all) is unbiased for p(x), and samples are as frequent as it says."""
     g = subject.generator("sum")
 
     def draw(cells: Tensor, k: int) -> Tensor:
