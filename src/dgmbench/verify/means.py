@@ -108,14 +108,14 @@ def estimate(draw: Draw, cells: int, most: int = MOST) -> Means:
                 draws[part] += len(log_w)
         spent += each * len(index)
         found = Means(sums.clone(), draws.clone())
-        most = found.mean + SIGMAS * found.variance.sqrt()
-        order = most.argsort()
-        index = order[most[order].cumsum(0) > NEGLIGIBLE * most.sum()].sort().values
+        highest = found.mean + SIGMAS * found.variance.sqrt()
+        order = highest.argsort()
+        index = order[highest[order].cumsum(0) > NEGLIGIBLE * highest.sum()].sort().values
         if not len(index) or not bool(found.mean.isfinite().all()):
             return found
         each = min(int(draws[index].min()), (budget - spent) // len(index))
         within_reach = found.effective[index] * (1 + (budget - spent) / len(index) / draws[index]) >= ENOUGH
-        hopeless = float(most[index][~within_reach].sum()) > 0.5 * float(most.sum())
+        hopeless = float(highest[index][~within_reach].sum()) > 0.5 * float(highest.sum())
         known = found.error() < TARGET and bool(found.believed[index].all())
         if known or hopeless or each < 1:
             return found
