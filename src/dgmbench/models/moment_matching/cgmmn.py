@@ -3,7 +3,7 @@
 Matching the moments of each class apart would need many examples of each; the kernel embedding of the conditional
 distribution lets neighbouring conditions share theirs, and one batch of pairs trains all of them:
 
-    loss = sqrt(CMMD^2), or CMMD^2 with ``square_root=false``, between the pairs (y_i, x_i) and (y_i, G(z_i, y_i)),
+    min_G sqrt(CMMD^2), or CMMD^2 with ``square_root=false``, between the pairs (y_i, x_i) and (y_i, G(z_i, y_i)),
     z uniform on [-1, 1]; CMMD^2 in ``nn/conditional_mmd.py``.
 
 Shapes and units: raw x (b, *shape), scaled to [-1, 1] (``real`` data pass unchanged); labels (b,) as one-hot vectors;
