@@ -70,6 +70,7 @@ def test_cards_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"likelihood": "good"}, "likelihood=good must be one of exact"),
         ({"kinds": ["binry"]}, "kinds=binry must be one of"),
         ({"kinds": "binary"}, "kinds=binary must be a list"),
+        ({"tiny": {"kind": "binry", "shape": [2]}}, "tiny.kind=binry must be one of"),
         ({"summary": None}, "summary=None must be text"),
         ({"paper": {"authors": "A"}}, r"lacks 'year'.*lacks 'title'.*lacks 'link'.*3 things are wrong"),
         (
@@ -91,6 +92,15 @@ def test_wrong_cards(tmp_path: Path, change: dict[str, object], message: str) ->
     with pytest.raises(UserError, match=message) as caught:
         read_cards([tmp_path])
     assert "mine.yaml" in str(caught.value)
+
+
+def test_a_file_of_ones_own_stands_before_the_shipped_one_of_its_name(tmp_path: Path) -> None:
+    content = yaml.safe_load((config_dir() / "model" / "vae.yaml").read_text(encoding="utf-8"))
+    content["card"]["summary"] = "mine"
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "vae.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    assert read_cards([tmp_path])["vae"].summary == "mine"
+    assert read_cards()["vae"].summary != "mine"
 
 
 def test_a_family_of_ones_own(tmp_path: Path) -> None:

@@ -121,6 +121,7 @@ def test_every_protocol_is_complete_and_says_its_name(name: str) -> None:
         ("seed=one", "seed=one must be a whole number"),
         ("seed=-1", "seed=-1 must be a whole number"),
         ("seed=true", "seed=true must be a whole number"),
+        ("model.sizes=[true]", "model.sizes=.*whole number"),
         ("trainer.budget=20", "trainer.budget=20 has no unit"),
         ("trainer.budget=-5ep", "trainer.budget=-5ep must be more than zero"),
         ("trainer.validate=60s", "unit 's', which does not fit here"),

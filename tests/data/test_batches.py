@@ -131,6 +131,13 @@ def test_evaluation_noise_depends_on_seed_and_split() -> None:
     assert all(not torch.equal(a, b) for a, b in itertools.combinations(values, 2))
 
 
+def test_no_two_examples_of_an_evaluation_share_their_noise() -> None:
+    n, dataset = 250, numbered(250, binarise="dynamic")
+    draws = [next(evaluation_batches(dataset, "test", batch_size=n, seed=seed)).x.flatten(1) for seed in range(4)]
+    # two of 250 rows of 64 independent bits with mean 1/3 are equal with probability 31125 (5/9)^64 = 1.4e-12
+    assert len(torch.cat(draws, 1).unique(dim=0)) == n
+
+
 def test_memory_maps_serve_as_arrays_do(tmp_path: Path) -> None:
     whole = numbered(50)
     np.save(tmp_path / "x.npy", whole.splits["train"].x)

@@ -53,6 +53,7 @@ def test_dynamic_digits_average_to_their_grey_levels(config: Config) -> None:
     dynamic = load(config("digits_binary", binarise="dynamic"), NOWHERE)
     assert dynamic.spec.kind == "binary"
     assert len({grey.content_hash, dynamic.content_hash, load(config("digits_binary"), NOWHERE).content_hash}) == 3
+    assert load(config("digits_binary", binarise="dynamic", split_seed=1), NOWHERE).content_hash != dynamic.content_hash
     draws = 200
     mean = sum(
         next(evaluation_batches(dynamic, "test", batch_size=100, seed=seed)).x[:5].float() for seed in range(draws)

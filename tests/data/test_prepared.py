@@ -68,6 +68,21 @@ def test_disk_and_memory_have_the_same_content_hash(tmp_path: Path) -> None:
     assert on_disk["content_hash"] == in_memory["content_hash"]
 
 
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [("y", np.arange(6)), ("x", np.arange(6).reshape(2, 3)), ("x", np.arange(6).reshape(6, 1)), ("x", np.zeros(0))],
+)
+def test_the_content_hash_is_of_names_and_shapes_as_well_as_of_bytes(name: str, array: np.ndarray) -> None:
+    def hashed(name: str, array: np.ndarray) -> str:
+        content = prepared.ContentHash()
+        content.begin(name, array.shape, array.dtype)
+        content.rows(array)
+        return content.hexdigest()
+
+    assert hashed(name, array) != hashed("x", np.arange(6))
+    assert hashed(name, array) != hashed(name, array.view(np.float64 if array.dtype == np.int64 else np.int64))
+
+
 def test_another_key_is_another_set(tmp_path: Path) -> None:
     decode = Counting()
     open_set(tmp_path, decode, size=64)

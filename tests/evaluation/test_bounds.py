@@ -314,6 +314,8 @@ def test_two_kernels_in_one_dimension_by_hand() -> None:
     constant = -math.log(0.5) - 0.5 * math.log(2 * math.pi)
     assert float(found[0]) == pytest.approx(math.log((1 + math.exp(-8)) / 2) + constant)
     assert float(found[1]) == pytest.approx(-2 + constant)
+    # the same distances in three dimensions: the constant of each
+    assert float(parzen_log_density(distances, 0.5, 3)[1]) == pytest.approx(-2 + 3 * constant)
     # far away nothing underflows
     assert float(parzen_log_density(torch.tensor([[1e6]]).double(), 0.01, 1)) == pytest.approx(-5e9, rel=1e-6)
 

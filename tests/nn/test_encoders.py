@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dgmbench.errors import UserError
-from dgmbench.nn.encoders import build_decoder, build_encoder
+from dgmbench.nn.encoders import ResidualBlock, build_decoder, build_encoder
 
 
 @pytest.mark.parametrize("net", ["mlp", "conv", "resnet"])
@@ -26,6 +26,20 @@ def test_conv_stops_at_a_side_of_four():
     convs = [m for m in encoder if isinstance(m, torch.nn.Conv2d)]
     assert [c.out_channels for c in convs] == [8, 16, 32, 32, 32]
     assert encoder[-1].in_features == 32 * 4 * 4
+
+
+def test_a_residual_block_is_its_formula():
+    torch.manual_seed(0)
+    block = ResidualBlock(6).double()
+    x = torch.randn(2, 6, 4, 4, dtype=torch.float64)
+    h = x
+    for norm, conv in zip(block.norms, block.convs, strict=True):
+        torch.nn.init.normal_(norm.weight)
+        groups = h.view(2, 2, 3 * 16)  # 6 channels in 2 groups of 3
+        standard = (groups - groups.mean(2, keepdim=True)) / (groups.var(2, correction=0, keepdim=True) + 1e-5).sqrt()
+        scaled = standard.view_as(h) * norm.weight.view(1, 6, 1, 1)
+        h = torch.nn.functional.conv2d(scaled * scaled.sigmoid(), conv.weight, conv.bias, padding=1)
+    assert torch.allclose(block(x), x + h)
 
 
 def test_no_hidden_layer_is_affine():

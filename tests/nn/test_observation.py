@@ -205,3 +205,12 @@ def test_wrong_choices_are_explained(kind, kwargs, sentence):
     settings = {key: value for key, value in kwargs.items() if key != "name"}
     with pytest.raises(UserError, match=sentence):
         build_observation(name, spec, **settings)
+
+
+def test_a_soft_floor_is_smooth_and_never_without_a_gradient():
+    value = torch.linspace(-20, 20, 101, dtype=torch.float64, requires_grad=True)
+    found = soft_floor(value, -7.0)
+    expected = torch.logaddexp(value, torch.full_like(value, -7.0))  # log(e^value + e^floor)
+    assert torch.allclose(found, expected)
+    (slope,) = torch.autograd.grad(found.sum(), value)
+    assert torch.allclose(slope, (value + 7).sigmoid())

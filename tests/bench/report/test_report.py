@@ -111,6 +111,7 @@ def test_mean_and_spread_over_seeds_beside_the_published_value(rich_bench: Any) 
     ("paper", "difference", "same", "note"),
     [
         ({"protocol": {"split": "test", "k": 5000}}, "+1.50 (outside tolerance)", "no", "k: published 5000, ours 50"),
+        ({"protocol": {"k": 50}, "differs": "fewer epochs"}, "+1.50 (outside tolerance)", "no", "fewer epochs"),
         ({"protocol": "5,000 samples", "differs": "fewer epochs"}, "+1.50 (outside tolerance)", "no", "fewer epochs"),
         ({"protocol": "5,000 samples", "differs": None}, "+1.50 (outside tolerance)", "as stated", "5,000 samples"),
         ({"protocol": None, "tolerance": None}, "+1.50", "not stated", ""),

@@ -14,6 +14,7 @@ from dgmbench.models.autoregressive.deep_nade import DeepNade
 def test_asking_for_one_dimension_equals_asking_for_all(spec):
     torch.manual_seed(0)
     model = DeepNade(spec, hidden_sizes=(7, 6), components=2).double()
+    torch.nn.init.normal_(model.out_bias)
     known = (torch.rand(20, 5) < 0.5).double()
     values, which = torch.randn(20, 5).double() * known, torch.randint(5, (20,))
     all_of_them = model.parameters_given(values, known)

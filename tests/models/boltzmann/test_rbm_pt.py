@@ -95,6 +95,21 @@ def test_sweeps_over_four_temperatures_leave_every_tempered_distribution_station
         assert chi_squared(torch.bincount(rows, minlength=32), torch.softmax(-beta * energies, 0)) < 4
 
 
+def test_even_pairs_swap_and_then_odd_ones(make_rbm):
+    """Without an energy every proposal is accepted: 0123 becomes 1032, then 1302."""
+    rbm = make_rbm(3, 2, estimator=PT(chains=6, temperatures=4))
+    with torch.no_grad():
+        for parameter in rbm.parameters():
+            parameter.zero_()
+    estimator = rbm.estimator
+    for level in range(4):
+        estimator.visible[level], estimator.hidden[level] = level, level
+    estimator.swap(rbm.couplings().detached(), Generator().manual_seed(0))
+    for states_of_all in (estimator.visible, estimator.hidden):
+        assert states_of_all[:, 0, 0].tolist() == [1, 3, 0, 2]
+        assert torch.equal(states_of_all, states_of_all[:, :1, :1].expand_as(states_of_all))
+
+
 def test_the_loss_uses_the_chains_at_beta_one_and_after_step_moves_all(make_rbm):
     rbm = make_rbm(4, 3, estimator=PT(chains=5, temperatures=3))
     x = torch.randint(2, (7, 4), generator=Generator().manual_seed(0)).to(torch.uint8)

@@ -81,6 +81,18 @@ def test_each_layers_jacobian_is_triangular_and_its_log_det_exact():
         assert layer(x)[1].item() == pytest.approx(-log_det.item(), abs=1e-9)
 
 
+def test_the_order_of_the_layers_is_the_chosen_one():
+    torch.manual_seed(0)
+    orders = {}
+    for order in ("alternating", "random"):
+        flow = Iaf(DataSpec((9,), "real"), layers=4, hidden_sizes=(4,), order=order)
+        layers = [step for step in flow.bijection.parts() if isinstance(step, InverseMaskedAffine)]
+        orders[order] = [layer.net.positions[0].tolist() for layer in layers]
+    ahead = list(range(9))
+    assert orders["alternating"] == [ahead, ahead[::-1], ahead, ahead[::-1]]
+    assert len({tuple(each) for each in [*orders["random"], ahead, ahead[::-1]]}) == 6
+
+
 def test_a_sample_calls_each_network_once_and_a_density_takes_d_steps(monkeypatch):
     torch.manual_seed(0)
     model = Iaf(DataSpec((6,), "real"), layers=3, hidden_sizes=(16,)).eval()

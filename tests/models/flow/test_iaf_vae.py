@@ -226,6 +226,22 @@ def test_log_weights_of_many_layers_from_first_principles() -> None:
     assert torch.allclose(model.decode(code), model.observation.mean(parameters.flatten(0, 1)))
 
 
+def test_every_second_layer_takes_the_raster_backwards() -> None:
+    masks = [layer.step.first.mask[0, 0] for layer in deep(layers=4).layers]  # type: ignore[union-attr]
+    assert [(bool(mask[0, 0]), bool(mask[2, 2])) for mask in masks] == [(True, False), (False, True)] * 2
+
+
+@torch.no_grad()
+def test_the_ways_up_and_down_are_residual() -> None:
+    """u + 0.1 conv(elu(...)), so that a layer whose last convolution is zero hands on what it was given."""
+    layer = shaken(LatentLayer(4, 2, backwards=False, top=False))
+    u, rest, z = normal(3, 4, 5, 5), normal(3, 4, 5, 5, seed=1), normal(3, 2, 5, 5, seed=2)
+    onwards = layer.up(nn.functional.elu(u))[:, -4:]
+    assert torch.allclose(layer.rise(u)[0], u + 0.1 * layer.up_end(nn.functional.elu(onwards)))
+    change = layer.down_end(nn.functional.elu(torch.cat([rest, z], 1)))
+    assert torch.allclose(layer.join(u, rest, z), u + 0.1 * change)
+
+
 @torch.no_grad()
 def test_elbo_of_many_layers_is_the_mean_log_weight() -> None:
     model = deep()
