@@ -118,10 +118,21 @@ def test_samples_belong_to_their_class_and_shuffled_labels_take_that_away():
     assert accuracy[True] < 0.1 + 4 * (0.1 * 0.9 / 500) ** 0.5 + 0.05
 
 
-def test_generate_and_sample_agree_on_the_labels_share():
+@torch.no_grad()
+def test_generate_is_sample_as_a_function_of_the_noise():
+    """The first columns' quantiles are the latents, uniform on [-1, 1]; that of the last column decides the label."""
+    torch.manual_seed(0)
     model = Cgmmn(DIGITS, hidden_sizes=(8,), latent=2)
-    assert model.generate(torch.randn(5, 3)).shape == (5, 1, 8, 8)
-    assert model.sample(4, generator=generator()).dtype == torch.uint8
+    model.class_log_prior.copy_(torch.tensor([0.5, 0.2, *[0.0375] * 8]).log())
+    noise = torch.randn(400, 3, generator=generator())
+    share = torch.special.ndtr(noise[:, 2])
+    y = (share >= 0.5).long() + (share >= 0.7) + ((share - 0.7).clamp_min(0) / 0.0375).long()
+    z = 2 * torch.special.ndtr(noise[:, :2]) - 1
+    expected = model.scaling.unrounded(model.generator(z, torch.eye(10)[y.clamp(max=9)]))
+    assert torch.allclose(model.generate(noise), expected, atol=1e-4)
+    samples = model.sample(4, torch.tensor([1, 1, 2, 3]), generator=generator(1))
+    direct = model.generator(model.noise(4, generator(1)), torch.eye(10)[[1, 1, 2, 3]])
+    assert torch.equal(samples, model.scaling.inverse(direct))
 
 
 @pytest.mark.parametrize(
