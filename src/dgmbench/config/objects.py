@@ -2,7 +2,7 @@
 
 import inspect
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dgmbench.config.signatures import TARGET, build, locate
@@ -37,10 +37,16 @@ def instantiate(node: "DictConfig | Mapping[str, Any]", *args: Any, **kwargs: An
 
     The only place where configuration becomes objects. Metadata (``card``, ``players``, ...) are left out.
     """
+    return factory(node)(*args, **kwargs)
+
+
+def factory(node: "DictConfig | Mapping[str, Any]") -> Callable[..., Any]:
+    """What builds the object of a node from ``args`` and ``kwargs``, for many objects of one node: it resolves once."""
     plain = resolve(node)
     target = locate(plain.get(TARGET), "")
     accepted = inspect.signature(target).parameters
     metadata = {key for keys in METADATA.values() for key in keys if key not in accepted}
     bases = [base.__name__ for base in target.__mro__] if isinstance(target, type) else []
     where = next((ROLES[name] for name in bases if name in ROLES), str(plain[TARGET]).rpartition(".")[2])
-    return build({key: value for key, value in plain.items() if key not in metadata}, where, args, kwargs)
+    arguments = {key: value for key, value in plain.items() if key not in metadata}
+    return lambda *args, **kwargs: build(arguments, where, args, kwargs)

@@ -154,7 +154,9 @@ class WeightNormConv(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
         """Convolve."""
-        weight = self.direction * (self.gain / self.direction.flatten(1).norm(dim=1).view(-1, 1, 1, 1))
+        weight = self.direction * (
+            self.gain / torch.linalg.vector_norm(self.direction.flatten(1), dim=1).view(-1, 1, 1, 1)
+        )
         return F.conv2d(x, weight, self.bias, padding=self.padding)
 
 

@@ -57,6 +57,12 @@ def draw_classes(class_log_prior: Float[Tensor, " c"], n: int, generator: torch.
     return torch.multinomial(class_log_prior.exp(), n, replacement=True, generator=generator)
 
 
+def classes_of_noise(class_log_prior: Float[Tensor, " c"], noise: Float[Tensor, " b"]) -> Tensor:
+    """Labels (b,) from the prior as a function of standard normal noise: the class in which its quantile falls."""
+    quantile = torch.special.ndtr(noise.detach()).to(class_log_prior)
+    return torch.searchsorted(class_log_prior.exp().cumsum(0), quantile).clamp(max=len(class_log_prior) - 1)
+
+
 def one_hot(y: Tensor, num_classes: int, dtype: torch.dtype) -> Float[Tensor, "b c"]:
     """Labels (b,) as (b, num_classes)."""
     return F.one_hot(y.long(), num_classes).to(dtype)

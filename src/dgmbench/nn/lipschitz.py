@@ -9,6 +9,7 @@ then converges by the ratio of the first singular value to the one after the fol
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -139,15 +140,16 @@ class LipschitzNet(nn.Module):
                 slopes.append(h.clamp(max=0).exp())
                 h = F.elu(h)
 
-        def product(tangents: Tensor) -> Tensor:
-            t = tangents
-            for i, each in enumerate(maps):
-                t = each.apply_weight(weights[i], t.flatten(0, 1)).unflatten(0, t.shape[:2])
-                if i < len(slopes):
-                    t = t * slopes[i]
-            return t
+        return h, partial(self._product, weights, slopes)
 
-        return h, product
+    def _product(self, weights: Sequence[Tensor], slopes: Sequence[Tensor], tangents: Tensor) -> Tensor:
+        """J t from the scaled weights and the slopes of the ELUs at x."""
+        t = tangents
+        for i, (each, weight) in enumerate(zip(self._maps(), weights, strict=True)):
+            t = each.apply_weight(weight, t.flatten(0, 1)).unflatten(0, t.shape[:2])
+            if i < len(slopes):
+                t = t * slopes[i]
+        return t
 
     def lipschitz(self) -> float:
         """A bound of the Lipschitz constant."""

@@ -79,7 +79,7 @@ def verify_model(
     subject = Subject(build, spec, likelihood, seed)
     checks: list[Check] = []
     with torch.random.fork_rng(devices=[]):
-        subject.model()  # wrong arguments end here, with the model's own message
+        _ = subject.specimen  # wrong arguments end here, with the model's own message
         for name, part in PARTS.items():
             if progress is not None:
                 progress(name)
@@ -106,7 +106,7 @@ def verify_config(
     Several instances share one line a check, which shows the first that fails. An instance that the settings do not
     fit (logistics on real data) is stated as undecided.
     """
-    from dgmbench.config import instantiate
+    from dgmbench.config.objects import factory
 
     seed = int(completed.get("seed", 0)) if seed is None else seed
     instances = tiny_instances(completed, card)
@@ -116,7 +116,7 @@ def verify_config(
     found = []
     for node, spec in instances:
         if spec not in refused:
-            build = partial(instantiate, node, spec)
+            build = partial(factory(node), spec)
             checks = verify_model(build, spec, card.likelihood, seed=seed, progress=progress)
             found += [(str(spec), check) for check in checks]
     lines = combine(found) if len(instances) > 1 else [check for _, check in found]
@@ -206,7 +206,7 @@ def _mathematics(checks: Mathematics, *capabilities: type) -> Callable[[Subject]
     """Make checks in double precision on every state of a model that has one of the capabilities."""
 
     def part(subject: Subject) -> Iterator[Check]:
-        if isinstance(subject.model(), capabilities):
+        if isinstance(subject.specimen, capabilities):
             with double_precision(), torch.no_grad():
                 states = [
                     (label, check)

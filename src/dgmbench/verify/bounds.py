@@ -87,8 +87,10 @@ def sums(subject: Subject, model: HasElbo | HasLogWeights) -> Iterator[Check]:
         yield from _below(subject, model, support, samples)
 
 
-def unbiased(subject: Subject, model: HasLogWeights, support: Support, samples: Tensor | None) -> Iterator[Check]:
-    """The mean weight of x is unbiased for p(x), and samples are as frequent as the mean weights say."""
+def unbiased(
+    subject: Subject, model: HasLogWeights, support: Support, samples: Tensor | None, most: int = MOST
+) -> Iterator[Check]:
+    """The mean weight of x (``most`` draws for all) is unbiased for p(x), and samples are as frequent as it says."""
     g = subject.generator("sum")
 
     def draw(cells: Tensor, k: int) -> Tensor:
@@ -97,7 +99,7 @@ def unbiased(subject: Subject, model: HasLogWeights, support: Support, samples: 
         x, log_volume = support.draw(cells.repeat(k), g)
         return (model.log_weights(x, 1, generator=g)[0] + log_volume).reshape(k, len(cells))
 
-    means = estimate(draw, support.cells)
+    means = estimate(draw, support.cells, most)
     low, high = int(means.draws.min()), int(means.draws.max())
     note = f"{support.cells} {'values' if support.exact else 'cells'} of x, {low} to {high} weights each"
     check = sums_to_one("mean weights sum to 1 over x", means, support, samples, note)

@@ -20,7 +20,7 @@ from dgmbench.nn.conditionals import Conditionals
 from dgmbench.nn.levels import level_log_prob
 from dgmbench.verify import bounds, density
 from dgmbench.verify.check import Check, chi_squared, combine, frequencies, undecided, within
-from dgmbench.verify.means import ENOUGH, Means
+from dgmbench.verify.means import ENOUGH, MOST, Means
 from dgmbench.verify.subject import Subject
 from dgmbench.verify.support import Support, support_of, unsupported
 
@@ -64,7 +64,10 @@ class _Given:
 
 
 def _classes(subject: Subject, model: Any) -> Iterator[Check]:
-    """Densities p(x | y) by the checks of densities and bounds, and log sum_y p(y) p(x | y) against the marginal."""
+    """Densities p(x | y) by the checks of densities and bounds, and log sum_y p(y) p(x | y) against the marginal.
+
+    The sums over x of all classes together cost as many draws as one of the marginal.
+    """
     prior = model.class_log_prior.double()
     error = abs(float(prior.logsumexp(0)))
     yield Check("class prior sums to 1", error, 1e-6, error <= 1e-6, f"{len(prior)} classes")
@@ -79,7 +82,7 @@ def _classes(subject: Subject, model: Any) -> Iterator[Check]:
                 lines = iter([undecided("mean weights sum to 1 over x", support)])
             else:
                 samples = density.draws_of(subject, given)
-                lines = bounds.unbiased(subject, given, support, samples)
+                lines = bounds.unbiased(subject, given, support, samples, MOST // len(prior))
         found += [(f"class {label}", replace(line, name=f"given a class, {line.name}")) for line in lines]
     yield from combine(found)
     yield _marginal(subject, model, prior)

@@ -83,15 +83,20 @@ class Means:
         return float((self.variance if where is None else self.variance[where]).sum()) ** 0.5
 
 
-def estimate(draw: Draw, cells: int) -> Means:
+def estimate(draw: Draw, cells: int, most: int = MOST) -> Means:
     """Draw until the sum over all cells is known well enough, or cannot be known at the price.
 
     Draws double from round to round; cells that hold next to nothing of the sum stay with their first draws.
+
+    Args:
+        draw: what draws.
+        cells: how many cells there are.
+        most: how many draws the sum may cost, but for the least of each cell.
     """
     sums = torch.full((3, cells), -torch.inf, dtype=torch.float64)
     draws = torch.zeros(cells, dtype=torch.float64)
     index, each = torch.arange(cells), max(8, min(LEAST, ROWS // cells))
-    budget, spent = max(MOST, LEAST * cells), 0
+    budget, spent = max(most, LEAST * cells), 0
     while True:
         for part in index.split(ROWS):
             left, k = each, max(1, min(each, ROWS // len(part)))
@@ -103,14 +108,14 @@ def estimate(draw: Draw, cells: int) -> Means:
                 draws[part] += len(log_w)
         spent += each * len(index)
         found = Means(sums.clone(), draws.clone())
-        most = found.mean + SIGMAS * found.variance.sqrt()
-        order = most.argsort()
-        index = order[most[order].cumsum(0) > NEGLIGIBLE * most.sum()].sort().values
+        highest = found.mean + SIGMAS * found.variance.sqrt()
+        order = highest.argsort()
+        index = order[highest[order].cumsum(0) > NEGLIGIBLE * highest.sum()].sort().values
         if not len(index) or not bool(found.mean.isfinite().all()):
             return found
         each = min(int(draws[index].min()), (budget - spent) // len(index))
         within_reach = found.effective[index] * (1 + (budget - spent) / len(index) / draws[index]) >= ENOUGH
-        hopeless = float(most[index][~within_reach].sum()) > 0.5 * float(most.sum())
+        hopeless = float(highest[index][~within_reach].sum()) > 0.5 * float(highest.sum())
         known = found.error() < TARGET and bool(found.believed[index].all())
         if known or hopeless or each < 1:
             return found

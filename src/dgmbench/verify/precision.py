@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+_FLOAT, _DOUBLE = torch.Tensor.float, torch.Tensor.double
+_CASTS = (torch.Tensor.to, torch.Tensor.type)
+
 
 class _SingleBecomesDouble(TorchFunctionMode):
     """Casts that name float32 (``x.float()``, ``x.to(torch.float32)``, ``dtype=torch.float32``) give float64."""
@@ -14,11 +17,12 @@ class _SingleBecomesDouble(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: dict | None = None
     ) -> Any:
-        kwargs = kwargs or {}
-        if func is torch.Tensor.float:
-            func = torch.Tensor.double
-        elif func in (torch.Tensor.to, torch.Tensor.type):
+        if func is _FLOAT:
+            func = _DOUBLE
+        elif func in _CASTS:
             args = tuple(torch.float64 if arg is torch.float32 else arg for arg in args)
+        if not kwargs:
+            return func(*args)
         if kwargs.get("dtype") is torch.float32:
             kwargs = {**kwargs, "dtype": torch.float64}
         return func(*args, **kwargs)

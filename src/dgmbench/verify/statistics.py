@@ -7,6 +7,7 @@ layer fails only where another pass of the same losses fits evaluation and the o
 fits (truncated noise, say) or evaluation never reaches (a discriminator) cannot be decided this way.
 """
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -14,7 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from dgmbench.models.contract import CanSample
+from dgmbench.models.contract import CanSample, Model
 from dgmbench.nn.batchnorm import RunningMoments, moments_layers
 from dgmbench.training import standing
 from dgmbench.verify.check import Check, undecided
@@ -27,7 +28,7 @@ Passes = dict[tuple[str, str, int], list[Moments]]
 """The moments of a layer's input, by layer, player and number of the pass within the player's loss."""
 
 NAME = "kept statistics are those of evaluation"
-ROUNDS, SAMPLES = 8, 500
+ROUNDS, SAMPLES = 4, 500
 FAR, NEAR = 0.5, 0.2  # standard deviations
 
 
@@ -46,18 +47,18 @@ def distance(layer: RunningMoments, a: Moments, b: Moments) -> float:
 
 def checks(subject: Subject) -> Iterator[Check]:
     """One line for the layers of the model that keep running moments."""
-    training = Training(subject.model(), subject).run()
-    model = training.model
-    layers = dict(moments_layers(model))
-    if not layers:
+    training, _ = subject.trained
+    if not any(True for _ in moments_layers(training.model)):
         return
+    model = copy.deepcopy(training.model)  # whose statistics change here
+    layers = dict(moments_layers(model))
     passes: Passes = {}
     with torch.no_grad():
-        kept = standing.measure(model, _losses(training, layers, passes))
+        kept = standing.measure(model, _losses(model, training, layers, passes))
         if not kept:
             return
         standing.write(model, kept)
-        found = _evaluated(subject, training, layers)
+        found = _evaluated(subject, model, layers)
     wrong: list[str] = []
     unlike: list[str] = []
     values: list[float] = []
@@ -87,29 +88,32 @@ def _mean(each: list[Moments]) -> Moments:
     return torch.stack(means).mean(0), torch.stack(variances).mean(0)
 
 
-def _losses(training: Training, layers: dict[str, RunningMoments], passes: Passes) -> Iterator[Callable[[], object]]:
+def _losses(
+    model: Model, training: Training, layers: dict[str, RunningMoments], passes: Passes
+) -> Iterator[Callable[[], object]]:
     """Every player's loss on all of the data, several times; notes the moments of each pass through each layer."""
     for turn in range(ROUNDS):
         for player in training.plan[-1][0].players:
-            yield partial(_loss, training, layers, passes, player, turn)
+            yield partial(_loss, model, training.subject, layers, passes, player, turn)
 
 
-def _loss(training: Training, layers: dict[str, RunningMoments], passes: Passes, player: str, turn: int) -> None:
+def _loss(
+    model: Model, subject: Subject, layers: dict[str, RunningMoments], passes: Passes, player: str, turn: int
+) -> None:
     done = dict.fromkeys(layers, 0)
 
     def note(name: str, x: Tensor) -> None:
         passes.setdefault((name, player, done[name]), []).append(moments(x))
         done[name] += 1
 
-    subject = training.subject
     torch.default_generator.manual_seed(turn)
     with _watched(layers, note):
-        training.model.loss(player, subject.learned, subject.generator("statistics", player, turn))
+        model.loss(player, subject.learned, subject.generator("statistics", player, turn))
 
 
-def _evaluated(subject: Subject, training: Training, layers: dict[str, RunningMoments]) -> dict[str, list[Moments]]:
+def _evaluated(subject: Subject, trained: Model, layers: dict[str, RunningMoments]) -> dict[str, list[Moments]]:
     """The moments of each layer's inputs in each thing that evaluation does."""
-    model = under_one(subject, training.model.eval())
+    model = under_one(subject, trained.eval())
     found: dict[str, list[Moments]] = {}
 
     def note(name: str, x: Tensor) -> None:

@@ -25,7 +25,7 @@ from dgmbench.nn.sequences import within
 
 BATCH = 16
 EXAMPLES = 128
-UPDATES = 24
+UPDATES = 12
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,11 @@ class Subject:
         torch.default_generator.manual_seed(keyed_seed("verify", self.seed, "build", copy))
         model = self.build()
         return model.double() if torch.get_default_dtype() == torch.float64 else model
+
+    @cached_property
+    def specimen(self) -> Model:
+        """A model that is only asked what it can do and wants: nothing trains or runs it."""
+        return self.model()
 
     def generator(self, *keys: int | str) -> Generator:
         """The random stream of these keys."""
@@ -85,6 +90,13 @@ class Subject:
         return replace(self)
 
     @cached_property
+    def trained(self) -> tuple["Training", dict[int, bytes]]:
+        """The reference training at its end, and what it saved at each of its cuts."""
+        training = Training(self.model(), self)
+        saved = {cut: training.run(cut).save() for cut in training.cuts}
+        return training.run(), saved
+
+    @cached_property
     def states(self) -> list[tuple[str, Model]]:
         """The model at its initial parameters and after some training, in eval mode."""
         training = Training(self.model(), self, learning_rate=0.05, least=UPDATES)
@@ -117,7 +129,7 @@ class Subject:
     def places(self) -> Places | None:
         """How the model wants its batches made, if it cares."""
         y = None if self.data.y is None else self.data.y.numpy()
-        policy = self.model().batch_policy()
+        policy = self.specimen.batch_policy()
         return places(policy, y, self.spec, batch_size=BATCH, world_size=1, seed=self.seed)
 
 

@@ -8,11 +8,7 @@ from dgmbench.verify.subject import Subject, Training, changed, listed, tensors
 
 def checks(subject: Subject) -> Iterator[Check]:
     """Cut a training at several updates, continue each in a new model from the saved state, compare the ends."""
-    whole = Training(subject.model(), subject)
-    saved = {}
-    for cut in whole.cuts:
-        saved[cut] = whole.run(cut).save()
-    end = whole.run()
+    end, saved = subject.trained
     reference, moments = tensors(end.model), _moments(end)
     wrong = []
     for cut, state in saved.items():
@@ -20,7 +16,7 @@ def checks(subject: Subject) -> Iterator[Check]:
         names = changed(reference, tensors(resumed.model)) + changed(moments, _moments(resumed))
         wrong += [f"{name} (cut at {cut})" for name in names]
     note = (
-        f"cut at update {', '.join(map(str, saved))} of {len(whole.plan)}; parameters, buffers, optimisers, bit for bit"
+        f"cut at update {', '.join(map(str, saved))} of {len(end.plan)}; parameters, buffers, optimisers, bit for bit"
     )
     yield Check("resumed training equals uninterrupted", f"{len(wrong)} differ", "0", not wrong, listed(wrong) or note)
 

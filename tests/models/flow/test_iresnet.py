@@ -83,7 +83,7 @@ def test_the_exact_log_determinant_is_autograds_with_its_gradient(shape):
 
 @pytest.mark.parametrize("terms", [1, 4])
 def test_the_series_has_the_mean_of_its_terms_and_misses_the_log_determinant_by_no_more_than_it_says(terms):
-    residual = block((4,), "series", evaluation_terms=terms, probes=20_000)
+    residual = block((4,), "series", evaluation_terms=terms, probes=10_000)
     x = torch.randn(3, 4, dtype=torch.float64, generator=generator())
     j = jacobians(residual, x)
     powers = [torch.linalg.matrix_power(j, k).diagonal(dim1=1, dim2=2).sum(1) for k in range(1, terms + 1)]
@@ -111,9 +111,9 @@ def test_the_roulette_has_the_log_determinant_as_its_mean(shape):
     exact = torch.linalg.slogdet(torch.eye(x[0].numel(), dtype=torch.float64) + jacobians(residual, x)).logabsdet
     noise = generator(1)
     with torch.no_grad():
-        draws = torch.stack([residual(x, noise)[1] for _ in range(500)])
+        draws = torch.stack([residual(x, noise)[1] for _ in range(100)])
     error = draws.std(0) / len(draws) ** 0.5
-    assert (error < 0.03).all()
+    assert (error < 0.01).all()
     assert ((draws.mean(0) - exact).abs() < 4 * error).all()
     truncated = block(shape, "series", evaluation_terms=1, probes=20_000)(x, generator())[1]
     assert ((truncated - exact).abs() > 5 * error).any(), "the test would see the terms beyond the first"
@@ -127,8 +127,8 @@ def test_the_roulette_weighs_what_it_seldom_reaches():
     residual = residual.double().eval()
     residual.net.maps[0].refine(most=500)
     noise, x = generator(), torch.zeros(1, 3, dtype=torch.float64)
-    draws = torch.cat([residual(x, noise)[1] for _ in range(1500)])
-    error = draws.std().item() / 1500**0.5
+    draws = torch.cat([residual(x, noise)[1] for _ in range(400)])
+    error = draws.std().item() / 400**0.5
     assert error < 0.1
     assert abs(draws.mean().item() - 3 * math.log(0.2)) < 4 * error
 
@@ -163,7 +163,7 @@ def test_after_training_norms_are_below_c_and_the_density_integrates_to_one():
     angle = 2 * math.pi * torch.rand(1000, generator=generator(1))
     ring = 2 * torch.stack([angle.cos(), angle.sin()], 1) + 0.2 * torch.randn(1000, 2, generator=generator(2))
     torch.manual_seed(0)
-    model = trained(IResNet(PLANE, blocks=6, hidden_sizes=(16,), coefficient=0.8), ring, 120)
+    model = trained(IResNet(PLANE, blocks=4, hidden_sizes=(16,), coefficient=0.8), ring, 120)
     held = 0
     for layer in (m for m in model.modules() if isinstance(m, SpectralMap)):
         norm = torch.linalg.matrix_norm(layer.scaled().detach().double(), ord=2).item()
@@ -178,10 +178,10 @@ def test_after_training_norms_are_below_c_and_the_density_integrates_to_one():
         assert density.sum().item() == pytest.approx(1.0, abs=1e-3)
         normal = torch.distributions.MultivariateNormal(ring.mean(0), ring.T.cov())
         assert model.log_prob(ring).mean() > normal.log_prob(ring).mean() + 0.1, "it learns more than two moments"
-        samples = model.sample(20_000, generator=generator())
+        samples = model.sample(5000, generator=generator())
         p = density[grid.norm(dim=1) < 1.5].sum().item()
         frequency = (samples.norm(dim=1) < 1.5).double().mean().item()
-        assert abs(frequency - p) < 4.5 * (p * (1 - p) / 20_000) ** 0.5 + 2e-3
+        assert abs(frequency - p) < 4.5 * (p * (1 - p) / 5000) ** 0.5 + 2e-3
 
 
 def test_norms_of_averaged_weights_are_found_again():

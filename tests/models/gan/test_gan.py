@@ -506,8 +506,9 @@ def test_players_take_turns() -> None:
 
 def trained_on_digits(x: Tensor, y: Tensor, steps: int) -> Gan:
     torch.manual_seed(0)
-    model = Gan(DIGITS, hidden_sizes=(128, 128), conditional=True)
-    optims = optimisers(model, lambda parameters: torch.optim.Adam(parameters, lr=2e-3, betas=(0.5, 0.999)))
+    spec = DataSpec((1, 8, 8), "discrete", levels=17, num_classes=4)
+    model = Gan(spec, hidden_sizes=(128, 128), conditional=True)
+    optims = optimisers(model, lambda parameters: torch.optim.Adam(parameters, lr=6e-3, betas=(0.5, 0.999)))
     for step in range(steps):
         chosen = torch.randint(len(x), (100,), generator=seeded(step))
         update(model, Batch(x[chosen], y[chosen]), optims, step, seeded(step))
@@ -515,18 +516,18 @@ def trained_on_digits(x: Tensor, y: Tensor, steps: int) -> Gan:
 
 
 def test_conditional_samples_have_their_class_and_shuffled_labels_teach_none() -> None:
-    """Against an independent classifier; chance is 0.1, and 500 samples leave a standard error of 0.013."""
-    digits = load_digits()
+    """Against an independent classifier; chance is 1/4, and 500 samples leave a standard error of 0.02."""
+    digits = load_digits(n_class=4)
     x, y = torch.tensor(digits.images, dtype=torch.uint8)[:, None], torch.tensor(digits.target)
     half = torch.randperm(len(x), generator=seeded()) < len(x) // 2
     classifier = SVC(gamma=0.001).fit(digits.data[half.numpy()], digits.target[half.numpy()])
     assert classifier.score(digits.data[~half.numpy()], digits.target[~half.numpy()]) >= 0.95
-    labels = torch.arange(10).repeat(50)
+    labels = torch.arange(4).repeat(125)
 
     def accuracy(model: Gan) -> float:
         samples = model.eval().sample(500, labels, generator=seeded())
         return float(classifier.score(samples.flatten(1).numpy(), labels.numpy()))
 
-    assert accuracy(trained_on_digits(x, y, 600)) >= 0.8
+    assert accuracy(trained_on_digits(x, y, 250)) >= 0.8
     shuffled = y[torch.randperm(len(y), generator=seeded(1))]
-    assert accuracy(trained_on_digits(x, shuffled, 600)) == pytest.approx(0.1, abs=0.08)
+    assert accuracy(trained_on_digits(x, shuffled, 250)) == pytest.approx(0.25, abs=0.08)

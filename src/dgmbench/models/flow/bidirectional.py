@@ -24,6 +24,7 @@ Autoregressive Flow", NeurIPS 2016, https://arxiv.org/abs/1606.04934, section 4 
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -264,23 +265,36 @@ class BidirectionalVae(ElboModel):
 
     def _infer(self, x: Tensor, k: int, generator: Generator | None) -> tuple[Tensor, Tensor, Tensor]:
         """The observation's parameters (k, b, P, *shape), the KL of each map (k, b, g), and log q / p of the draws."""
-        said, kls, ratios = self._up(x), [], []
-
-        def draw(number: int, mean: Tensor, log_sigma: Tensor, word: Tensor) -> Tensor:
-            from_below = said[number].expand(k, *said[number].shape).flatten(0, 1)
-            q_mean, q_log_sigma, context = self._posterior(number, from_below + word)
-            noise = self._noise(q_mean, generator)
-            start = q_mean + q_log_sigma.exp() * noise
-            z, log_gate = self._layer(number).step(start, context)
-            inverse = torch.exp(-log_sigma)
-            apart, before, after = ((value - mean) * inverse for value in (q_mean, start, z))
-            log_ratio = log_sigma - q_log_sigma  # of the two widths
-            kl = 0.5 * (apart.square() + torch.exp(-2 * log_ratio) - 1) + log_ratio
-            kls.append((kl + 0.5 * (after.square() - before.square()) - log_gate).sum((2, 3)))
-            log_q = gaussian_log_density(start, q_mean, q_log_sigma) - log_gate
-            ratios.append((log_q - gaussian_log_density(z, mean, log_sigma)).flatten(1).sum(1))
-            return z
-
-        parameters = self._down(k * len(x), draw)
+        said = self._up(x)
+        kls: list[Tensor] = []
+        ratios: list[Tensor] = []
+        parameters = self._down(k * len(x), partial(self._draw, said, k, kls, ratios, generator))
         kl, ratio = torch.cat(kls, 1), torch.stack(ratios).sum(0)
         return parameters.unflatten(0, (k, -1)), kl.unflatten(0, (k, -1)), ratio.view(k, -1)
+
+    def _draw(
+        self,
+        said: Sequence[Tensor],
+        k: int,
+        kls: list[Tensor],
+        ratios: list[Tensor],
+        generator: Generator | None,
+        number: int,
+        mean: Tensor,
+        log_sigma: Tensor,
+        word: Tensor,
+    ) -> Tensor:
+        """A draw of one layer's posterior; its KL of each map (n, g) and log q / p (n,) join the lists."""
+        from_below = said[number].expand(k, *said[number].shape).flatten(0, 1)
+        q_mean, q_log_sigma, context = self._posterior(number, from_below + word)
+        noise = self._noise(q_mean, generator)
+        start = q_mean + q_log_sigma.exp() * noise
+        z, log_gate = self._layer(number).step(start, context)
+        inverse = torch.exp(-log_sigma)
+        apart, before, after = ((value - mean) * inverse for value in (q_mean, start, z))
+        log_ratio = log_sigma - q_log_sigma  # of the two widths
+        kl = 0.5 * (apart.square() + torch.exp(-2 * log_ratio) - 1) + log_ratio
+        kls.append((kl + 0.5 * (after.square() - before.square()) - log_gate).sum((2, 3)))
+        log_q = gaussian_log_density(start, q_mean, q_log_sigma) - log_gate
+        ratios.append((log_q - gaussian_log_density(z, mean, log_sigma)).flatten(1).sum(1))
+        return z

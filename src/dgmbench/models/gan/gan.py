@@ -40,7 +40,7 @@ from dgmbench.models.contract import Logs, Model, Stage
 from dgmbench.nn.adversarial import NetName, make_discriminator, make_generator
 from dgmbench.nn.adversarial_losses import AdversarialLoss, AdversarialLossName, adversarial_loss, gradient_penalty
 from dgmbench.nn.batchnorm import absorb_statistics, statistics_of
-from dgmbench.nn.labels import count_classes, draw_classes, start_class_prior
+from dgmbench.nn.labels import classes_of_noise, count_classes, draw_classes, start_class_prior
 from dgmbench.nn.scaling import Scaling
 
 
@@ -193,9 +193,7 @@ class Gan(Model):
         if self.truncation is not None:
             z = self.truncated(torch.erf(z / 2**0.5), self.truncation)
         if self.classes:
-            quantile = torch.special.ndtr(noise[:, self.latent].detach()).to(self.class_log_prior)
-            y = torch.searchsorted(self.class_log_prior.exp().cumsum(0), quantile).clamp(max=self.classes - 1)
-            labels = self.one_hot(y)
+            labels = self.one_hot(classes_of_noise(self.class_log_prior, noise[:, self.latent]))
         return self.scaling.unrounded(self.generator(z, labels))
 
     def critic(self, x: Float[Tensor, " b *shape"], labels: Tensor | None = None) -> Float[Tensor, " b"]:

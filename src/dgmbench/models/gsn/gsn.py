@@ -114,9 +114,18 @@ class Gsn(Model):
         return [bias.new_zeros(n, len(bias)) for bias in self.biases[1:]]
 
     def denoise(
-        self, corrupted: Tensor, hidden: Sequence[Tensor], *, noisy: bool = True, generator: Generator | None = None
+        self,
+        corrupted: Tensor,
+        hidden: Sequence[Tensor],
+        *,
+        above: Float[Tensor, "b top"] | None = None,
+        noisy: bool = True,
+        generator: Generator | None = None,
     ) -> tuple[Float[Tensor, "b d k"], list[Tensor]]:
-        """Update the hidden states from corrupted raw values; return log P(x | h_1) of each level, and the states."""
+        """Update the hidden states from corrupted raw values; return log P(x | h_1) of each level, and the states.
+
+        ``above`` is what the top layer receives from something above it, if there is anything.
+        """
         v = corrupted.flatten(1).long()
         v = (v if self.inputs == 1 else F.one_hot(v, self.levels).flatten(1)).to(self.weights[0].dtype)
         states = [v, *hidden]
@@ -125,6 +134,8 @@ class Gsn(Model):
             a = states[layer - 1] @ self.weights[layer - 1] + self.biases[layer]
             if layer + 1 < len(states):
                 a = a + states[layer + 1] @ self.weights[layer].T
+            elif above is not None:
+                a = a + above
             states[layer] = self._blurred(torch.tanh(self._blurred(a, noise, generator)), noise, generator)
         logits = states[1] @ self.weights[0].T + self.biases[0]
         if self.inputs == 1:

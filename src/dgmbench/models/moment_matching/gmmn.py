@@ -32,14 +32,14 @@ from torch import Generator, Tensor
 
 from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError
-from dgmbench.models.contract import Logs, Model
+from dgmbench.models.contract import Logs
+from dgmbench.models.moment_matching.matching import MomentMatching
 from dgmbench.nn.adversarial import NetName, make_generator
 from dgmbench.nn.batchnorm import absorb_statistics, statistics_of
-from dgmbench.nn.mmd import Discrepancy, median_distance, mmd_squared, rbf_mixture, safe_sqrt
 from dgmbench.nn.scaling import Scaling
 
 
-class Gmmn(Model):
+class Gmmn(MomentMatching):
     """Generative moment matching network (Li, Swersky, Zemel 2015; Dziugaite, Roy, Ghahramani 2015).
 
     Args:
@@ -53,8 +53,6 @@ class Gmmn(Model):
         block: rows and columns of the kernel matrix that are computed at once.
     """
 
-    scale: Tensor
-
     def __init__(
         self,
         spec: DataSpec,
@@ -67,40 +65,22 @@ class Gmmn(Model):
         square_root: bool = True,
         block: int = 1024,
     ) -> None:
-        super().__init__(spec)
+        super().__init__(spec, latent=latent, bandwidths=bandwidths, square_root=square_root, block=block)
         if net not in ("mlp", "dcgan", "resnet"):
             raise UserError(f"net must be mlp, dcgan or resnet, not '{net}'.")
-        if not bandwidths or min(bandwidths) <= 0:
-            raise UserError(f"model.bandwidths={list(bandwidths)} must hold at least one number, all above 0.")
-        if latent < 1 or block < 1:
-            raise UserError(f"latent and block count things, at least 1: {latent=}, {block=}.")
-        self.latent = self.noise_dim = latent
-        self.square_root, self.block = square_root, block
-        self.bandwidths = tuple(bandwidths)
         self.scaling = Scaling(spec)
         self.generator = make_generator(net, spec, latent=latent, hidden_sizes=tuple(hidden_sizes), channels=channels)
-        self.register_buffer("scale", torch.ones(()))  # the median distance, from ``initialise``
 
     def initialise(self, batch: Batch, generator: Generator) -> None:
         """Measure the median distance between examples, the unit of the bandwidths."""
-        distance = median_distance(self.scaling(batch.x).flatten(1)) if len(batch.x) > 1 else torch.zeros(())
-        if distance > 0:
-            self.scale.copy_(distance)
-
-    def discrepancy(self, x: Float[Tensor, " n *shape"], samples: Float[Tensor, " m *shape"]) -> Discrepancy:
-        """Both estimates of MMD^2 between scaled values x and samples."""
-        kept = torch.promote_types(samples.dtype, torch.float32)  # in half precision the three sums cancel to nothing
-        with torch.autocast(samples.device.type, enabled=False):
-            kernel = rbf_mixture(self.scale * self.scale.new_tensor(self.bandwidths))
-            return mmd_squared(x.flatten(1).to(kept), samples.flatten(1).to(kept), kernel, block=self.block)
+        self.measure_scale(self.scaling(batch.x).flatten(1))
 
     def loss(self, player: str, batch: Batch, generator: Generator) -> tuple[Tensor, Logs]:
         """The MMD, or its square, between the batch and as many fresh samples."""
         with statistics_of(self.generator):
             samples = self.generator(self.noise(len(batch.x), generator))
         squared, unbiased = self.discrepancy(self.scaling(batch.x), samples)
-        loss = safe_sqrt(squared) if self.square_root else squared
-        return loss, {"mmd2": squared.detach(), "mmd2_unbiased": unbiased.detach()}
+        return self.objective(squared), {"mmd2": squared.detach(), "mmd2_unbiased": unbiased.detach()}
 
     @torch.no_grad()
     def after_step(self, player: str, batch: Batch, generator: Generator) -> None:
@@ -113,11 +93,5 @@ class Gmmn(Model):
         return self.scaling.inverse(self.generator(self.noise(n, generator)))
 
     def generate(self, noise: Float[Tensor, "b latent"]) -> Tensor:
-        """G(z), float (b, *shape) on the raw scale, of standard normal noise; its distribution function makes z."""
-        return self.scaling.unrounded(self.generator(torch.erf(noise / 2**0.5)))
-
-    def noise(self, n: int, generator: Generator | None) -> Float[Tensor, "n latent"]:
-        """Latents, uniform on [-1, 1]."""
-        parameter = next(self.parameters())
-        u = torch.rand(n, self.latent, generator=generator, device=parameter.device, dtype=parameter.dtype)
-        return 2 * u - 1
+        """G(z), float (b, *shape) on the raw scale, of standard normal noise."""
+        return self.scaling.unrounded(self.generator(self.uniform(noise)))
