@@ -25,7 +25,7 @@ def candidates(words: list[str]) -> list[str]:
         (["train", "model=va"], ["model=vae", "model=vae_gan"]),
         (["train", "-m", "model=vae,mad"], ["model=vae,made"]),
         (["train", "model=vae", "model.late"], ["model.latent="]),
-        (["train", "model=rbm", "model.estimator=pc"], ["model.estimator=pcd"]),
+        (["train", "model=rbm", "model.estimator=pc"], ["model.estimator=pcd", "model.estimator=pcd_5"]),
         (["train", "model=vae", "trainer.bud"], ["trainer.budget="]),
         (["train", "trainer=quick", "trainer.batch"], ["trainer.batch_size="]),
         (

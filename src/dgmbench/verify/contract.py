@@ -348,7 +348,7 @@ def _examples_are_independent(subject: Subject) -> Check:
     worst, wrong = 0.0, []
     for name, (call, axis) in outputs(model).items():
         together = call(x, subject.generator("batch"))
-        for row in (0, 3, 7):
+        for row in (0, 5):
             y = subject.data.x[8:16].clone()
             y[row] = x[row]
             a, b = (v.select(axis, row).double() for v in (together, call(y, subject.generator("batch"))))
