@@ -80,7 +80,9 @@ def servers() -> set[int | None]:
 
 def popen_of(process: int) -> subprocess.Popen | None:
     """The object that has started a child, even if nothing but the garbage collector knows it."""
-    return next((o for o in gc.get_objects() if isinstance(o, subprocess.Popen) and o.pid == process), None)
+    # of the type alone: isinstance asks objects for their class, and torch has some that warn when they are asked
+    found = (o for o in gc.get_objects() if issubclass(type(o), subprocess.Popen))
+    return next((o for o in found if o.pid == process), None)
 
 
 def _new(before: set[int]) -> list[int]:
