@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dgmbench.data.spec import DataSpec
+from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.models.gsn.gsn import Gsn
 
 LETTERS = DataSpec((1,), "discrete", levels=5)
@@ -44,3 +44,20 @@ class Exact(Gsn):
     def denoise(self, corrupted, hidden, *, noisy=True, generator=None):
         table = exact_posterior(corruption_matrix(self.corruption)).log()
         return table[corrupted.flatten().long()][:, None], list(hidden)
+
+
+@torch.no_grad()
+def learnt_posterior(model: Gsn) -> Tensor:
+    return model.denoise(ALPHABET, model.rest(5))[0][:, 0].double().exp()
+
+
+def train(model: Gsn, noise: torch.Generator, *, updates: int) -> None:
+    """Maximum likelihood of 20,000 letters, at a rate that falls to 0."""
+    data = torch.multinomial(DATA, 20_000, replacement=True, generator=noise)[:, None].byte()
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.02)
+    for update in range(updates):
+        optimiser.param_groups[0]["lr"] = 0.02 * (1 - update / updates)
+        optimiser.zero_grad()
+        x = data[torch.randint(len(data), (500,), generator=noise)]
+        model.loss("model", Batch(x), noise)[0].backward()
+        optimiser.step()

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch import Tensor
 
 from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError
@@ -16,8 +15,10 @@ from .alphabet import (
     corruption_matrix,
     exact_posterior,
     generator,
+    learnt_posterior,
     stationary,
     total_variation,
+    train,
 )
 
 
@@ -25,11 +26,6 @@ def letters(**settings) -> Gsn:
     """The generalised denoising autoencoder: one layer, no hidden noise."""
     torch.manual_seed(0)
     return Gsn(LETTERS, **{"hidden_sizes": (20,), "hidden_noise": 0.0, "walkback": 1, "corruption": 0.5, **settings})
-
-
-@torch.no_grad()
-def learnt_posterior(model: Gsn) -> Tensor:
-    return model.denoise(ALPHABET, model.rest(5))[0][:, 0].double().exp()
 
 
 def test_chain_with_the_exact_posterior_keeps_the_data_distribution():
@@ -78,14 +74,7 @@ def test_corruption_is_the_known_one():
 def test_chain_with_the_trained_denoiser_is_near_the_data_and_nearer_than_an_untrained_one():
     model, noise = letters(), generator()
     untrained = stationary(corruption_matrix(0.5) @ learnt_posterior(model))
-    data = torch.multinomial(DATA, 20_000, replacement=True, generator=noise)[:, None].byte()
-    optimiser = torch.optim.Adam(model.parameters(), lr=0.02)
-    for step in range(300):
-        optimiser.param_groups[0]["lr"] = 0.02 * (1 - step / 300)
-        optimiser.zero_grad()
-        x = data[torch.randint(len(data), (500,), generator=noise)]
-        model.loss("model", Batch(x), noise)[0].backward()
-        optimiser.step()
+    train(model, noise, updates=300)
     learnt = stationary(corruption_matrix(0.5) @ learnt_posterior(model))
     before, after = total_variation(untrained, DATA), total_variation(learnt, DATA)
     assert after < 0.05

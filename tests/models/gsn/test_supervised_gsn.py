@@ -6,6 +6,7 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
+from dgmbench.data import BatchStream, DataSet, Split
 from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError
 from dgmbench.models.gsn.gsn import Gsn
@@ -94,6 +95,17 @@ def test_examples_without_a_label_have_no_label_term_and_their_image_counts():
     recorder.unknown = 1.0
     recorder.loss("model", partly, generator())
     assert (recorder.steps[1][1] == -1).all(), "all walks start from an unknown label"
+
+
+def test_half_of_every_batch_of_half_labelled_data_is_labelled():
+    """What the class asks of its batches: without it, unlabelled images would never be seen."""
+    y = np.where(np.arange(200) < 20, np.arange(200) % 3, -1)
+    split = Split(np.zeros((200, 6), np.uint8), y)
+    data = DataSet("toy", SPEC, dict.fromkeys(("train", "valid", "test"), split), "0" * 64)
+    stream = BatchStream(data, batch_size=10, seed=0, policy=small().batch_policy())
+    seen = torch.cat([stream.batch(b).index for b in range(40)])
+    assert all((stream.batch(b).y >= 0).sum() == 5 for b in range(40))
+    assert set(seen.tolist()) == set(range(200))
 
 
 @torch.no_grad()

@@ -32,6 +32,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from dgmbench.data.policy import BatchPolicy
 from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import require
 from dgmbench.models.contract import Logs
@@ -84,8 +85,7 @@ class SupervisedGsn(Gsn):
     def initialise(self, batch: Batch, generator: Generator) -> None:
         """Frequencies of the levels and of the labels that are known, and biases to match."""
         super().initialise(batch, generator)
-        known = None if batch.y is None else batch.y[batch.y >= 0]
-        count_classes(self.class_log_prior, known)
+        count_classes(self.class_log_prior, batch.y)
         self.label_bias.copy_(self.class_log_prior)
 
     # ---- the chain ----
@@ -115,6 +115,10 @@ class SupervisedGsn(Gsn):
         return log_p, self.label_log_prob(states), states
 
     # ---- training and use ----
+
+    def batch_policy(self) -> BatchPolicy:
+        """Half of every batch is labelled where some examples are not: the others teach what images look like."""
+        return BatchPolicy(labelled=0.5)
 
     def loss(self, player: str, batch: Batch, generator: Generator) -> tuple[Tensor, Logs]:
         """The clean image's and the true label's negative log-probabilities over a walk that starts there."""

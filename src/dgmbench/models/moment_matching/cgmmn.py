@@ -29,7 +29,7 @@ from dgmbench.models.moment_matching.matching import MomentMatching
 from dgmbench.nn.adversarial import NetName, make_generator
 from dgmbench.nn.batchnorm import absorb_statistics, statistics_of
 from dgmbench.nn.conditional_mmd import conditional_mmd_squared
-from dgmbench.nn.labels import classes_of_noise, count_classes, draw_classes, one_hot, start_class_prior
+from dgmbench.nn.labels import classes_of_noise, count_classes, draw_classes, labelled_part, one_hot, start_class_prior
 from dgmbench.nn.mmd import rbf_mixture
 from dgmbench.nn.scaling import Scaling
 
@@ -72,7 +72,7 @@ class Cgmmn(MomentMatching):
     def initialise(self, batch: Batch, generator: Generator) -> None:
         """The unit of the bandwidths, and the classes' frequencies among examples with a label."""
         self.measure_scale(self.scaling(batch.x).flatten(1))
-        count_classes(self.class_log_prior, None if batch.y is None else batch.y[batch.y >= 0])
+        count_classes(self.class_log_prior, batch.y)
 
     def conditional_discrepancy(
         self, x: Float[Tensor, " n *shape"], y: Tensor, samples: Float[Tensor, " m *shape"], samples_y: Tensor
@@ -93,11 +93,11 @@ class Cgmmn(MomentMatching):
         """The CMMD, or its square, between the labelled pairs of the batch and a sample for each of their labels."""
         if batch.y is None:
             raise UserError("cgmmn needs labels with every batch, and this one has none.")
-        known = batch.y >= 0
-        x, y = self.scaling(batch.x[known]), batch.y[known]
+        batch = labelled_part(batch)
+        x, y = self.scaling(batch.x), batch.y
         with statistics_of(self.generator):
             samples = self.generator(self.noise(len(y), generator), one_hot(y, self.classes, x.dtype))
-        squared = self.conditional_discrepancy(x, y, samples, y) if len(y) else samples.sum().double()
+        squared = self.conditional_discrepancy(x, y, samples, y)
         return self.objective(squared), {"cmmd2": squared.detach()}
 
     @torch.no_grad()
