@@ -91,10 +91,10 @@ class Cgmmn(MomentMatching):
 
     def loss(self, player: str, batch: Batch, generator: Generator) -> tuple[Tensor, Logs]:
         """The CMMD, or its square, between the labelled pairs of the batch and a sample for each of their labels."""
-        if batch.y is None:
-            raise UserError("cgmmn needs labels with every batch, and this one has none.")
         batch = labelled_part(batch)
         x, y = self.scaling(batch.x), batch.y
+        if y is None:
+            raise UserError("cgmmn needs labels with every batch, and this one has none.")
         with statistics_of(self.generator):
             samples = self.generator(self.noise(len(y), generator), one_hot(y, self.classes, x.dtype))
         squared = self.conditional_discrepancy(x, y, samples, y)
