@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from dgmbench import __version__
-from dgmbench.command.parser import complain
+from dgmbench.command.tables import complain
 from dgmbench.errors import UserError, explain, nearest
 
 VERBS = ("train", "evaluate", "sample", "verify", "list", "rerun", "bench", "report", "diff", "completion")

@@ -1,7 +1,6 @@
 """The parser of a verb's flags and overrides; its errors are sentences."""
 
 import argparse
-import sys
 import textwrap
 from typing import NoReturn
 
@@ -55,8 +54,3 @@ def parse(parser: argparse.ArgumentParser, rest: list[str]) -> argparse.Namespac
     if own:
         import_from(own)
     return arguments
-
-
-def complain(sentence: str) -> None:
-    """Say it on stderr."""
-    print(f"dgm: {sentence}", file=sys.stderr)

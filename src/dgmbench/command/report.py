@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from dgmbench.command.parser import Parser, complain, parse
+from dgmbench.command.parser import Parser, parse
+from dgmbench.command.tables import complain
 from dgmbench.errors import UserError
 
 

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from dgmbench.command.parser import CONFIG_DIR, Parser, complain, parse
+from dgmbench.command.parser import CONFIG_DIR, Parser, parse
+from dgmbench.command.tables import complain
 from dgmbench.command.train import train_one
 from dgmbench.errors import UserError
 

@@ -1,5 +1,6 @@
-"""What verbs print: tables of numbers, and configurations."""
+"""What verbs print: tables of numbers, configurations, and complaints."""
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,3 +36,8 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         table.add_row(*(Text(cell, style=styles.get(cell, "")) for cell in row))
     console = Console(width=200)  # rows are never cut; a narrow terminal wraps them
     console.print(table)
+
+
+def complain(sentence: str) -> None:
+    """Say it on stderr."""
+    print(f"dgm: {sentence}", file=sys.stderr)
