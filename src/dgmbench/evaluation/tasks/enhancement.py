@@ -49,9 +49,8 @@ def enhancement(model: Model, context: Context, note: Note) -> Iterator[Found]:
 
 def given_of(model: CanEnhance, batch: Batch, generator: Generator) -> Tensor:
     """What is given of a batch: what the data have beside each example, or what the model makes of it."""
-    if (given := getattr(batch, "given", None)) is not None:
-        found: Tensor = given
-        return found
+    if batch.given is not None:
+        return batch.given
     if isinstance(model, Degrades):
         return model.degrade(batch.x, generator=generator)
     raise UserError(
