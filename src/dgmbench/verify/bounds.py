@@ -9,9 +9,9 @@ from scipy import stats
 from torch import Tensor
 
 from dgmbench.models.contract import CanSample, HasElbo, HasLogProb, HasLogWeights, Model
-from dgmbench.verify.check import SIGMAS, Check, undecided, within
+from dgmbench.verify.check import QUADRATURE, SIGMAS, Check, undecided, within
 from dgmbench.verify.density import draws_of, pilot_of
-from dgmbench.verify.means import MOST, QUADRATURE, estimate, follow_means, sums_to_one
+from dgmbench.verify.means import MOST, estimate, follow_means, sums_to_one
 from dgmbench.verify.subject import Subject
 from dgmbench.verify.support import Support, support_of, unsupported
 

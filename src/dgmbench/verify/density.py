@@ -6,13 +6,12 @@ import torch
 from torch import Tensor
 
 from dgmbench.models.contract import CanSample, HasLogProb, IsAutoregressive, Model
-from dgmbench.verify.check import Check, chi_squared, frequencies, undecided
+from dgmbench.verify.check import QUADRATURE, Check, chi_squared, frequencies, undecided
 from dgmbench.verify.subject import Subject
 from dgmbench.verify.support import Support, support_of, unsupported
 
 SAMPLES = 20_000
 MOST_PERTURBED = 64
-QUADRATURE = 2e-3  # how far an integral may be from 1
 # Points a dimension, by the number of dimensions, where the usual ones do not resolve a density.
 FINER = {1: (8000, 64_000), 2: (400, 800, 1600)}
 

@@ -14,7 +14,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from dgmbench.verify.check import SIGMAS, Check, chi_squared, frequencies, undecided, within
+from dgmbench.verify.check import QUADRATURE, SIGMAS, Check, chi_squared, frequencies, undecided, within
 from dgmbench.verify.support import Support
 
 ENOUGH = 30.0
@@ -26,8 +26,6 @@ MOST, LEAST = 2**17, 64
 ROWS = 2**15
 NEGLIGIBLE = 1e-4
 """The share of the sum that may be left at its first draws."""
-QUADRATURE = 2e-3
-"""How much of the mass may lie outside of the cells of real data."""
 
 Draw = Callable[[Tensor, int], Tensor]
 """k log-draws for each of these cells (m,), as (k, m)."""

@@ -19,8 +19,8 @@ from dgmbench.models.contract import (
 )
 from dgmbench.verify import conditions
 from dgmbench.verify.bounds import below_frequencies, sums_to_at_most_one
-from dgmbench.verify.check import Check, chi_squared, frequencies, symmetry, undecided
-from dgmbench.verify.density import FINER, QUADRATURE
+from dgmbench.verify.check import QUADRATURE, Check, chi_squared, frequencies, symmetry, undecided
+from dgmbench.verify.density import FINER
 from dgmbench.verify.subject import Subject
 from dgmbench.verify.support import MOST_STATES, Support, all_states, state_index, support_of
 
