@@ -12,7 +12,7 @@ SIGMAS = 4.0
 """How many standard errors an estimate may lie from the truth: one right model in 16,000 fails such a check."""
 
 QUADRATURE = 2e-3
-"""How far an integral over real data may be from the truth, which is also the mass that may lie outside of its cells."""
+"""How far an integral over real data may be from the truth, and how much of the mass may lie outside of its cells."""
 
 P_VALUE = 1e-4
 """The smallest p-value of a chi-squared test that passes."""
