@@ -55,10 +55,10 @@ def divergences(flow: PosteriorFlow, *, updates: int) -> tuple[Tensor, Tensor]:
     return found.mean(0) + log_partition(), found.std(0) / 8000**0.5
 
 
-def require_that_length_helps(kind: type[PosteriorFlow]) -> None:
+def require_that_length_helps(kind: type[PosteriorFlow], *, updates: int) -> None:
     """32 maps come nearer to each energy than 2, and to the first within 0.2 nats."""
-    short, short_error = divergences(kind(2, 2), updates=500)
-    long, long_error = divergences(kind(2, 32), updates=500)
+    short, short_error = divergences(kind(2, 2), updates=updates)
+    long, long_error = divergences(kind(2, 32), updates=updates)
     assert (short > -4 * short_error).all(), "a divergence"
     assert (long > -4 * long_error).all()
     assert (long + 4 * (long_error + short_error) < short).all()

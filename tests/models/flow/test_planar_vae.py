@@ -135,7 +135,7 @@ def test_the_density_of_the_image_integrates_to_one(kind: str) -> None:
 
 
 def test_long_flows_fit_the_papers_energies_better_than_short_ones() -> None:
-    require_that_length_helps(Planar)
+    require_that_length_helps(Planar, updates=300)
 
 
 # --- the VAE --------------------------------------------------------------------------------------------------------

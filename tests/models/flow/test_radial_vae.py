@@ -6,4 +6,4 @@ from .energies import require_that_length_helps
 
 
 def test_long_flows_fit_the_papers_energies_better_than_short_ones() -> None:
-    require_that_length_helps(Radial)
+    require_that_length_helps(Radial, updates=400)

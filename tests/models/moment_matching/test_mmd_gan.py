@@ -130,7 +130,7 @@ def test_learns_two_clusters():
     judge.initialise(Batch(x), noise)
     before = judge.discrepancy(x, model.sample(1000, generator=noise)).u_statistic.item()
     optimisers = {name: torch.optim.Adam(p, lr=2e-3, betas=(0.5, 0.9)) for name, p in model.players().items()}
-    for step in range(600):
+    for step in range(350):
         batch = Batch(x[torch.randint(1000, (64,), generator=noise)])
         for player in model.turn(step, model.stages()[0]):
             optimisers[player].zero_grad()
