@@ -40,7 +40,9 @@ def main() -> None:
     train, valid = (torch.from_numpy(data.splits[name].x[:]) for name in ("train", "valid"))
     g = torch.Generator().manual_seed(0)
     model.initialise(Batch(train[:1000]), g)
-    optimiser = torch.optim.SGD(model.parameters(), lr=settings["optimizer"]["lr"], momentum=settings["optimizer"]["momentum"])
+    optimiser = torch.optim.SGD(
+        model.parameters(), lr=settings["optimizer"]["lr"], momentum=settings["optimizer"]["momentum"]
+    )
     size = settings["trainer"]["batch_size"]
     steps = args.epochs * (len(train) // size)
     rates = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 - step / steps)
@@ -61,7 +63,8 @@ def main() -> None:
     for budget in budgets[:-1]:
         best = max(range(len(right)), key=found[budget].__getitem__)
         apart = max(abs(a - b) for a, b in zip(found[budget], right, strict=True))
-        print(f"{budget:12d} {spearmanr(found[budget], right).statistic:18.3f} {apart:20.2f} {max(right) - right[best]:23.2f}")
+        order = spearmanr(found[budget], right).statistic
+        print(f"{budget:12d} {order:18.3f} {apart:20.2f} {max(right) - right[best]:23.2f}")
 
 
 @torch.no_grad()
