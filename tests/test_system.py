@@ -115,17 +115,18 @@ PARENT = """
 import os, sys, time
 from dgmbench import system
 
-def work(send, platform):
+def work(send, platform, survived):
     system.sys.platform = platform
     system.leave_terminal()
     system.die_with_parent()
     send.send((os.getpid(), os.getpgid(0)))
-    time.sleep(600)
+    time.sleep(60)
+    open(survived, "w").close()
 
 if __name__ == "__main__":
     context = system.process_context()
     receive, send = context.Pipe(duplex=False)
-    context.Process(target=work, args=(send, sys.argv[1])).start()
+    context.Process(target=work, args=(send, *sys.argv[1:]), daemon=True).start()
     print(*receive.recv(), flush=True)
     sys.stdin.read()
 """
@@ -135,11 +136,12 @@ if __name__ == "__main__":
 def test_a_child_leaves_the_terminal_and_dies_with_its_parent(platform: str, tmp_path: Path) -> None:
     file = tmp_path / "parent.py"
     file.write_text(PARENT)
-    command = [sys.executable, str(file), platform]
+    command = [sys.executable, str(file), platform, str(tmp_path / "survived")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         child, group = map(int, parent.stdout.readline().split())
         assert group == child  # a group of its own
         assert is_alive(child)
         parent.kill()
-    until(lambda: not is_alive(child), "the child dies with its parent")
+    until(lambda: not is_alive(child), "the child ends")
+    assert not (tmp_path / "survived").exists()
