@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dgmbench.config import run_name
 from dgmbench.data.batches import evaluation_batches, joined, picked
 from dgmbench.data.random import keyed_generator
 from dgmbench.data.spec import Batch, DataSpec
@@ -22,12 +23,13 @@ from dgmbench.models.contract import (
     IsClassConditional,
     Model,
 )
-from dgmbench.runs.build import build_model, find_device, load_data, load_weights
+from dgmbench.runs.build import build_model, find_device, load_data
 from dgmbench.runs.conditions import ROWS, samples_under, write_conditions
 from dgmbench.runs.folder import RunFolder
 from dgmbench.runs.pictures import write_picture, write_predictions, write_samples
 from dgmbench.runs.shows import SHOWN, predictions, shown_in_training
-from dgmbench.training.files import read_checkpoint, write_atomically
+from dgmbench.runs.weights import load_own
+from dgmbench.training.files import write_atomically
 
 # Samples are drawn this many at a time, which bounds the memory for any n.
 SAMPLE_BATCH = 500
@@ -103,7 +105,10 @@ def sample_run(
         raise UserError(f"label={label} is not a class of {completed['names']['data']} (classes: {known}).")
     device = find_device({"accelerator": accelerator})
     model = build_model(completed, spec).to(device)
-    load_weights(model, read_checkpoint(folder.checkpoint(checkpoint)))
+    result = folder.read_result()
+    trained_on = data.content_hash if result is None else result["data_hash"]
+    data.verify()
+    load_own(model, folder, checkpoint, run_name(completed, trained_on), result)
     name, columns = f"{checkpoint}-n{n}-s{seed}", None
     chunks = Chunks(data, "test", seed=seed, limit=None if show == "samples" else n, device=device)
     if show == "samples":
