@@ -134,6 +134,7 @@ def train(cfg: Mapping[str, Any]) -> Outcome:
             return Outcome(folder.path, result, message)
         if ranks.is_first:
             folder.write_config(completed)
+            folder.write_spec(data.spec)
         return _Run(completed, data, model, optimizers, plan, stream, folder, ranks).go()
     finally:
         folder.release()
