@@ -10,7 +10,7 @@ from dgmbench.config.signatures import show
 from dgmbench.errors import UserError, nearest
 
 # taken literally: no need to quote their special signs
-PATHS = ("run", "paths.outputs", "paths.data", "data.path", "data.background")
+PATHS = ("run", "samples", "against", "to", "paths.outputs", "paths.data", "data.path", "data.background")
 OBJECTS = ("model", "data", "optimizer")  # groups whose nodes are built from a class
 
 

@@ -32,14 +32,14 @@ TRANSPARENT, PAGES, DEEP = "transparent", "pages", "deep"
 @dataclass(frozen=True)
 class Decoder:
     """How every picture of a set becomes (channels, size, size) uint8: its central square of side ``crop`` (by default
-    as large as fits), resized by Lanczos' filter.
+    as large as fits), resized by Lanczos' filter; with ``size=None`` each keeps the size that it has.
 
     ``background`` is the colour under transparent parts, ``value_range`` the values that are black and white in
     pictures of more than 8 bits; without it, 16 bits have theirs, and others are refused. ``advice`` is what to do
     about damaged pictures.
     """
 
-    size: int
+    size: int | None
     channels: int
     crop: int | None = None
     background: str = "white"
@@ -48,7 +48,8 @@ class Decoder:
     _seen: dict[str, dict[str, None]] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        check_size(self.size, self.channels)
+        if self.size is not None:
+            check_size(self.size, self.channels)
         _colour(self.background)
         if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
             raise UserError(
@@ -72,12 +73,14 @@ class Decoder:
             image, transparent = self._on_ground(image)
             did += [TRANSPARENT] if transparent else []
         image = image.convert(self._mode)
-        side = self.crop or min(image.size)
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        image = image.crop((left, top, left + side, top + side))
-        if side != self.size:
-            image = image.resize((self.size, self.size), Image.Resampling.LANCZOS)
-        return np.asarray(image).reshape(self.size, self.size, self.channels).transpose(2, 0, 1), did
+        if self.size is not None:
+            side = self.crop or min(image.size)
+            left, top = (image.width - side) // 2, (image.height - side) // 2
+            image = image.crop((left, top, left + side, top + side))
+            if side != self.size:
+                image = image.resize((self.size, self.size), Image.Resampling.LANCZOS)
+        pixels = np.asarray(image).reshape(image.height, image.width, self.channels)
+        return np.ascontiguousarray(pixels.transpose(2, 0, 1)), did
 
     def decode_all(self, names: Sequence[str], read: Callable[[str], bytes], every: Iterable[str] = ()) -> Chunks:
         """The pictures ``names`` in this order, each decoded from ``read(name)`` when its turn comes.
@@ -87,15 +90,28 @@ class Decoder:
 
         def rows() -> Iterator[np.ndarray]:
             for some in _pieces(names):
-                found = list(self._tried(some, read))
-                if any(isinstance(each, str) for each in found):
-                    raise self._error(self.damaged(list(every) or names, read))
-                for name, each in zip(some, found, strict=True):
-                    for what in each[1]:
-                        self._seen.setdefault(what, {})[name] = None
-                yield np.stack([each[0] for each in found])
+                yield np.stack(self._decoded(some, read, every or names))
 
+        assert self.size is not None
         return Chunks((len(names), self.channels, self.size, self.size), np.dtype(np.uint8), rows)
+
+    def as_they_are(self, names: Sequence[str], read: Callable[[str], bytes]) -> np.ndarray:
+        """Pictures of one size, (n, channels, height, width), neither cropped nor resized."""
+        found = [x for some in _pieces(names) for x in self._decoded(some, read, names)]
+        for name, x in zip(names, found, strict=True):
+            if x.shape != found[0].shape:
+                a, b = ("x".join(map(str, each.shape[:0:-1])) for each in (found[0], x))
+                raise UserError(f"The picture {names[0]} has {a} pixels and {name} {b}; all must have one size.")
+        return np.stack(found)
+
+    def _decoded(self, names: Sequence[str], read: Callable[[str], bytes], every: Iterable[str]) -> list[np.ndarray]:
+        found = list(self._tried(names, read))
+        if any(isinstance(each, str) for each in found):
+            raise self._error(self.damaged(list(every), read))
+        for name, (_, did) in zip(names, found, strict=True):
+            for what in did:
+                self._seen.setdefault(what, {})[name] = None
+        return [x for x, _ in found]
 
     def damaged(self, names: Sequence[str], read: Callable[[str], bytes]) -> dict[str, str]:
         """The pictures that cannot be decoded, and why."""

@@ -1,4 +1,4 @@
-"""Values from outside as tensors of a spec's space, or one sentence on why they are none."""
+"""Values from outside as tensors of a spec's space, or one sentence on why they are none; images as bytes and back."""
 
 import numpy as np
 import torch
@@ -31,3 +31,21 @@ def as_values(x: Tensor | np.ndarray, spec: DataSpec, name: str = "x") -> Tensor
         broken = "" if whole or spec.kind == "real" else ", some of them fractions"
         raise UserError(f"{name} holds values from {low:g} to {high:g}{broken}, but {spec.kind} data are {wanted}.")
     return found.to(spec.dtype)
+
+
+def as_bytes(x: Tensor, spec: DataSpec) -> Tensor:
+    """Raw values of 2 to 256 levels as the nearest bytes, black at 0 and the highest level at 255."""
+    assert spec.levels is not None
+    return (x.double() * (255 / (spec.levels - 1))).round().to(torch.uint8)
+
+
+def from_bytes(x: Tensor, spec: DataSpec) -> Tensor:
+    """The raw values that ``as_bytes`` shows so; bytes between two levels are refused."""
+    assert spec.levels is not None
+    raw = (x.double() * ((spec.levels - 1) / 255)).round().to(spec.dtype)
+    if (wrong := as_bytes(raw, spec) != x).any():
+        raise UserError(
+            f"The pictures hold the value {x[wrong][0]} of 0 to 255, which is none of the {spec.levels} levels of "
+            f"these data ({spec})."
+        )
+    return raw

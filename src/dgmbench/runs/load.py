@@ -145,7 +145,24 @@ def draw(
     temperature: float | None = None,
     beside: Callable[[int, int], Batch] | None = None,
 ) -> Tensor:
-    """``n`` samples in data space (n, *shape), a function of the seed; ``label``, or one for each sample (n,), for
+    """``n`` samples in data space (n, *shape), a function of the seed: all parts of ``draws`` in one."""
+    return torch.cat(
+        list(draws(model, n, seed=seed, device=device, label=label, temperature=temperature, beside=beside))
+    )
+
+
+@torch.no_grad()
+def draws(
+    model: Model,
+    n: int,
+    *,
+    seed: int,
+    device: torch.device,
+    label: int | Tensor | None = None,
+    temperature: float | None = None,
+    beside: Callable[[int, int], Batch] | None = None,
+) -> Iterator[Tensor]:
+    """``n`` samples in data space, some at a time (., *shape); ``label``, or one for each sample (n,), for
     class-conditional models.
 
     ``beside(start, count)`` gives the conditions and lengths of so many samples, for models that take them.
@@ -164,15 +181,13 @@ def draw(
         raise UserError(
             f"temperature={temperature}: {type(model).__name__} does not draw at a temperature; leave it out."
         )
-    parts = []
     with _at(model, temperature):
         for index, start in enumerate(range(0, n, BATCH)):
             count = min(BATCH, n - start)
             generator = keyed_generator("sample", seed, index, device=device)
             own = model if beside is None else under(model, beside(start, count))
             some = None if labels is None else labels[start : start + count]
-            parts.append(own.sample(count, some, generator=generator))
-    return torch.cat(parts)
+            yield own.sample(count, some, generator=generator)
 
 
 def _labels(model: Model, y: int | Tensor | None, n: int, device: torch.device) -> Tensor | None:

@@ -50,24 +50,19 @@ def sample_run(
     device = find_device({"accelerator": accelerator})
     found = load_run(run, checkpoint=checkpoint, device=device, data_root=data_root)
     spec, name = found.spec, f"{checkpoint}-n{n}-s{seed}"
-    if label is not None and not 0 <= label < (spec.num_classes or 0):
-        known = f"0 to {spec.num_classes - 1}" if spec.num_classes else "none: these data have no classes"
-        raise UserError(f"label={label} is not a class of {found.config['names']['data']} (classes: {known}).")
+    check_label(found, label)
     if show != "samples":
         return _show(found, show, n, seed, data_root, found.path / "samples" / f"{name}-{show}")
     name += "" if label is None else f"-y{label}"
     name += "" if temperature is None else f"-t{temperature:g}"
     target = found.path / "samples" / name
-    if spec.given is None and not spec.lengths:
-        x = found.sample(n, seed=seed, y=label, temperature=temperature)
-        return *write_samples(target.with_name(f"{name}.png"), x, spec), _write_array(target, {"x": x})
-    data = load_data(found.config, data_root)  # samples are drawn under the conditions of test examples
-    chunks = Chunks(data, "test", seed=seed, device=device)
-    x = draw(found.model, n, seed=seed, device=device, label=label, temperature=temperature, beside=chunks.beside)
+    chunks = conditions(found, seed=seed, data_root=data_root)
+    own = None if chunks is None else chunks.beside
+    x = draw(found.model, n, seed=seed, device=device, label=label, temperature=temperature, beside=own)
     written, arrays = write_samples(target.with_name(f"{name}.png"), x, spec), {"x": x}
-    if spec.given is not None:
+    if chunks is not None and spec.given is not None:
         rows = chunks.beside(0, n).index
-        (examples,) = evaluation_batches(data, "test", batch_size=n, device=device, rows=rows)
+        (examples,) = evaluation_batches(chunks.data, "test", batch_size=n, device=device, rows=rows)
         assert examples.given is not None
         arrays |= {"given": examples.given, "truth": examples.x}
         few = picked(examples, torch.arange(min(ROWS, n)))
@@ -75,6 +70,21 @@ def sample_run(
         every = samples_under(found.model, few, seed=seed, first=x[:ROWS])
         write_conditions(target.with_name(f"{name}.png"), few, every, spec)
     return *written, _write_array(target, arrays)
+
+
+def conditions(found: Run, *, seed: int, data_root: Path | None) -> Chunks | None:
+    """The test examples under whose conditions and lengths samples are drawn; None where these need neither."""
+    if found.spec.given is None and not found.spec.lengths:
+        return None
+    return Chunks(load_data(found.config, data_root), "test", seed=seed, device=found.device)
+
+
+def check_label(found: Run, label: int | None) -> None:
+    """Refuse a label that is not a class of the data."""
+    classes = found.spec.num_classes
+    if label is not None and not 0 <= label < (classes or 0):
+        known = f"0 to {classes - 1}" if classes else "none: these data have no classes"
+        raise UserError(f"label={label} is not a class of {found.config['names']['data']} (classes: {known}).")
 
 
 def _show(found: Run, show: str, n: int, seed: int, data_root: Path | None, target: Path) -> tuple[Path, ...]:
