@@ -237,11 +237,10 @@ def _dry_run(chosen: Sequence[Cell], cells: Sequence[Cell], settings: dict[str, 
 
     slots = settings["slots"]
     if settings["name"] == "local":
-        import os
-
         from dgmbench.bench.executors.local import make_slots, visible_gpus
+        from dgmbench.system import cores
 
-        slots = len(make_slots(LocalSettings(**settings), sorted(os.sched_getaffinity(0)), visible_gpus()))
+        slots = len(make_slots(LocalSettings(**settings), cores(), visible_gpus()))
     each, total = estimate(chosen, cells, slots)
     for cell in chosen:
         seconds = each.get(cell.id)

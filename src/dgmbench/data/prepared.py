@@ -7,7 +7,6 @@ always complete. A lock lets the second of two processes wait for the first inst
 economy, and nothing depends on it.
 """
 
-import contextlib
 import errno
 import hashlib
 import json
@@ -23,6 +22,7 @@ import numpy as np
 
 from dgmbench.data.reader import SPLITS, Chunks, Decoded, Part
 from dgmbench.errors import UserError
+from dgmbench.system import locked
 
 FORMAT = 1  # of the folder; part of the key
 DAY = 24 * 3600.0  # nobody decodes for longer
@@ -116,7 +116,7 @@ def open_or_prepare(
     fetch()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _lock(folder / f".{target.name}.lock"):
+        with locked(folder / f".{target.name}.lock"):
             if (found := _open(target)) is None:
                 for left in folder.glob(f".{target.name}.*.partial"):
                     if left.stat().st_mtime < time.time() - DAY:  # of a process that was killed
@@ -135,15 +135,6 @@ def open_or_prepare(
     if found is None:
         raise UserError(f"The prepared set {target} cannot be read back; delete this folder and try again.")
     return found
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    import fcntl
-
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _open(target: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:

@@ -1,6 +1,5 @@
 """A run's folder: named by content, owned by one process at a time, complete only when ``result.json`` is there."""
 
-import fcntl
 import json
 import os
 import socket
@@ -13,6 +12,7 @@ import yaml
 
 from dgmbench.data.spec import DataSpec
 from dgmbench.errors import UserError, nearest
+from dgmbench.system import Lock
 from dgmbench.training.files import disk_errors, write_atomically, write_json
 
 CONFIG_KEYS = {"model", "data", "trainer", "optimizer", "hardware", "protocol", "seed", "paths", "names"}
@@ -33,7 +33,7 @@ class RunFolder:
         self.samples = path / "samples"
         self.last = path / "checkpoints" / "last.ckpt"
         self.best = path / "checkpoints" / "best.ckpt"
-        self._lock: int | None = None
+        self._lock = Lock(path / ".lock")
 
     @classmethod
     def existing(cls, path: str | Path) -> "RunFolder":
@@ -53,29 +53,19 @@ class RunFolder:
         return self.best if rule == "best" else self.last
 
     def acquire(self) -> None:
-        """Take the folder for this process until it ends, however it ends (flock); refuse if another one has it."""
+        """Take the folder for this process until it ends, however it ends; refuse if another one has it."""
         with disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            owner = os.read(self._lock, 100).decode(errors="replace").strip() or "unknown"
-            os.close(self._lock)
-            self._lock = None
+            owner = self._lock.take()
+        if owner is not None:
             raise UserError(
                 f"The run {self.path} is being worked on by another process ({owner}); wait until it is done, or "
                 "stop it."
-            ) from error
-        with disk_errors(self.path):
-            os.ftruncate(self._lock, 0)
-            os.pwrite(self._lock, f"pid {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+            )
 
     def release(self) -> None:
         """Give the folder back."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._lock.release()
 
     def write_config(self, completed: Mapping[str, Any]) -> None:
         """Store the completed configuration of the run, its paths such that they hold from any folder."""

@@ -16,6 +16,7 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from dgmbench.errors import UserError
+from dgmbench.system import sync_folder
 
 
 @contextlib.contextmanager
@@ -52,11 +53,7 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(path.parent)
 
 
 def write_json(path: Path, value: object) -> None:

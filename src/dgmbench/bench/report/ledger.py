@@ -5,7 +5,6 @@ Read are ``cells.json`` where there is one, else every run folder below; each ru
 and times of change, so that a second report reads only what has changed; without that file everything is read anew.
 """
 
-import fcntl
 import json
 import math
 import os
@@ -21,6 +20,7 @@ from dgmbench.bench.report.settings import flatten, sets_apart
 from dgmbench.errors import UserError
 from dgmbench.runs.record import unlabelled_words
 from dgmbench.source import hash_of_target
+from dgmbench.system import is_alive, is_locked
 
 STATUSES = {
     "done": "finished",
@@ -97,7 +97,7 @@ def read_ledger(folder: Path) -> Ledger:
         cells = [_bare_cell(folder, path, index) for path in _run_folders(folder)]
         title, survey = folder.resolve().name, ""
     else:
-        held = _held(folder)
+        held = is_locked(folder / ".lock")  # a runner keeps it until it ends, however it ends
         cells = [_suite_cell(folder, entry, index, held) for entry in suite["cells"]]
         title, survey = str(suite.get("title") or suite.get("suite") or folder.name), str(suite.get("survey") or "")
     if not cells:
@@ -218,35 +218,12 @@ def read_traceback(path: Path, limit: int = 6000) -> str | None:
     return text if len(text) <= limit else "[...]\n" + text[-limit:]
 
 
-def _held(folder: Path) -> bool:
-    """Whether a runner has a bench folder: it keeps the lock until it ends, however it ends."""
-    try:
-        descriptor = os.open(folder / ".lock", os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
-    return False
-
-
 def _alive(status: Mapping[str, Any], *, elsewhere: bool) -> bool:
     """Whether the process that wrote ``status.json`` still runs; ``elsewhere``: believed of other machines."""
     pid = status.get("pid")
     if status.get("host") != socket.gethostname() or not isinstance(pid, int):
         return elsewhere
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        pass
-    return True
+    return is_alive(pid)
 
 
 _SOURCES: dict[str, str | None] = {}
