@@ -3,7 +3,7 @@
 import difflib
 import errno
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 
 class UserError(Exception):
@@ -76,3 +76,13 @@ def nearest(name: str, known: Iterable[str], *, what: str) -> str:
     if close:
         return f"There is no {what} '{name}'; did you mean {' or '.join(close)}?"
     return f"There is no {what} '{name}'; choose one of: {', '.join(options)}."
+
+
+def some_of(names: Collection[str], what: str, *, most: int = 3) -> str:
+    """How many there are, and the first of them by name.
+
+    >>> some_of(["a.txt"], "file"), some_of(["a.txt", "b.txt", "c.txt", "d.txt"], "file")
+    ('1 file (a.txt)', '4 files (a.txt, b.txt, c.txt, ...)')
+    """
+    first = [*list(names)[:most], *(["..."] if len(names) > most else [])]
+    return f"{len(names):,} {what}{'s' * (len(names) != 1)} ({', '.join(first)})"

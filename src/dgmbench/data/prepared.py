@@ -90,6 +90,7 @@ def describe(decoded: Decoded, content_hash: str) -> dict[str, Any]:
         "split_hash": digest({name: split["hash"] for name, split in splits.items()}),
         "content_hash": content_hash,
         "remarks": dict(decoded.remarks),
+        "notes": list(decoded.notes()),
     }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from dgmbench.data.spec import DataSpec
 from dgmbench.errors import UserError, nearest
 from dgmbench.system import Lock
 from dgmbench.training.files import disk_errors, write_atomically, write_json
@@ -24,6 +25,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config = path / "config.yaml"
+        self.spec = path / "spec.json"
         self.metrics = path / "metrics.jsonl"
         self.status_file = path / "status.json"
         self.result_file = path / "result.json"
@@ -66,8 +68,26 @@ class RunFolder:
         self._lock.release()
 
     def write_config(self, completed: Mapping[str, Any]) -> None:
-        """Store the completed configuration of the run."""
-        write_atomically(self.config, yaml.safe_dump(dict(completed), sort_keys=False).encode())
+        """Store the completed configuration of the run, its paths such that they hold from any folder."""
+        paths = {name: os.path.abspath(path) for name, path in completed["paths"].items()}
+        data = dict(completed["data"])
+        if data.get("path"):
+            data["path"] = os.path.abspath(os.path.expanduser(data["path"]))
+        stored = {**completed, "data": data, "paths": paths}
+        write_atomically(self.config, yaml.safe_dump(stored, sort_keys=False).encode())
+
+    def write_spec(self, spec: DataSpec) -> None:
+        """Store what the data are like, so that the model can be built again without them."""
+        write_json(self.spec, spec.as_dict())
+
+    def read_spec(self) -> DataSpec | None:
+        """What the data of the run are like; None if an earlier version has made it, which did not store that."""
+        try:
+            return DataSpec(**json.loads(self.spec.read_bytes()))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{self.spec} is damaged; remove it, and it is read from the data instead.") from error
 
     def read_config(self) -> dict[str, Any]:
         """The completed configuration of the run."""

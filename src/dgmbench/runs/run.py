@@ -72,8 +72,9 @@ class Outcome:
 
     @property
     def remarks(self) -> list[str]:
-        """What a reader of the numbers must know of the data: how many examples have no label."""
-        return unlabelled_words(self.result["data"], self.result.get("unlabelled", {}))
+        """What a reader of the numbers must know of the data: examples without a label, what the reader changed."""
+        unlabelled = unlabelled_words(self.result["data"], self.result.get("unlabelled", {}))
+        return [*unlabelled, *(f"data: {note}" for note in self.result.get("data_notes", []))]
 
     @property
     def objective_text(self) -> str:
@@ -133,6 +134,7 @@ def train(cfg: Mapping[str, Any]) -> Outcome:
             return Outcome(folder.path, result, message)
         if ranks.is_first:
             folder.write_config(completed)
+            folder.write_spec(data.spec)
         return _Run(completed, data, model, optimizers, plan, stream, folder, ranks).go()
     finally:
         folder.release()
@@ -356,6 +358,7 @@ class _Run:
             "data_hash": self.data.content_hash,
             "data_source": self.data.meta["source"],
             **({"unlabelled": unlabelled} if (unlabelled := count_unlabelled(self.data)) else {}),
+            **({"data_notes": notes} if (notes := self.data.meta["notes"]) else {}),
             "objective": self._objective(),
             "cost": {
                 "parameters": sum(p.numel() for p in model.parameters()),
