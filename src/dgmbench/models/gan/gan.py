@@ -174,7 +174,7 @@ class Gan(Model):
 
     @torch.no_grad()
     def after_step(self, player: str, batch: Batch, generator: Generator) -> None:
-        """Clip the critic's weights, follow their singular vectors; take up the batch-norm statistics of who stepped."""
+        """Clip the critic's weights, follow their singular vectors; take up batch-norm statistics of who stepped."""
         if player == "discriminator" and self.clip is not None:
             for parameter in self.discriminator.parameters():
                 parameter.clamp_(-self.clip, self.clip)
