@@ -17,7 +17,19 @@ FOLDERS = {"train": ("train",), "valid": ("valid", "val", "validation"), "test":
 
 
 def find_pictures(folder: Path) -> list[str]:
-    """Paths of the pictures below ``folder``, relative to it and in sorted order; hidden ones are passed over."""
+    """Paths of the pictures below ``folder``, relative to it and in sorted order; hidden ones are passed over, and what
+    is no file, which :func:`irregular` names.
+    """
+    return [name for name in _named_like_pictures(folder) if (folder / name).is_file()]
+
+
+def irregular(folder: Path) -> str | None:
+    """The first that is named like a picture but is a pipe, a device, a socket, or a link to nothing or to itself."""
+    names = (name for name in _named_like_pictures(folder) if not (folder / name).is_file())
+    return next((name for name in names if not (folder / name).is_dir()), None)
+
+
+def _named_like_pictures(folder: Path) -> list[str]:
     relative = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     return sorted(path.as_posix() for path in relative if not any(part.startswith(".") for part in path.parts))
 
@@ -63,6 +75,10 @@ class Images(Reader):
         """There must be at least one picture."""
         if not self.folder.is_dir():
             raise UserError(f"There is no folder {self.folder}; data.path must name a folder of pictures.")
+        if (strange := irregular(self.folder)) is not None:
+            raise UserError(
+                f"{self.folder / strange} is no file, but a pipe, a device or a link to nothing; remove it."
+            )
         if not find_pictures(self.folder):
             raise UserError(f"{self.folder} holds no pictures ({', '.join(sorted(SUFFIXES))}).")
 

@@ -1,6 +1,7 @@
 """Encoded pictures -> rows of uint8 arrays: decode, crop the centre, resize, many at a time."""
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -10,6 +11,7 @@ import numpy as np
 from dgmbench.data.reader import Chunks
 from dgmbench.errors import UserError
 
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # others may start programs, such as EPS
 ROWS = 256  # pictures decoded before they are written
 
 
@@ -19,7 +21,8 @@ def decode(content: bytes, *, size: int, channels: int, crop: int | None = None)
     """
     from PIL import Image, ImageOps
 
-    with Image.open(BytesIO(content)) as file:
+    warnings.simplefilter("error", Image.DecompressionBombWarning)  # of sizes that are announced
+    with Image.open(BytesIO(content), formats=FORMATS) as file:
         image = ImageOps.exif_transpose(file).convert("L" if channels == 1 else "RGB")
     side = crop or min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
