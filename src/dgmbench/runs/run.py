@@ -18,7 +18,7 @@ import torch
 from dgmbench.config import complete, run_name
 from dgmbench.data import BatchStream, DataSet, evaluation_batches
 from dgmbench.data.spec import Batch
-from dgmbench.errors import RunFailed, UserError
+from dgmbench.errors import ENDINGS, RunFailed, UserError
 from dgmbench.evaluation.evaluator import validation_objective
 from dgmbench.models.contract import Model
 from dgmbench.runs.build import (
@@ -217,8 +217,9 @@ class _Run:
             self.ranks.leave()
             self._status("interrupted", signal=stop.signal_number)
             if self.ranks.is_first:
-                word = "Ctrl-C" if stop.signal_number == signal.SIGINT else "SIGTERM"
-                print(f"Stopped by {word}; the same command resumes {self.folder.path}", file=sys.stderr)  # noqa: T201
+                with contextlib.suppress(OSError):  # the terminal may be gone
+                    word = ENDINGS[signal.Signals(stop.signal_number)]
+                    print(f"Stopped by {word}; the same command resumes {self.folder.path}", file=sys.stderr)  # noqa: T201
             raise SystemExit(128 + stop.signal_number) from stop
         except UserError:
             with contextlib.suppress(UserError, OSError):  # the disk may be full
