@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dgmbench.data import DataSet, load
+from dgmbench.data import DataSet, DataSpec, load
+from dgmbench.data.checks import exactly
 from dgmbench.data.digits import Digits, DigitsFewLabels
 from dgmbench.data.labels import few_labels, numbered
+from dgmbench.data.reader import Chunks, Decoded, Part
 from dgmbench.errors import UserError
 
 Open = Callable[..., DataSet]
@@ -120,3 +122,56 @@ def test_conditions_of_a_file(tmp_path: Path) -> None:
 def test_conditions_need_one_for_each_example(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="39 rows"):
         npz(tmp_path, x_train=np.ones((40, 3), int), given_train=np.ones((39, 2), int))
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (
+            {"y_train": np.array([2**64 - 1, 0, 1] * 10, np.uint64)},
+            "y_train .* 18446744073709551615, which int64",
+        ),
+        ({"y_train": np.array([2**63, 0, 1] * 10, np.uint64)}, "9223372036854775808, which int64 cannot"),
+        ({"length_train": np.full(30, 2**64 - 1, np.uint64)}, "length_train .* which int64 cannot hold"),
+        ({"x_train": np.full((30, 4), 3.5e38)}, "x_train .* beyond float32"),
+        ({"x_train": np.full((30, 4), np.longdouble(3.4028236e38)) + 0.5}, "x_train .* beyond float32"),
+    ],
+)
+def test_numbers_that_the_kept_dtype_cannot_hold(tmp_path: Path, change: dict[str, np.ndarray], what: str) -> None:
+    arrays = {"x_train": np.arange(120).reshape(30, 4) + 0.5, "y_train": np.arange(30) % 3, **change}
+    np.savez(tmp_path / "own.npz", **arrays)
+    with pytest.raises(UserError, match=what):
+        load({"name": "own", "_target_": "dgmbench.data.npz.Npz", "path": str(tmp_path / "own.npz")}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [([255, 256], np.uint8), ([0, -1], np.uint8), ([0.5], np.int64), ([np.nan], np.int64), ([2.0**63], np.int64),
+     ([1e39], np.float32), ([2**24 + 1], np.float32), (np.array([2**64 - 1], np.uint64), np.int64),
+     (np.array([-1]), np.uint64)],
+)  # fmt: skip
+def test_a_cast_that_changes_a_number_is_refused(values: list[float], dtype: type) -> None:
+    with np.errstate(over="ignore"), pytest.raises(UserError, match=r"numbers has .* cannot hold"):
+        exactly(np.asarray(values), dtype, "numbers")
+    assert exactly(np.array([3.0, 250.0]), np.uint8, "numbers").tolist() == [3, 250]
+
+
+@pytest.mark.parametrize(
+    ("spec", "value"),
+    [(DataSpec((2,), "binary"), 2), (DataSpec((2,), "discrete", 17), 17), (DataSpec((2,), "tokens", 5), 5),
+     (DataSpec((2,), "tokens", 5), -1), (DataSpec((2,), "counts"), -1), (DataSpec((2,), "real"), np.inf)],
+)  # fmt: skip
+@pytest.mark.parametrize("piecewise", [False, True])
+def test_values_outside_the_described_space_are_refused_of_every_reader(
+    spec: DataSpec, value: float, piecewise: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    x = np.zeros((4, 2), str(spec.dtype).removeprefix("torch."))
+    x[2, 1] = value
+    held = Chunks(x.shape, x.dtype, lambda: iter([x[:2], x[2:]])) if piecewise else x
+    part = Part(held, None, "here", np.arange(4))
+    good = Part(np.zeros_like(x), None, "here", np.arange(4))
+    monkeypatch.setattr(
+        Digits, "read", lambda self, folder: Decoded(spec, {"train": part, "valid": good, "test": good})
+    )
+    with pytest.raises(UserError, match=r"The train split holds .*values"):
+        load({"name": "digits", "_target_": "dgmbench.data.digits.Digits"}, tmp_path)

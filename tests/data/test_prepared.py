@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dgmbench.data import DataSet, load, prepared
+from dgmbench.data import DataSet, load, prepared, verified
 from dgmbench.data.reader import Chunks, Decoded, Part
 from dgmbench.data.spec import DataSpec
 from dgmbench.errors import UserError
@@ -40,7 +40,9 @@ class Counting:
 
 
 def open_set(root: Path, decode: Callable[[], Decoded], **key: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    return prepared.open_or_prepare(root, "set", key, lambda: None, decode)
+    arrays, meta, wait = prepared.open_or_prepare(root, "set", key, lambda: None, decode)
+    wait()
+    return arrays, meta
 
 
 def folder(root: Path) -> Path:
@@ -124,6 +126,19 @@ def _lengthen(target: Path) -> None:
         file.write(b"more")
 
 
+def _two_bytes(target: Path) -> None:
+    path = target / "train_x.npy"
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1
+    content[-10] ^= 1
+    path.write_bytes(content)
+
+
+def _other_levels(target: Path) -> None:
+    text = (target / "meta.json").read_text()
+    (target / "meta.json").write_text(text.replace('"levels": 256', '"levels": 255'))
+
+
 def _other_dtype(target: Path) -> None:
     np.save(target / "train_x.npy", X.view(np.int8))
 
@@ -150,8 +165,10 @@ def _half_a_record(target: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", [_truncate, _lengthen, _other_dtype, _other_shape, _no_header, _no_labels, _no_record, _half_a_record]
-)
+    "damage",
+    [_truncate, _lengthen, _two_bytes, _other_levels, _other_dtype, _other_shape, _no_header, _no_labels, _no_record,
+     _half_a_record],
+)  # fmt: skip
 def test_a_damaged_folder_is_prepared_again(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     open_set(tmp_path, Counting())
     damage(folder(tmp_path))
@@ -160,6 +177,50 @@ def test_a_damaged_folder_is_prepared_again(tmp_path: Path, damage: Callable[[Pa
     assert decode.decoded == 1
     assert np.array_equal(arrays["train_x"], X)
     assert np.array_equal(arrays["test_y"], np.arange(5))
+
+
+def test_a_folder_of_another_set_is_prepared_again(tmp_path: Path) -> None:
+    open_set(tmp_path, Counting(), size=64)
+    mine = folder(tmp_path)
+    open_set(tmp_path, Counting(), size=32)
+    (other,) = set((tmp_path / "prepared").glob("set-*")) - {mine}
+    shutil.rmtree(mine)
+    shutil.copytree(other, mine)
+    decode = Counting()
+    open_set(tmp_path, decode, size=64)
+    assert decode.decoded == 1
+
+
+def test_records_of_before_had_no_hash_of_their_own(tmp_path: Path) -> None:
+    open_set(tmp_path, Counting())
+    file = folder(tmp_path) / "meta.json"
+    meta = json.loads(file.read_text())
+    del meta["record_hash"]
+    file.write_text(json.dumps(meta))
+    decode = Counting()
+    assert open_set(tmp_path, decode)[1] == meta
+    assert decode.decoded == 0
+
+
+def test_a_large_set_is_compared_beside_and_nothing_is_kept_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    open_set(tmp_path, Counting())
+    _two_bytes(folder(tmp_path))
+    monkeypatch.setattr(verified, "AT_ONCE", 0)
+    decode = Counting()
+    arrays, _, wait = prepared.open_or_prepare(tmp_path, "set", {}, lambda: None, decode)
+    assert not np.array_equal(arrays["train_x"], X)  # it is open while its hash is taken
+    with pytest.raises(UserError, match=r"is not what was written.*give the same command again"):
+        wait()
+    for _ in range(2):  # prepared anew, then found to agree
+        arrays, _ = open_set(tmp_path, decode)
+        assert np.array_equal(arrays["train_x"], X)
+    assert decode.decoded == 1
+    hashed: list[int] = []
+    monkeypatch.setattr(prepared, "hash_of_arrays", lambda arrays: hashed.append(1))
+    open_set(tmp_path, decode)  # a state that is known to agree is not hashed again
+    assert not hashed
 
 
 def _prepare(root: Path, barrier: Any, results: Any) -> None:

@@ -54,6 +54,11 @@ class Celeba(PublishedReader):
         path = self.path(folder, ARCHIVE)
         partition = _table(self.path(folder, PARTITION), header=0)
         names = list(partition)
+        numbers = {str(number) for number in range(len(SPLITS))}
+        if strange := [name for name, row in partition.items() if row[0] not in numbers]:
+            raise UserError(
+                f"{folder / PARTITION} puts {strange[0]} in the split {partition[strange[0]][0]}, not 0, 1 or 2."
+            )
         split_of = np.array([int(row[0]) for row in partition.values()])
         labels = None
         if self.attribute is not None:
@@ -88,7 +93,10 @@ class Celeba(PublishedReader):
         column, table = attributes.index(self.attribute), _table(path, header=2)
         if absent := [name for name in names if name not in table]:
             raise UserError(f"{path} says nothing about {len(absent)} pictures, such as {absent[0]}.")
-        return np.array([table[name][column] == "1" for name in names], np.int64)
+        values = [table[name][column] if column < len(table[name]) else "nothing" for name in names]
+        if strange := set(values) - {"1", "-1"}:
+            raise UserError(f"{path} says {min(strange)} of {self.attribute}, not 1 or -1; get it again.")
+        return np.array([value == "1" for value in values], np.int64)
 
 
 def _table(path: Path, *, header: int) -> dict[str, list[str]]:

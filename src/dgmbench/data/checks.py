@@ -1,10 +1,46 @@
-"""What a reader promises of labels, conditions and lengths, looked at once, when a set is decoded."""
+"""What a reader promises of values, labels, conditions and lengths, looked at once, when a set is decoded."""
+
+from typing import Any
 
 import numpy as np
 
 from dgmbench.data.reader import Chunks, Part
 from dgmbench.data.spec import DataSpec
 from dgmbench.errors import UserError
+
+
+def exactly(values: np.ndarray, dtype: Any, what: str) -> np.ndarray:
+    """The values in another dtype, refused if any of them would be another number: no check is made of what a cast
+    has changed, nor believed of what it is about to change.
+    """
+    if values.dtype.kind not in "buif":
+        raise UserError(f"{what} has {values.dtype} values; give numbers.")
+    with np.errstate(invalid="ignore"):
+        cast = np.asarray(values).astype(dtype)
+    # a wrapped number compares equal after another wrap, 2^64 - 1 as int64 with -1 say, so the signs must agree as well
+    same = (cast == values) & ((cast < 0) == (values < 0))
+    if not same.all():
+        wrong = np.asarray(values).ravel()[int(np.argmin(same.ravel()))]
+        raise UserError(f"{what} has {values.dtype} values such as {wrong}, which {np.dtype(dtype)} cannot hold.")
+    return cast
+
+
+def check_values(x: np.ndarray, spec: DataSpec, split: str, what: str = "values") -> np.ndarray:
+    """Values are in the space that the spec describes, in the dtype they are kept in; returns them."""
+    if x.size == 0:
+        return x
+    if spec.kind == "real":
+        if not np.isfinite(x).all():
+            raise UserError(
+                f"The {split} split holds {what} that are NaN, infinite or beyond {x.dtype}; replace them or drop "
+                "those examples."
+            )
+        return x
+    low, high = int(x.min()), int(x.max())
+    if low < 0 or (spec.levels is not None and high >= spec.levels):
+        wanted = "zero or more" if spec.levels is None else f"0 ... {spec.levels - 1}"
+        raise UserError(f"The {split} split holds {spec.kind} {what} from {low} to {high}; they must be {wanted}.")
+    return x
 
 
 def check_labels(part: Part, spec: DataSpec, split: str) -> None:
@@ -36,6 +72,8 @@ def check_conditions(part: Part, spec: DataSpec, split: str) -> None:
                 f"The {split} split holds {part.given.dtype} conditions {found}, but they are described as "
                 f"{spec.given}, one for each of {n} examples."
             )
+        if not isinstance(part.given, Chunks):
+            check_values(part.given, spec.given, split, "conditions")
     if (part.length is not None) != spec.lengths:
         raise UserError(f"The {split} split has lengths, or the set's description has, but not both.")
     if part.length is None:

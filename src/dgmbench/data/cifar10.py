@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from dgmbench.data.checks import exactly
 from dgmbench.data.files import PublishedFile, PublishedReader
 from dgmbench.data.reader import Decoded, Part, split_off_the_end, take_parts
 from dgmbench.data.spec import DataSpec
@@ -84,7 +85,7 @@ def _batch(path: Path, name: str, content: bytes) -> tuple[np.ndarray, np.ndarra
     """Images (n, 3, 32, 32) and labels (n,) of one pickled batch."""
     try:
         batch = ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
-        x, y = batch[b"data"], np.asarray(batch[b"labels"], np.int64)
+        x, y = batch[b"data"], exactly(np.asarray(batch[b"labels"]), np.int64, "labels")
     except Exception as error:  # a damaged pickle can raise anything
         raise UserError(f"{name} in {path} is no batch of CIFAR-10: {error}.") from error
     is_bytes = isinstance(x, np.ndarray) and x.dtype == np.uint8 and x.shape == (len(y), 3072)

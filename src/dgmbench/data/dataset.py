@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,10 +12,11 @@ from torch import Tensor
 
 from dgmbench.config.signatures import TARGET, build, check_arguments, locate
 from dgmbench.data import prepared
-from dgmbench.data.checks import check_conditions, check_labels
+from dgmbench.data.checks import check_conditions, check_labels, check_values
 from dgmbench.data.pairs import Binarise, binarise_mode, binarised_spec, spec_from_card
 from dgmbench.data.reader import SPLITS, Chunks, Decoded, Part, Reader
 from dgmbench.data.spec import DataSpec
+from dgmbench.data.verified import settled
 from dgmbench.errors import UserError
 
 SplitName = Literal["train", "valid", "test"]
@@ -65,6 +67,10 @@ class DataSet:
     meta: dict[str, Any] = field(default_factory=dict)
     oracle: Callable[[np.ndarray], np.ndarray | None] = field(default=lambda x: None, repr=False)
     """The exact log-probability of raw values (n, *shape) under the set's own distribution, (n,), or None."""
+    verify: Callable[[], None] = field(default=settled, repr=False)
+    """Returns when the values are known to be those of the content hash, and raises a UserError if they are not: to be
+    called before anything is kept that was made from them.
+    """
 
     def size(self, split: SplitName) -> int:
         """Number of examples of a split."""
@@ -95,8 +101,7 @@ def load(data_cfg: Mapping[str, Any], root: Path) -> DataSet:
     folder = Path(root).expanduser() / name
 
     def decode() -> Decoded:
-        decoded = reader.read(folder)
-        _check(decoded)
+        decoded = _checked(reader.read(folder))
         return _thresholded(decoded, name) if mode == "threshold" else decoded
 
     if reader.prepared:
@@ -107,9 +112,9 @@ def load(data_cfg: Mapping[str, Any], root: Path) -> DataSet:
             "threshold": mode == "threshold",
             "source": dict(reader.source(folder)),
         }
-        arrays, meta = prepared.open_or_prepare(folder.parent, name, key, lambda: reader.fetch(folder), decode)
+        arrays, meta, wait = prepared.open_or_prepare(folder.parent, name, key, lambda: reader.fetch(folder), decode)
     else:
-        arrays, meta = prepared.in_memory(decode())
+        (arrays, meta), wait = prepared.in_memory(decode()), settled
 
     stored = DataSpec(**meta["spec"])
     spec = stored if mode != "dynamic" else binarised_spec(stored, mode, name)
@@ -140,6 +145,7 @@ def load(data_cfg: Mapping[str, Any], root: Path) -> DataSet:
         stored.levels if mode == "dynamic" else None,
         record,
         reader.log_prob,
+        wait,
     )
 
 
@@ -152,8 +158,11 @@ def _reader(target: str, arguments: Mapping[str, Any]) -> Reader:
     return reader
 
 
-def _check(decoded: Decoded) -> None:
-    """A reader's promise: three splits of the spec's shape and dtype, and enough in each to measure something."""
+def _checked(decoded: Decoded) -> Decoded:
+    """A reader's promise: three splits of the spec's shape and dtype with values of its space, and enough in each to
+    measure something. Values that are decoded as they are written are looked at then.
+    """
+    parts: dict[str, Part] = {}
     dtype = np.dtype(str(decoded.spec.dtype).removeprefix("torch."))
     for split in SPLITS:
         part = decoded.parts[split]
@@ -172,6 +181,9 @@ def _check(decoded: Decoded) -> None:
             )
         check_labels(part, decoded.spec, split)
         check_conditions(part, decoded.spec, split)
+        look = partial(check_values, spec=decoded.spec, split=split)
+        parts[split] = replace(part, x=part.x.map(look) if isinstance(part.x, Chunks) else look(part.x))
+    return replace(decoded, parts=parts)
 
 
 def _thresholded(decoded: Decoded, name: str) -> Decoded:

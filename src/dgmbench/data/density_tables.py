@@ -45,10 +45,12 @@ class DensityTable(Reader):
     def read(self, folder: Path) -> Decoded:
         """Read, prepare and check."""
         rows, remarks = self.prepare(self._files(folder))
+        with np.errstate(over="ignore"):
+            rows = {split: x.astype(np.float32) for split, x in rows.items()}  # beyond it is infinite
         bad = next((split for split, x in rows.items() if x.ndim != 2 or x.size == 0 or not np.isfinite(x).all()), None)
         if bad is not None:
-            raise UserError(f"The {bad} rows of {folder.name} in {folder} are empty or hold NaN; get the files again.")
-        parts = {split: Part(rows[split].astype(np.float32), None, f"{folder.name}: {split} rows of the paper's split",
+            raise UserError(f"The {bad} rows of {folder.name} in {folder} are empty or not finite; get them again.")
+        parts = {split: Part(rows[split], None, f"{folder.name}: {split} rows of the paper's split",
                              np.arange(len(rows[split]))) for split in SPLITS}  # fmt: skip
         return Decoded(DataSpec((rows["train"].shape[1],), "real"), parts, remarks)
 

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from dgmbench.data.audio import LEVELS, mu_law_encode, read_wav
+from dgmbench.data.checks import exactly
 from dgmbench.data.files import state
 from dgmbench.data.npz import open_npz
 from dgmbench.data.reader import SPLITS, Decoded, Part, Reader
@@ -143,12 +144,19 @@ def _from_arrays(path: Path) -> Iterator[Recording]:
     missing = [key for key in ("audio", "offsets", "digit", "speaker", "index") if key not in arrays]
     if missing:
         raise UserError(f"{path} lacks {', '.join(missing)}; {WHERE.replace('there', 'in its folder')}.")
-    audio, offsets = arrays["audio"], arrays["offsets"]
-    n = len(offsets) - 1
-    good = audio.dtype == np.int16 and n >= 1 and bool((np.diff(offsets) >= 0).all()) and offsets[-1] <= len(audio)
-    if not good or any(len(arrays[key]) != n for key in ("digit", "speaker", "index")):
+    audio = arrays["audio"]
+    offsets, digits, numbers = (
+        exactly(arrays[key], np.int64, f"{key} in {path}") for key in ("offsets", "digit", "index")
+    )
+    n = offsets.size - 1
+    flat = audio.ndim == offsets.ndim == 1 and all(arrays[key].shape == (n,) for key in ("digit", "speaker", "index"))
+    good = flat and audio.dtype == np.int16 and n >= 1 and bool((np.diff(offsets) >= 0).all())
+    if not good or offsets[0] < 0 or offsets[-1] > len(audio) or arrays["speaker"].dtype.kind not in "SU":
         raise UserError(f"The arrays of {path} do not fit each other: {n} recordings of {audio.dtype}; get it again.")
-    names = np.char.decode(arrays["speaker"]) if arrays["speaker"].dtype.kind == "S" else arrays["speaker"]
+    try:
+        names = np.char.decode(arrays["speaker"]) if arrays["speaker"].dtype.kind == "S" else arrays["speaker"]
+    except UnicodeDecodeError as error:
+        raise UserError(f"The speakers in {path} are no text in UTF-8 ({error.reason}); get it again.") from error
     for i in range(n):
         samples = audio[offsets[i] : offsets[i + 1]]
-        yield Recording(int(arrays["digit"][i]), str(names[i]), int(arrays["index"][i]), samples)
+        yield Recording(int(digits[i]), str(names[i]), int(numbers[i]), samples)

@@ -10,6 +10,7 @@ from typing import Any, cast, get_args
 
 import numpy as np
 
+from dgmbench.data.checks import exactly
 from dgmbench.data.files import state
 from dgmbench.data.labels import numbered
 from dgmbench.data.reader import SPLITS, Decoded, Part, Reader, split_at_random, take_parts
@@ -150,7 +151,7 @@ class Npz(Reader):
         for split, length in found.items():
             if length.ndim != 1 or length.dtype.kind not in "ui":
                 raise UserError(f"length_{split} in {self.file} is {length.dtype} {length.shape}; give integers (n,).")
-        return {split: length.astype(np.int64) for split, length in found.items()}
+        return {s: exactly(length, np.int64, f"length_{s} in {self.file}") for s, length in found.items()}
 
     def _values(self, x: np.ndarray, key: str) -> np.ndarray:
         """Check one array as it stands; (n, h, w) becomes (n, 1, h, w)."""
@@ -189,14 +190,16 @@ class Npz(Reader):
                 f"{key} in {self.file} is {y.dtype} of shape {y.shape}; labels are integers from 0, or -1 where one is "
                 f"not known, one for each of the {len(x)} examples, and training examples need some."
             )
-        return y.astype(np.int64)
+        return exactly(y, np.int64, f"{key} in {self.file}")
 
     def _cast(self, x: np.ndarray, key: str, spec: DataSpec) -> np.ndarray:
         """The values in the kind's dtype, refused if that would change them (beyond float32's rounding)."""
         if spec.kind == "real":
-            if x.dtype.itemsize > 4 and np.abs(x).max() > np.finfo(np.float32).max:
+            with np.errstate(over="ignore"):
+                cast = np.ascontiguousarray(x, np.float32)
+            if not np.isfinite(cast).all():
                 raise UserError(f"{key} in {self.file} holds values beyond float32, up to {np.abs(x).max():.3g}.")
-            return np.ascontiguousarray(x, np.float32)
+            return cast
         top = spec.levels - 1 if spec.levels is not None else np.iinfo(np.int64).max
         low, high = x.min(), x.max()
         if low < 0 or high > top or (x.dtype.kind == "f" and not (x == np.round(x)).all()):
@@ -205,7 +208,8 @@ class Npz(Reader):
                 f"{key} in {self.file} has {x.dtype} values from {low:.6g} to {high:.6g}, but {spec.kind} data are "
                 f"{wanted}; change the values, data.kind or data.levels."
             )
-        return np.ascontiguousarray(x, np.int64 if spec.kind in ("counts", "tokens") else np.uint8)
+        dtype = np.int64 if spec.kind in ("counts", "tokens") else np.uint8
+        return np.ascontiguousarray(exactly(x, dtype, f"{key} in {self.file}"))
 
     def _parts(self, xs: Arrays, ys: Arrays, given: Arrays, lengths: Arrays) -> dict[str, Part]:
         sizes = {"valid": self.valid, "test": self.test}

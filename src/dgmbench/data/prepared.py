@@ -4,7 +4,7 @@
 
 Arrays are written to a folder of their own, synced, and renamed into place, so that a folder of the final name is
 always complete. A lock lets the second of two processes wait for the first instead of decoding as well; it is an
-economy, and nothing depends on it.
+economy, and nothing depends on it. What is opened is compared with its hash (:mod:`dgmbench.data.verified`).
 """
 
 import errno
@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -21,10 +22,12 @@ from typing import Any
 import numpy as np
 
 from dgmbench.data.reader import SPLITS, Chunks, Decoded, Part
+from dgmbench.data.verified import Wait, compared
 from dgmbench.errors import UserError
 from dgmbench.system import locked
 
 FORMAT = 1  # of the folder; part of the key
+RECORD_HASH = "record_hash"  # over all else in meta.json
 DAY = 24 * 3600.0  # nobody decodes for longer
 
 
@@ -91,38 +94,44 @@ def describe(decoded: Decoded, content_hash: str) -> dict[str, Any]:
     }
 
 
+def hash_of_arrays(arrays: Mapping[str, np.ndarray]) -> str:
+    """The content hash of arrays in their order."""
+    content = ContentHash()
+    for name, x in arrays.items():
+        content.begin(name, x.shape, x.dtype)
+        for rows in _blocks(x):
+            content.rows(rows)
+    return content.hexdigest()
+
+
 def in_memory(decoded: Decoded) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """All arrays of a small set by name, and its record."""
-    content, arrays = ContentHash(), {}
-    for name, x in _array_names(decoded.parts):
-        arrays[name] = x.array() if isinstance(x, Chunks) else x
-        content.begin(name, arrays[name].shape, arrays[name].dtype)
-        content.rows(arrays[name])
-    return arrays, describe(decoded, content.hexdigest())
+    arrays = {name: x.array() if isinstance(x, Chunks) else x for name, x in _array_names(decoded.parts)}
+    return arrays, describe(decoded, hash_of_arrays(arrays))
 
 
 def open_or_prepare(
     root: Path, name: str, key: Mapping[str, Any], fetch: Callable[[], None], decode: Callable[[], Decoded]
-) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The arrays of a prepared set as read-only memory maps and its record; if there is none,
-    ``fetch`` makes sure of the source before anything is written, and ``decode`` reads it.
+) -> tuple[dict[str, np.ndarray], dict[str, Any], Wait]:
+    """The arrays of a prepared set as read-only memory maps, its record, and what waits until they are known to be what
+    was written. If there is none, ``fetch`` makes sure of the source before anything is written, ``decode`` reads it.
 
     ``key`` holds all that the arrays depend on, in plain JSON values. A damaged folder is prepared again.
     """
     folder = root / "prepared"
     target = folder / f"{name}-{digest([FORMAT, key])[:12]}"
-    if (found := _open(target)) is not None:
+    if (found := _verified(target)) is not None:
         return found
     fetch()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / f".{target.name}.lock"):
-            if (found := _open(target)) is None:
+            if (found := _verified(target)) is None:
                 for left in folder.glob(f".{target.name}.*.partial"):
                     if left.stat().st_mtime < time.time() - DAY:  # of a process that was killed
                         shutil.rmtree(left, ignore_errors=True)
                 _write(target, decode(), key)
-                found = _open(target)
+                found = _verified(target)
     except OSError as error:
         if error.filename and folder not in Path(error.filename).parents and Path(error.filename) != folder:
             raise UserError(f"{error.filename} cannot be read ({error.strerror or error}).") from error
@@ -137,10 +146,29 @@ def open_or_prepare(
     return found
 
 
+def _verified(target: Path) -> tuple[dict[str, np.ndarray], dict[str, Any], Wait] | None:
+    """The maps, the record and the wait for their comparison; None, and a word about it, if they have been altered."""
+    if (found := _open(target)) is None:
+        return None
+    arrays, meta = found
+    wait = compared(target, arrays, meta["content_hash"], hash_of_arrays)
+    if wait is not None:
+        return arrays, meta, wait
+    print(  # noqa: T201
+        f"dgm: note: the prepared set {target} is not what was written, and is prepared again.", file=sys.stderr
+    )
+    shutil.rmtree(target, ignore_errors=True)
+    return None
+
+
 def _open(target: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
     """The maps and the record, or None if the folder is missing or does not agree with its own record."""
     try:
         meta = json.loads((target / "meta.json").read_text())
+        if meta.get(RECORD_HASH, found := _record_hash(meta)) != found:  # records of before have none
+            return None
+        if digest([FORMAT, meta["key"]])[:12] != target.name[-12:]:
+            return None
         arrays = {}
         for name, expected in meta["arrays"].items():
             path = target / f"{name}.npy"
@@ -149,9 +177,13 @@ def _open(target: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
             arrays[name] = np.load(path, mmap_mode="r", allow_pickle=False)
             if list(arrays[name].shape) != expected["shape"] or arrays[name].dtype.str != expected["dtype"]:
                 return None
-    except (OSError, ValueError, KeyError, TypeError, EOFError):
+    except (OSError, ValueError, KeyError, TypeError, EOFError, AttributeError, RecursionError):
         return None
     return arrays, meta
+
+
+def _record_hash(meta: Mapping[str, Any]) -> str:
+    return digest({key: value for key, value in meta.items() if key != RECORD_HASH})
 
 
 def _write(target: Path, decoded: Decoded, key: Mapping[str, Any]) -> None:
@@ -188,6 +220,7 @@ def _write(target: Path, decoded: Decoded, key: Mapping[str, Any]) -> None:
             "arrays": arrays,
             "key": dict(key),
         }
+        meta[RECORD_HASH] = _record_hash(meta)
         with (partial / "meta.json").open("w") as text:
             json.dump(meta, text, indent=1)
             _sync(text)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dgmbench.config import run_name
 from dgmbench.data import DataSet
 from dgmbench.data.random import keyed_generator
 from dgmbench.errors import UserError
@@ -20,11 +21,11 @@ from dgmbench.evaluation.tasks.translation import has_domains
 from dgmbench.models.conditions import under
 from dgmbench.models.contract import CanSample, Model
 from dgmbench.models.tasks import CanEnhance, CanTranslate, HasObjective
-from dgmbench.runs.build import build_model, find_device, load_data, load_weights
+from dgmbench.runs.build import build_model, find_device, load_data
 from dgmbench.runs.folder import RunFolder
 from dgmbench.runs.progress import spinner
 from dgmbench.runs.record import remember
-from dgmbench.training.files import read_checkpoint
+from dgmbench.runs.weights import load_own
 from dgmbench.versions import versions
 
 
@@ -50,7 +51,7 @@ def evaluate_run(
                 f"{result['data_hash'][:8]}); its numbers would not be comparable. Train it again on the new data."
             )
         device = find_device(hardware)
-        measured = measure_run(folder, completed, data, protocol, device, data_root)
+        measured = measure_run(folder, completed, data, protocol, device, data_root, result)
         remember(result, protocol, measured)
         folder.write_result(result)
         return result
@@ -65,11 +66,13 @@ def measure_run(
     protocol: Mapping[str, Any],
     device: torch.device,
     data_root: Path | None = None,
+    result: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Metrics and protocols of a run's checkpoints, in the form of ``result.json``, and what versions measured them.
 
     A name alone stands for the weights that were best on validation and the test split; ``@final`` and ``@train`` or
     ``@valid`` mark the others. Features of data are kept in ``data_root``, by default the run's own.
+    A finished run's ``result`` says which weights its checkpoints must hold.
     """
     model = build_model(completed, data.spec).to(device)
     require_measurable(model, data, protocol, features_folder(completed, data_root))
@@ -79,7 +82,7 @@ def measure_run(
     known: dict[str, Measured] = {}
     with spinner(enabled=completed["trainer"]["progress"]) as note:
         for rule in protocol["checkpoint"]:
-            load_weights(model, read_checkpoint(folder.checkpoint(rule)))
+            load_own(model, folder, rule, run_name(completed, data.content_hash), result)
             if weights is None or not _equal(weights, model.state_dict()):
                 known = {}
             weights = {name: value.clone() for name, value in model.state_dict().items()}
@@ -104,6 +107,7 @@ def measure_run(
                 for name, (metric, details) in again.items():
                     metrics["@".join([name, *marks])] = metric.as_dict()
                     protocols[metric.protocol_id] = details
+    data.verify()
     return {"metrics": metrics, "protocols": protocols, "versions": versions(type(model))}
 
 

@@ -13,15 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dgmbench.config import run_name
+from dgmbench.data import DataSet
 from dgmbench.data.random import keyed_generator
 from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.data.values import as_values
 from dgmbench.errors import UserError
 from dgmbench.models.conditions import under
 from dgmbench.models.contract import CanSample, HasLogProb, HasTemperature, IsClassConditional, Model
-from dgmbench.runs.build import build_model, find_device, load_data, load_weights
+from dgmbench.runs.build import build_model, find_device, load_data
 from dgmbench.runs.folder import RunFolder
-from dgmbench.training.files import read_checkpoint
+from dgmbench.runs.weights import load_own
 
 # Samples are drawn, and examples judged, this many at a time, which bounds the memory for any number.
 BATCH = 500
@@ -127,11 +129,17 @@ def load_run(
         raise UserError(f"checkpoint={checkpoint} must be best or final.")
     folder = RunFolder.existing(path)
     completed = folder.read_config()
-    spec = folder.read_spec() or load_data(completed, data_root).spec
+    spec, data_hash = folder.read_spec() or _of_data(load_data(completed, data_root))
     where = find_device({"accelerator": "auto"}) if device == "auto" else torch.device(device)
     model = build_model(completed, spec).to(where)
-    load_weights(model, read_checkpoint(folder.checkpoint(checkpoint)))
-    return Run(folder.path, model, spec, completed, folder.read_result(), checkpoint, where)
+    result = folder.read_result()
+    trained_on = data_hash if result is None else result["data_hash"]
+    load_own(model, folder, checkpoint, run_name(completed, trained_on), result)
+    return Run(folder.path, model, spec, completed, result, checkpoint, where)
+
+
+def _of_data(data: DataSet) -> tuple[DataSpec, str]:
+    return data.spec, data.content_hash
 
 
 @torch.no_grad()

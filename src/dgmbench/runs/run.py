@@ -27,7 +27,6 @@ from dgmbench.runs.build import (
     count_devices,
     find_device,
     load_data,
-    load_weights,
     optimizer_factory,
 )
 from dgmbench.runs.evaluate import (
@@ -44,7 +43,8 @@ from dgmbench.runs.record import bring_forward, is_measured, remember, unlabelle
 from dgmbench.runs.sampling import write_training_samples
 from dgmbench.runs.selection import Selection
 from dgmbench.runs.signals import Signals
-from dgmbench.training.files import AtomicCheckpointIO, RowWriter, read_checkpoint
+from dgmbench.runs.weights import load_own, own_checkpoint
+from dgmbench.training.files import AtomicCheckpointIO, RowWriter
 from dgmbench.training.memory import peak_memory, reset_peak_memory
 from dgmbench.training.module import Interrupted, Training
 from dgmbench.training.plan import Plan, make_plan
@@ -134,7 +134,7 @@ def train(cfg: Mapping[str, Any]) -> Outcome:
             return Outcome(folder.path, result, message)
         if ranks.is_first:
             folder.write_config(completed)
-            folder.write_spec(data.spec)
+            folder.write_spec(data.spec, data.content_hash)
         return _Run(completed, data, model, optimizers, plan, stream, folder, ranks).go()
     finally:
         folder.release()
@@ -158,7 +158,7 @@ class _Run:
         self.device, self.seed, self.hardware = stream.device, completed["seed"], completed["hardware"]
         self.signals = Signals()
         reset_peak_memory(self.device)
-        self.checkpoint = read_checkpoint(folder.last) if folder.last.exists() else None
+        self.checkpoint = own_checkpoint(folder.last, folder.path.name) if folder.last.exists() else None
         state: dict[str, Any] = self.checkpoint["run"] if self.checkpoint else FRESH
         self.selection, self.warned = Selection(state, compare=model.objectives_compare), False
         self.peak_before: int = state.get("peak_memory", 0)  # of the parts before a resume
@@ -303,8 +303,10 @@ class _Run:
         self._status("running", images=module.clock.images, batches=module.clock.batches)
 
     def _save_as(self, path: Path) -> None:
+        self.data.verify()
         self.module.run_state = {
             **self.selection.state(),
+            "name": self.folder.path.name,
             "log_length": self.rows.length() if self.rows is not None else 0,
             "threads": torch.get_num_threads(),
             "peak_memory": self._peak_memory(),
@@ -343,7 +345,7 @@ class _Run:
         reset_peak_memory(self.device)
         measured = measure_run(self.folder, self.completed, self.data, self.completed["protocol"], self.device)
         measuring_seconds, measuring_peak = time.perf_counter() - begin, peak_memory(self.device)
-        load_weights(model.to(self.device), read_checkpoint(self.folder.best))
+        load_own(model.to(self.device), self.folder, "best", self.folder.path.name)
         names = self.completed["names"]
         result: dict[str, Any] = {
             "model": names["model"],

@@ -2,11 +2,15 @@
 
 import contextlib
 import errno
+import hashlib
 import io
 import json
 import os
 import pickle
 import random
+import struct
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -61,24 +65,69 @@ def write_json(path: Path, value: object) -> None:
     write_atomically(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
+SEAL, SEAL_BYTES = b"sha256:", 71
+"""The comment of a checkpoint's zip archive, before 64 hex digits: the hash of all bytes before it. torch.load never
+compares the checksums in its archives, so that a flipped bit would be another weight.
+"""
+
+
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoint plugin, but a checkpoint is replaced in one step and errors speak plainly."""
+    """Lightning's checkpoint plugin, but a checkpoint is replaced in one step and carries the hash of its bytes, and
+    errors speak plainly.
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Serialise in memory, then write atomically, so that the previous checkpoint survives anything."""
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
+        seal(buffer)
         write_atomically(Path(path), buffer.getbuffer())
 
 
+def seal(archive: io.BytesIO) -> None:
+    """Write the hash of a zip archive behind it, as its comment; what reads zip files reads it as before."""
+    archive.seek(-2, os.SEEK_END)  # an archive without a comment ends with the comment's length
+    archive.write(SEAL_BYTES.to_bytes(2, "little"))
+    digest = hashlib.sha256(archive.getbuffer()).hexdigest()
+    archive.write(SEAL + digest.encode())
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a checkpoint holds what was written; one from before there were seals by the checksums of its parts."""
+    with path.open("rb") as file:
+        length = max(0, file.seek(0, os.SEEK_END) - SEAL_BYTES)
+        file.seek(length)
+        end = file.read()
+        if end.startswith(SEAL):
+            file.seek(0)
+            digest = hashlib.sha256()
+            while length > 0 and (block := file.read(min(length, 2**20))):
+                digest.update(block)
+                length -= len(block)
+            return end == SEAL + digest.hexdigest().encode()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, ValueError):
+        return False
+
+
 # What torch.load raises on a cut, altered or foreign file: each kind of damage has its own type.
-DAMAGE = (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, AttributeError, IndexError, TypeError)
+DAMAGE = (
+    RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, AttributeError, IndexError, TypeError,
+    MemoryError, OverflowError, AssertionError, struct.error, zipfile.BadZipFile,
+)  # fmt: skip
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Load a checkpoint on the CPU with ``weights_only=True``; a damaged file ends in one sentence."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        if not is_whole(path):
+            raise ValueError("its contents are not those that were written")
+        found = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(found, dict):
+            raise TypeError(f"it holds a {type(found).__name__}")
+        return found
     except FileNotFoundError as error:
         raise UserError(
             f"There is no checkpoint {path}: the run has not got that far, or the file was removed. Remove the folder "
@@ -87,9 +136,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"The checkpoint {path} cannot be read: {error.strerror}.") from error
     except DAMAGE as error:
+        reason = (str(error).splitlines() or ["no reason given"])[0].rstrip(".")
         raise UserError(
-            f"The checkpoint {path} is damaged ({type(error).__name__}); move it away to start this run again from the "
-            "beginning, or put a good copy in its place."
+            f"The checkpoint {path} is damaged ({type(error).__name__}: {reason}); "
+            "move it away to start this run again from the beginning, or put a good copy in its place."
         ) from error
 
 

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -589,3 +590,33 @@ def test_simulated_cells_are_all_there(tmp_path: Path) -> None:
     assert sum(len(group.cells) for group in groups) == len(ledger.cells) == 280
     values = sum(row.n for group in groups for row in group.rows)
     assert values == sum(len(cell.metrics) for cell in ledger.cells)
+
+
+def test_a_copied_run_is_no_further_seed(bench: Any, number: Callable) -> None:
+    """Once, with a note: beside itself, deeper down, and as a second cell of a suite; another seed counts."""
+    first = bench.run("vae", metrics={"elbo": number(-6.3)})
+    shutil.copytree(first, bench.folder / "a-copy")
+    shutil.copytree(first, bench.folder / "deeper" / first.name)
+    bench.run("vae", seed=1, metrics={"elbo": number(-6.5)})
+    _, notes = write_report_with_notes(bench.folder)
+    (row,) = markdown_rows(bench.folder)
+    assert row[OURS] == "-6.40 ± 0.14 (2)"
+    copies = [note for note in notes if "is a copy of the run" in note]
+    assert copies == [f"{name} is a copy of the run {first.name}, which counts once."
+                      for name in ("a-copy", f"deeper/{first.name}")]  # fmt: skip
+    bench.cell("vae", run="a-copy", status="done")
+    bench.cell("vae", run=first.name, status="done")
+    _, notes = write_report_with_notes(bench.folder)
+    (row,) = markdown_rows(bench.folder)
+    assert row[OURS] == "-6.30 (1)"
+    assert notes == [f"a-copy is a copy of the run {first.name}, which counts once."]
+
+
+def test_a_cell_does_not_take_the_numbers_of_another_seed(bench: Any, number: Callable) -> None:
+    run = bench.run("vae", metrics={"elbo": number(-6.3)})
+    bench.cell("vae", run=run.name, status="done")
+    bench.cell("vae", seed=1, run=run.name, status="done")
+    _, notes = write_report_with_notes(bench.folder)
+    (row,) = [row for row in markdown_rows(bench.folder) if row[OURS]]
+    assert row[OURS] == "-6.30 (1)"
+    assert notes == [f"{run.name}: its run folder {run.name} holds numbers of seed=0"]

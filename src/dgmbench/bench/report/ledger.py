@@ -66,6 +66,8 @@ class Cell:
     finished: float | None = None
     unlabelled: dict[str, list[int]] = field(default_factory=dict)
     """For splits with examples without a label: how many, and how many examples there are."""
+    origin: str = ""
+    """The name of the run that the numbers come from, whatever its folder is called now."""
 
     @property
     def explanation(self) -> str:
@@ -102,12 +104,32 @@ def read_ledger(folder: Path) -> Ledger:
         title, survey = str(suite.get("title") or suite.get("suite") or folder.name), str(suite.get("survey") or "")
     if not cells:
         raise UserError(f"{folder} holds neither a cells.json with cells nor the folder of a run: nothing to report.")
+    cells = _once(cells, notes)
     notes += [f"{cell.run or cell.id}: {cell.reason}" for cell in cells if cell.status == "damaged"]
     notes += dict.fromkeys(text for cell in cells for text in unlabelled_words(cell.data, cell.unlabelled))
     protocols = index.protocols()
     index.save()
     _name_variants(folder, cells)
     return Ledger(folder, title, survey, cells, protocols, notes)
+
+
+def _once(cells: list[Cell], notes: list[str]) -> list[Cell]:
+    """The cells without copies of one run, which are no further seeds; a note says which were left out.
+
+    Of several copies the one stays whose folder has the run's own name and lies highest.
+    """
+    copies: dict[tuple[str, ...], list[Cell]] = {}
+    for cell in cells:
+        if cell.origin:
+            copies.setdefault((cell.origin, cell.experiment, *cell.overrides), []).append(cell)
+    left_out: set[int] = set()
+    for same in copies.values():
+        kept = min(same, key=lambda cell: (Path(cell.run).name != cell.origin, len(Path(cell.run).parts)))
+        left_out |= {id(cell) for cell in same if cell is not kept}
+        notes += [
+            f"{cell.run} is a copy of the run {kept.run}, which counts once." for cell in same if cell is not kept
+        ]
+    return [cell for cell in cells if id(cell) not in left_out]
 
 
 def _read_suite(path: Path, notes: list[str]) -> dict[str, Any] | None:
@@ -176,6 +198,11 @@ def _suite_cell(folder: Path, entry: Mapping[str, Any], index: "Index", held: bo
     record: dict[str, Any] = index.record(path) if cell.run else {"stamp": [0, 0, 0, 0]}
     if any(record["stamp"]) or (cell.run and path.is_dir()):
         cell.settings_key = str(record["settings_key"])
+        result = record.get("result") or {}
+        wanted = {"model": cell.model, "data": cell.data, "seed": cell.seed}
+        if other := [f"{key}={result[key]}" for key in wanted if key in result and result[key] != wanted[key]]:
+            cell.status, cell.reason = "damaged", f"its run folder {cell.run} holds numbers of {' '.join(other)}"
+            return cell
         return _with_run(cell, path, record, held)
     if cell.status == "running" and not held:
         cell.status = "interrupted"
@@ -189,6 +216,7 @@ def _with_run(cell: Cell, path: Path, record: Mapping[str, Any], held: bool | No
     result = record.get("result")
     if result is not None:
         cell.metrics, cell.cost, cell.versions = result["metrics"], result["cost"], result["versions"]
+        cell.origin = str(result.get("run") or "")
         cell.finished, cell.unlabelled = result.get("finished"), result.get("unlabelled") or {}
         stale = cell.status == "stale" or _source_changed(record["target"], cell.versions.get("model_source"))
         cell.status, cell.reason = "stale" if stale else "done", ""

@@ -133,6 +133,7 @@ class Classifier(Standardised):
     def _keep(self, data: DataSet, target: Path) -> None:
         """Put the weights in place of what is there, in one step."""
         partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
+        data.verify()
         try:
             partial.mkdir(parents=True)
             self.save(data, partial / "classifier")

@@ -45,6 +45,7 @@ def data_features(net: FeatureNet, chunks: Chunks, folder: Path | None = None) -
     try:
         if features is None or not _agrees(net, chunks, features, n):
             features = torch.cat([net(x).float().cpu() for x in chunks])
+            data.verify()
             if file is not None:
                 _write(file, key, features)
     except UserError as error:

@@ -1,0 +1,57 @@
+"""A run's checkpoints: whose they are, from which time of the run, and their weights in a model."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dgmbench.errors import UserError
+from dgmbench.models.contract import Model
+from dgmbench.runs.build import load_weights
+from dgmbench.runs.folder import RunFolder
+from dgmbench.training.files import read_checkpoint
+
+PARTS = {"state_dict", "dgmbench", "run"}
+
+
+def own_checkpoint(path: Path, run: str) -> dict[str, Any]:
+    """A checkpoint of the run of this name; another run's, that is also another model's, size's or seed's, is refused.
+
+    One from before checkpoints named their runs is taken for what it should be.
+    """
+    checkpoint = read_checkpoint(path)
+    if not checkpoint.keys() >= PARTS or not all(isinstance(checkpoint[part], Mapping) for part in PARTS):
+        raise UserError(f"{path} is no checkpoint of dgm: put the run's own in its place, or train the run again.")
+    owner = checkpoint["run"].get("name", run)
+    if owner != run:
+        raise UserError(
+            f"The checkpoint {path} belongs to the run {owner}, but by its configuration and data this folder is the "
+            f"run {run}: put the run's own checkpoint in its place, or train the run again."
+        )
+    return checkpoint
+
+
+def load_own(
+    model: Model, folder: RunFolder, rule: str, run: str, result: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Put the ``best`` or ``final`` weights of a run into its model, and return their checkpoint.
+
+    ``result`` of a finished run says after how many images they were the best ones, and the last ones.
+    """
+    path = folder.checkpoint(rule)
+    checkpoint = own_checkpoint(path, run)
+    expected = None if result is None else (result["objective"] if rule == "best" else result["cost"]).get("images")
+    try:
+        images = checkpoint["dgmbench"]["clock"]["images"]
+        if expected is None or images == expected:
+            load_weights(model, checkpoint)
+            return checkpoint
+    except (RuntimeError, KeyError, TypeError, AttributeError, ValueError) as error:
+        reason = (str(error).splitlines() or [""])[0].rstrip(":. ")
+        raise UserError(
+            f"The checkpoint {path} does not fit {type(model).__name__} as {folder.config} describes it "
+            f"({type(error).__name__}: {reason}): put the run's own checkpoint in its place, or train the run again."
+        ) from error
+    raise UserError(
+        f"The checkpoint {path} was saved after {images:,} images, but the run's {rule} weights are those after "
+        f"{expected:,}: put the right checkpoint in its place, or train the run again."
+    )
