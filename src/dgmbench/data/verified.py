@@ -7,7 +7,7 @@ the training begins, and nothing is saved or recorded before it agrees. A proces
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,8 @@ def compared(folder: Path, arrays: Mapping[str, np.ndarray], expected: str, hash
 
     What is returned waits until a comparison that goes on beside has ended, and raises a UserError if they differ.
     """
-    key = (
-        str(folder),
-        expected,
-        *_states(Path(array.filename) for array in arrays.values() if isinstance(array, np.memmap)),
-    )
+    states = (os.stat(folder / f"{name}.npy") for name in arrays)
+    key = (str(folder), expected, *((state.st_ino, state.st_size, state.st_mtime_ns) for state in states))
     if key in _agreed:
         return settled
     if sum(array.nbytes for array in arrays.values()) > AT_ONCE:
@@ -44,11 +41,6 @@ def compared(folder: Path, arrays: Mapping[str, np.ndarray], expected: str, hash
         return None
     _agreed.add(key)
     return settled
-
-
-def _states(files: Iterable[Path]) -> list[tuple[int, ...]]:
-    found = (os.stat(file) for file in files)
-    return [(state.st_ino, state.st_size, state.st_mtime_ns) for state in found]
 
 
 class _Beside:
