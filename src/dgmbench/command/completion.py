@@ -65,6 +65,7 @@ KEYS = {
     "evaluate": ("run=", "paths.data="),
     "bench": ("model=", "seed=", "trainer.budget=", "paths.outputs=", "paths.data="),
     "sample": ("run=", "n=", "seed=", "checkpoint=", "label=", "temperature=", "paths.data="),
+    "show": ("run=",),
     "export": ("run=", "n=", "seed=", "checkpoint=", "label=", "form=", "to=", "paths.data="),
     "score": ("samples=", "against=", "to=", "paths.data="),
 }

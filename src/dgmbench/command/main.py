@@ -16,7 +16,7 @@ from dgmbench.command.tables import complain
 from dgmbench.errors import UserError, explain, nearest
 
 VERBS = (
-    "train", "evaluate", "sample", "export", "score", "verify", "list", "rerun", "bench", "report", "diff",
+    "train", "evaluate", "show", "sample", "export", "score", "verify", "list", "rerun", "bench", "report", "diff",
     "completion",
 )  # fmt: skip
 """Each is a module of this package with a function ``run(words) -> exit code``."""
@@ -27,6 +27,7 @@ Train, sample, measure and compare deep generative models.
 
   train       train a model, evaluate it and draw samples      dgm train model=vae
   evaluate    measure a trained run again                      dgm evaluate run=DIR protocol=default
+  show        show all numbers of a run                        dgm show run=DIR
   sample      draw samples of a trained run                    dgm sample run=DIR n=64
   export      write many samples of a run for other programs   dgm export run=DIR n=50000
   score       measure samples that others made                 dgm score samples=DIR data=cifar10

@@ -100,17 +100,18 @@ class RunFolder:
         stored = {**completed, "data": data, "paths": paths}
         write_atomically(self.config, yaml.safe_dump(stored, sort_keys=False).encode())
 
-    def write_spec(self, spec: DataSpec) -> None:
-        """Store what the data are like, so that the model can be built again without them."""
-        write_json(self.spec, spec.as_dict())
+    def write_spec(self, spec: DataSpec, data_hash: str) -> None:
+        """Store what the data are like and their hash, so that the model can be built again without them."""
+        write_json(self.spec, {"data_hash": data_hash, "spec": spec.as_dict()})
 
-    def read_spec(self) -> DataSpec | None:
-        """What the data of the run are like; None if an earlier version has made it, which did not store that."""
+    def read_spec(self) -> tuple[DataSpec, str] | None:
+        """What the data of the run are like, and their hash; None if an earlier version has made it."""
         try:
-            return DataSpec(**json.loads(self.spec.read_bytes()))
+            found = json.loads(self.spec.read_bytes())
+            return DataSpec(**found["spec"]), str(found["data_hash"])
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, KeyError) as error:
             raise UserError(f"{self.spec} is damaged; remove it, and it is read from the data instead.") from error
 
     def read_config(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dgmbench.config import run_name
+from dgmbench.data import DataSet
 from dgmbench.data.random import keyed_generator
 from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.data.values import as_values
@@ -128,13 +129,17 @@ def load_run(
         raise UserError(f"checkpoint={checkpoint} must be best or final.")
     folder = RunFolder.existing(path)
     completed = folder.read_config()
-    spec = folder.read_spec() or load_data(completed, data_root).spec
+    spec, data_hash = folder.read_spec() or _of_data(load_data(completed, data_root))
     where = find_device({"accelerator": "auto"}) if device == "auto" else torch.device(device)
     model = build_model(completed, spec).to(where)
     result = folder.read_result()
-    name = None if result is None else run_name(completed, result["data_hash"])  # before that, the data would say
-    load_own(model, folder, checkpoint, name, result)
+    trained_on = data_hash if result is None else result["data_hash"]
+    load_own(model, folder, checkpoint, run_name(completed, trained_on), result)
     return Run(folder.path, model, spec, completed, result, checkpoint, where)
+
+
+def _of_data(data: DataSet) -> tuple[DataSpec, str]:
+    return data.spec, data.content_hash
 
 
 @torch.no_grad()

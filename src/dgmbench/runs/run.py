@@ -1,14 +1,11 @@
 """A run from start to end: identity, folder, resume, training, evaluation, result."""
 
 import contextlib
-import logging
 import platform
 import signal
 import sys
 import time
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,8 +34,9 @@ from dgmbench.runs.evaluate import (
     sampling_seconds_per_image,
 )
 from dgmbench.runs.folder import RunFolder
+from dgmbench.runs.header import header
 from dgmbench.runs.loggers import row_loggers
-from dgmbench.runs.progress import TrainingBar
+from dgmbench.runs.progress import TrainingBar, quiet_lightning
 from dgmbench.runs.record import bring_forward, is_measured, remember, unlabelled_words
 from dgmbench.runs.sampling import write_training_samples
 from dgmbench.runs.selection import Selection
@@ -85,8 +83,10 @@ class Outcome:
         return f"{found} ({best['note']})" if best.get("note") else found
 
 
-def train(cfg: Mapping[str, Any]) -> Outcome:
+def train(cfg: Mapping[str, Any], *, announce: Callable[[str], None] = lambda text: None) -> Outcome:
     """Train, evaluate and sample one configuration; resume it if it was interrupted, do nothing if it is done.
+
+    ``announce`` is told what is about to be done once everything is loaded.
 
     Raises:
         UserError: for anything wrong with the input or the environment, before work is done.
@@ -135,7 +135,8 @@ def train(cfg: Mapping[str, Any]) -> Outcome:
             return Outcome(folder.path, result, message)
         if ranks.is_first:
             folder.write_config(completed)
-            folder.write_spec(data.spec)
+            folder.write_spec(data.spec, data.content_hash)
+            announce("\n".join(header(completed, data, model, plan, device, folder.path)))
         return _Run(completed, data, model, optimizers, plan, stream, folder, ranks).go()
     finally:
         folder.release()
@@ -208,7 +209,7 @@ class _Run:
         self._status("running")
         try:
             if not self.module.ended:
-                with self.signals.waiting(), self.bar, _quiet():
+                with self.signals.waiting(), self.bar, quiet_lightning():
                     self._trainer().fit(self.module)
                 self.ranks.leave()
             if not self.ranks.is_first:
@@ -381,19 +382,3 @@ class _Run:
         }
         remember(result, self.completed["protocol"], measured)
         return result
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Lightning's remarks are about things that this module does itself (loggers, checkpoints, workers)."""
-    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dgmbench.data import DataSet
 from dgmbench.data.batches import evaluation_batches, joined, picked
 from dgmbench.data.random import keyed_generator
 from dgmbench.data.spec import Batch, DataSpec
@@ -76,7 +77,14 @@ def conditions(found: Run, *, seed: int, data_root: Path | None) -> Chunks | Non
     """The test examples under whose conditions and lengths samples are drawn; None where these need neither."""
     if found.spec.given is None and not found.spec.lengths:
         return None
-    return Chunks(load_data(found.config, data_root), "test", seed=seed, device=found.device)
+    return Chunks(_data(found, data_root), "test", seed=seed, device=found.device)
+
+
+def _data(found: Run, data_root: Path | None) -> DataSet:
+    """The data of a run, as they were written."""
+    data = load_data(found.config, data_root)
+    data.verify()
+    return data
 
 
 def check_label(found: Run, label: int | None) -> None:
@@ -89,7 +97,7 @@ def check_label(found: Run, label: int | None) -> None:
 
 def _show(found: Run, show: str, n: int, seed: int, data_root: Path | None, target: Path) -> tuple[Path, ...]:
     """What the model makes of ``n`` test examples, written as ``target`` with one ending or another."""
-    data, picture = load_data(found.config, data_root), target.with_name(f"{target.name}.png")
+    data, picture = _data(found, data_root), target.with_name(f"{target.name}.png")
     examples = joined(list(Chunks(data, "test", seed=seed, limit=n, device=found.device).batches()))
     if show == "predictions":
         values = predictions(found.model, examples)

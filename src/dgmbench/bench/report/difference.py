@@ -35,7 +35,7 @@ def differences(first: Path, second: Path) -> list[Difference]:
 def _differences(first: Path, second: Path) -> list[Difference]:
     configs = [_config(path) for path in (first, second)]
     found = _unequal("config", *configs)
-    results = [_result(path) for path in (first, second)]
+    results = [read_result(path) for path in (first, second)]
     found += _unequal("version", *(result.get("versions") or {} for result in results))
     found += _unequal("cost", *(result.get("cost") or {} for result in results))
     metrics = [result.get("metrics") or {} for result in results]
@@ -78,7 +78,8 @@ def _config(path: Path) -> dict[str, Any]:
     return {key: value for key, value in config.items() if not key.startswith(("paths.", "model.card.", "data.card."))}
 
 
-def _result(path: Path) -> dict[str, Any]:
+def read_result(path: Path) -> dict[str, Any]:
+    """The ``result.json`` of a run's folder; nothing where the run is not finished."""
     try:
         result = json.loads(read_bytes(path / "result.json"))
     except FileNotFoundError:
