@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from dgmbench.config.cards import Card, read_cards
-from dgmbench.config.signatures import locate
+from dgmbench.config.targets import locate
 from dgmbench.models.contract import Model
 
 ROOT = Path(__file__).resolve().parent.parent

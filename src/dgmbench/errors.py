@@ -2,8 +2,14 @@
 
 import difflib
 import errno
+import lzma
 import math
-from collections.abc import Collection, Iterable, Sequence
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from json import JSONDecodeError
 
 
 class UserError(Exception):
@@ -14,6 +20,32 @@ class RunFailed(Exception):
     """A run that started properly failed while running (exit code 1), for instance on a non-finite loss."""
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""No more can be written: the disk, the quota, or what one file may hold."""
+_OTHER_FOLDER = {
+    errno.ENOSPC: "The disk is full",
+    errno.EDQUOT: "The disk quota is used up",
+    errno.EFBIG: "The limit on the size of files is reached",
+    errno.EACCES: "Permission is denied",
+    errno.EPERM: "Permission is denied",
+    errno.EROFS: "The file system is read-only",
+}
+# Of what is read, each library has its own words for damage.
+_DAMAGE = (zlib.error, EOFError, zipfile.BadZipFile, lzma.LZMAError, tarfile.TarError, UnicodeError, JSONDecodeError)
+
+
+@contextmanager
+def in_hand(what: object) -> Iterator[None]:
+    """Within the block, errors that do not say what they are about are about this file or folder."""
+    try:
+        yield
+    except Exception as error:
+        if not hasattr(error, "in_hand"):
+            with suppress(AttributeError):
+                error.in_hand = str(what)  # type: ignore[attr-defined]
+        raise
+
+
 def explain(error: Exception) -> tuple[int, str]:
     """The exit code of an error, and the sentence that says what was wrong and what to do."""
     text = " ".join(str(error).split())
@@ -21,19 +53,25 @@ def explain(error: Exception) -> tuple[int, str]:
         return 2, text
     if isinstance(error, RunFailed):
         return 1, text
+    what = str(getattr(error, "filename", None) or getattr(error, "in_hand", ""))
     if isinstance(error, OSError):
-        place = f" ({error.filename})" if error.filename else ""
-        reasons = {
-            errno.ENOSPC: "The disk is full",
-            errno.EDQUOT: "The disk quota is used up",
-            errno.EACCES: "Permission is denied",
-            errno.EPERM: "Permission is denied",
-            errno.EROFS: "The file system is read-only",
-        }
-        if error.errno in reasons:
-            return 2, f"{reasons[error.errno]}{place}: choose another folder with paths.outputs=DIR or paths.data=DIR."
+        if error.errno in _OTHER_FOLDER:
+            place = f" ({what})" if what else ""
+            advice = "choose another folder with paths.outputs=DIR or paths.data=DIR"
+            return 2, f"{_OTHER_FOLDER[error.errno]}{place}: {advice}."
+        return 2, f"{what or 'A file'} cannot be read or written: {error.strerror or text or type(error).__name__}."
+    if isinstance(error, MemoryError):
+        return (
+            2,
+            f"The memory is full{f' (with {what})' if what else ''}: {text or 'take smaller batches or less data'}.",
+        )
     kind = type(error).__name__
-    return 1, f"{kind}: {text or 'no message'} (set DGM_DEBUG=1 to see the traceback)."
+    if isinstance(error, RecursionError):
+        return 2, f"{what or 'The input'} is nested too deeply ({text})."
+    if isinstance(error, _DAMAGE):
+        return 2, f"{what or 'A file'} is damaged ({kind}: {text or 'it ends too early'}); get it again."
+    about = f" with {what}" if what else ""
+    return 1, f"{kind}{about}: {text or 'no message'} (set DGM_DEBUG=1 to see the traceback)."
 
 
 def require(

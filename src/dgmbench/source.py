@@ -10,6 +10,7 @@ import inspect
 import io
 import tokenize
 from functools import cache
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
 import dgmbench
@@ -108,14 +109,26 @@ def _modules(*paths: Path) -> list[Path]:
     return [place for path in paths for place in (path.with_suffix(".py"), path / "__init__.py")]
 
 
+def find_module(name: str) -> ModuleSpec | None:
+    """Where a module lies, without importing it or the packages that it is in: that would run their code."""
+    first, *rest = name.split(".")
+    try:
+        spec = importlib.util.find_spec(first)
+        for end in range(len(rest)):
+            if spec is None or spec.submodule_search_locations is None:
+                return None
+            within = ".".join((first, *rest[: end + 1]))
+            spec = PathFinder.find_spec(within, spec.submodule_search_locations)
+    except (ImportError, ValueError):
+        return None
+    return spec
+
+
 def _file_of(module: str) -> Path | None:
     """Where a module lies; ours are found without importing their packages."""
     first, *rest = module.split(".")
     if first == "dgmbench":
         file = Path(dgmbench.__path__[0], *rest).with_suffix(".py")
         return file if file.is_file() else None
-    try:
-        spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError):
-        return None
+    spec = find_module(module)
     return Path(spec.origin) if spec is not None and spec.origin and spec.origin.endswith(".py") else None

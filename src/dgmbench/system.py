@@ -21,6 +21,17 @@ from pathlib import Path
 import psutil
 from filelock import lock_descriptor
 
+ENDINGS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+"""The signals that ask a command to end in good order, in words."""
+LOST_TERMINAL = getattr(signal, "SIGHUP", None)  # Windows has none
+if LOST_TERMINAL is not None:
+    ENDINGS[LOST_TERMINAL] = "the end of its terminal (SIGHUP)"
+
+
+def heeded() -> list[int]:
+    """Those of ``ENDINGS`` that this process listens to: nohup lets SIGHUP pass."""
+    return [number for number in ENDINGS if number != LOST_TERMINAL or signal.getsignal(number) != signal.SIG_IGN]
+
 
 class Lock:
     """A file that at most one process has at a time, with a line in it that says which."""

@@ -215,5 +215,5 @@ def test_damaged_archives_of_spoken_digits(config: Config, tmp_path: Path) -> No
         load(config("fsdd", verify=False), tmp_path)
     path.unlink()
     (tmp_path / "fsdd" / "digits.zip").write_bytes(b"PK not really")
-    with pytest.raises(UserError, match=r"digits\.zip is no complete zip file"):
+    with pytest.raises(UserError, match=r"digits\.zip is no complete zip archive"):
         load(config("fsdd", verify=False), tmp_path)

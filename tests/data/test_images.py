@@ -110,7 +110,7 @@ def test_links_are_followed_but_not_round_in_circles(open_folder: Open, pictures
     assert sorted(red for split in data.splits for red in reds(data, split)) == [*range(10), *range(100, 110)]
     assert data.meta["notes"] == [
         "passed over as links into a folder that they lie in: 1 name (dogs/up)",
-        "passed over as links to nothing: 1 name (cats/gone.png)",
+        "passed over as no files (pipes, devices, links to nothing): 1 name (cats/gone.png)",
     ]
 
 

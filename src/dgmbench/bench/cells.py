@@ -11,6 +11,7 @@ from dgmbench.config.cards import Card, read_cards, read_data_cards
 from dgmbench.config.files import read_settings
 from dgmbench.errors import UserError, nearest
 
+MOST_CELLS = 100_000
 FAILURES = ("failed", "oom", "timeout")
 WITHOUT_EFFECT = ("paths", "hardware", "logger", "executor")
 """Groups of settings that cannot change a number; only ``hardware.precision`` can."""
@@ -68,6 +69,7 @@ def make_cells(
         if name not in data_cards:
             raise UserError(nearest(name, data_cards, what="data"))
     wanted = None if models is None else models.split(",")
+    _require_few(suite, overrides)
     cells: list[Cell] = []
     seen: set[tuple[str, ...]] = set()
     ids: dict[str, int] = {}
@@ -96,6 +98,21 @@ def make_cells(
                 cell.status, cell.reason = "not built", f"there is no data={data} yet"
             cells.append(cell)
     return cells
+
+
+def _require_few(suite: Suite, overrides: Sequence[str]) -> None:
+    """Refuse a suite of more cells than anybody runs, before they are written out."""
+    seeds, data = value_of(overrides, "seed"), value_of(overrides, "data")
+    total = 0
+    for block in suite.blocks:
+        sets = len(data.split(",")) if data else max(1, len(block.data))
+        each = len(block.models) * sets + len(block.experiments)
+        total += each * (len(seeds.split(",")) if seeds else len(block.seeds))
+    if total > MOST_CELLS:
+        raise UserError(
+            f"suite={suite.name} has up to {total:,} cells; one suite has at most {MOST_CELLS:,}: give fewer seeds, "
+            "models or data sets, or several suites."
+        )
 
 
 def _expand(

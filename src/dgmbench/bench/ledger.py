@@ -11,6 +11,7 @@ from typing import Any
 from dgmbench.bench.cells import FAILURES, Cell
 from dgmbench.bench.suite import Folders, Suite
 from dgmbench.config import search_path
+from dgmbench.config.bounded import read_bytes
 from dgmbench.config.cards import Card, read_cards
 from dgmbench.errors import UserError
 from dgmbench.source import hash_of_target, source_hash
@@ -61,8 +62,8 @@ class Ledger:
     def restore(self, fingerprints: "Fingerprints") -> None:
         """Take over what an earlier start found out about cells that are still the same, and look for their results."""
         try:
-            stored = {cell["id"]: cell for cell in json.loads(self.file.read_bytes())["cells"]}
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            stored = {cell["id"]: cell for cell in json.loads(read_bytes(self.file))["cells"]}
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             stored = {}  # the run folders hold the truth: cells that are done say so when they are started
         kept = self._keep(stored)
         sources = _Sources(fingerprints.cards)
@@ -116,8 +117,8 @@ class Ledger:
         if cell.run is None:
             return None
         try:
-            return json.loads((self.folder / cell.run / "result.json").read_bytes())
-        except (FileNotFoundError, ValueError):
+            return json.loads(read_bytes(self.folder / cell.run / "result.json"))
+        except (OSError, ValueError, RecursionError):
             return None
 
     def set_aside(self, cell: Cell) -> None:
@@ -223,7 +224,7 @@ class _Sources:
         return then not in known
 
     def _of_class(self, target: str) -> str | None:
-        from dgmbench.config.signatures import locate
+        from dgmbench.config.targets import locate
 
         found = locate(target, "model")
         return source_hash(found) if isinstance(found, type) else None

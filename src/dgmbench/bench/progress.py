@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from dgmbench.bench.cells import FAILURES, Cell
@@ -37,7 +38,8 @@ class Progress:
 
     def __exit__(self, *exc: object) -> None:
         if self._live is not None:
-            self._live.stop()
+            with suppress(OSError):  # the terminal may be gone
+                self._live.stop()
 
     def show(self, running: Sequence[tuple[str, float]]) -> None:
         """Refresh the live view; ``running`` holds names and when they began."""
@@ -58,7 +60,8 @@ class Progress:
         names = [Text(f"  {name}  {_duration(time.monotonic() - begin)}") for name, begin in running[:MOST_SHOWN]]
         if len(running) > MOST_SHOWN:
             names.append(Text(f"  and {len(running) - MOST_SHOWN} more"))
-        self._live.update(Group(bar, Text(line), *names))
+        with suppress(OSError):
+            self._live.update(Group(bar, Text(line), *names))
 
     def ended(self, cell: Cell) -> None:
         """Say how a cell ended; on a terminal only if it did not end well."""
@@ -66,9 +69,11 @@ class Progress:
         took = "" if cell.seconds is None else f" ({cell.seconds:.1f} s)"
         line = f"{cell.status:<8} {self._finished()}/{len(self._cells)} {cell.id}{took}{reason}"
         if self._live is None:
-            print(line, file=sys.stderr)
+            with suppress(OSError):
+                print(line, file=sys.stderr)
         elif cell.status != "done":
-            self._live.console.print(line, style="red" if cell.status in FAILURES else "yellow", highlight=False)
+            with suppress(OSError):
+                self._live.console.print(line, style="red" if cell.status in FAILURES else "yellow", highlight=False)
 
 
 def _duration(seconds: float) -> str:

@@ -5,7 +5,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from dgmbench.bench.summary import estimate, measured_rows, published_rows
 from dgmbench.bench.worker import Outcome, Task
 from dgmbench.config import complete, compose, resolve, search_path
 from dgmbench.errors import UserError
+from dgmbench.system import heeded
 
 OWN = ("suite", "model")
 SETTINGS = ("executor", "paths")
@@ -140,7 +141,8 @@ def _run(ledger: Ledger, chosen: Sequence[Cell], settings: dict[str, Any], confi
             executor.close()
     ledger.write(now=True)
     if stopped is not None:
-        print(f"Stopped; the same command goes on with the suite in {ledger.folder}", file=sys.stderr)
+        with suppress(OSError):  # the terminal may be gone
+            print(f"Stopped; the same command goes on with the suite in {ledger.folder}", file=sys.stderr)
         return 128 + stopped
     _print_summary(ledger, chosen, config_dirs)
     from dgmbench.bench.report import write_report
@@ -220,11 +222,8 @@ class _Loop:
 
 @contextmanager
 def _noting(received: list[int]) -> Iterator[None]:
-    """Note Ctrl-C and SIGTERM instead of dying of them."""
-    previous = {
-        number: signal.signal(number, lambda number, frame: received.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    """Note the signals that ask for an end instead of dying of them."""
+    previous = {number: signal.signal(number, lambda number, frame: received.append(number)) for number in heeded()}
     try:
         yield
     finally:

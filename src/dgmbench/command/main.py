@@ -1,8 +1,8 @@
 """The command line: ``dgm train model=vae``. One file a verb; all errors end here.
 
 Every verb imports what it needs when it runs, so that ``dgm --help`` and ``dgm list`` answer at once. Errors are one
-sentence on stderr and an exit code: 0 done; 1 a run failed while running; 2 bad input or environment; 130 and 143 for
-Ctrl-C and SIGTERM.
+sentence on stderr and an exit code: 0 done; 1 a run failed while running; 2 bad input or environment; 129, 130 and 143
+for a lost terminal, Ctrl-C and SIGTERM.
 """
 
 import importlib
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from dgmbench import __version__
+from dgmbench.command.streams import interruptible, open_streams, trouble_with
 from dgmbench.command.tables import complain
 from dgmbench.errors import UserError, explain, nearest
 
@@ -48,8 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     # torch reads this at its first tensor: large pages cost the kernel less where a model writes a lot of memory
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    open_streams()
     try:
-        return _run(arguments)
+        with interruptible():
+            code = _run(arguments)
+            sys.stdout.flush()
+            return code
     except KeyboardInterrupt:
         complain("interrupted.")
         return 130
@@ -57,6 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
+        if isinstance(error, OSError) and (reason := trouble_with(sys.stdout)) is not None:
+            complain(
+                f"the standard output cannot be written: {reason}; what was asked for may have been done all the same."
+            )
+            return 2
         if os.environ.get("DGM_DEBUG") == "1":
             raise
         code, sentence = explain(error)
@@ -65,6 +75,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
+    for word in arguments:
+        if not word.isascii() and word != word.encode("utf-8", "replace").decode("utf-8"):
+            raise UserError(
+                f"The word {word.encode('utf-8', 'backslashreplace').decode()} is no text in UTF-8; rename it."
+            )
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP, end="")
         return 0

@@ -2,7 +2,10 @@
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
+
+from dgmbench.command.streams import trouble_with
 
 
 def print_config(completed: dict[str, Any]) -> int:
@@ -40,4 +43,6 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, width:
 
 def complain(sentence: str) -> None:
     """Say it on stderr."""
-    print(f"dgm: {sentence}", file=sys.stderr)
+    with suppress(OSError):  # a terminal may be gone, a file full
+        print(f"dgm: {sentence}", file=sys.stderr)
+    trouble_with(sys.stderr)

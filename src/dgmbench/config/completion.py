@@ -11,7 +11,8 @@ from dgmbench.config import schemas
 from dgmbench.config.feature_nets import check_names, complete_net
 from dgmbench.config.objects import METADATA, resolve
 from dgmbench.config.overrides import OBJECTS
-from dgmbench.config.signatures import TARGET, check_arguments, coerce, complete_node, locate, show
+from dgmbench.config.signatures import check_arguments, coerce, complete_node, show
+from dgmbench.config.targets import EVALUATION, TARGET, locate
 from dgmbench.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ def complete_protocol(node: Any) -> dict[str, Any]:
 
 def require_part(name: str) -> Callable[..., Any]:
     """The function that a dotted name of ``protocol.parts`` stands for; refuses what is no part of an evaluation."""
-    part = locate(name, "protocol", key="parts")
+    part = locate(name, "protocol", EVALUATION, key="parts")
     try:
         inspect.signature(part).bind(None, None, None)
     except TypeError:
@@ -184,6 +185,8 @@ def complete_paths(node: Any) -> dict[str, str]:
     for key in paths:
         if key not in ("outputs", "data"):
             raise UserError(nearest(key, ["outputs", "data"], what="paths setting"))
+        if not paths[key].isprintable() and paths[key] != paths[key].encode("utf-8", "replace").decode("utf-8"):
+            raise UserError(f"paths.{key} is no name in UTF-8: choose another folder by paths.{key}=DIR.")
         if not paths[key].strip():
             raise UserError(f"paths.{key} is empty: name a folder, such as paths.{key}=DIR.")
     return {key: os.path.expanduser(value) for key, value in paths.items()}

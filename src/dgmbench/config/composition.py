@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dgmbench.config.feature_nets import read_net
-from dgmbench.config.files import config_dir, options, search_path
+from dgmbench.config.files import check_own_files, config_dir, options, search_path
 from dgmbench.config.overrides import OBJECTS, quoted, rewrite
 from dgmbench.config.signatures import show
 from dgmbench.errors import UserError, nearest
@@ -29,6 +29,7 @@ def compose(config_name: str, overrides: Sequence[str] = (), *, config_dirs: Ite
     from omegaconf import open_dict
 
     config_dirs = list(config_dirs)
+    check_own_files(config_dirs)
     rewritten = rewrite(overrides, config_dirs=config_dirs)
     with (
         hydra_errors(config_name, overrides, config_dirs),

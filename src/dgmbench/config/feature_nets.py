@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from dgmbench.config.files import options, read_settings
-from dgmbench.config.signatures import TARGET, complete_node, locate
+from dgmbench.config.signatures import complete_node
+from dgmbench.config.targets import TARGET, dotted, locate
 from dgmbench.errors import UserError, nearest
 
 # The only name for which a Frechet distance is called FID, and so no other net may have it.
@@ -57,8 +58,3 @@ def check_names(nodes: Sequence[Mapping[str, Any]]) -> None:
 def default_name(made_by: Callable[..., Any]) -> str:
     """The name of a net that is given none: ``random_conv`` for the class RandomConv."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", made_by.__name__).lower()
-
-
-def dotted(made_by: Callable[..., Any]) -> str:
-    """Where a class or function comes from, as a ``_target_`` has it."""
-    return f"{made_by.__module__}.{made_by.__qualname__}"

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from dgmbench.config.bounded import Excessive, load_yaml, read_bytes
+from dgmbench.config.targets import in_a_run
 from dgmbench.errors import UserError
 
 
@@ -37,9 +37,12 @@ def options(group: str, config_dirs: Iterable[str | Path] = ()) -> list[str]:
 
 
 def import_from(folders: Sequence[Path]) -> None:
-    """Let the user's own classes be imported from ``folders`` and the current one; installed packages come first."""
+    """Let the user's own classes be imported from ``folders`` and the current one; installed packages come first.
+
+    A run's folder is nobody's own: from there nothing is imported, not even an optional package of that name.
+    """
     for entry in (*map(str, folders), os.getcwd()):
-        if entry not in sys.path:
+        if entry not in sys.path and not in_a_run(Path(entry)):
             sys.path.append(entry)
 
 
@@ -58,13 +61,25 @@ def read_settings(group: str, name: str, config_dirs: Iterable[str | Path] = ())
     return group_files(group, config_dirs).get(name, ({}, None))[0]
 
 
+def check_own_files(config_dirs: Iterable[str | Path]) -> None:
+    """Refuse configurations of the user's folders that are more than they look, before Hydra reads any of them."""
+    groups = [path.name for path in config_dir().iterdir() if path.is_dir()]
+    for folder in search_path(config_dirs)[:-1]:
+        for file in (*folder.glob("*.yaml"), *(file for group in groups for file in (folder / group).rglob("*.yaml"))):
+            try:
+                read_yaml(file)
+            except Excessive:
+                raise
+            except UserError:
+                pass  # it may never be chosen
+
+
 def read_yaml(file: Path) -> dict[str, Any]:
     """The mapping in a YAML file; anything else ends in a sentence that names the file."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # some builds of PyYAML lack the C loader
     try:
-        content = yaml.load(file.read_text(encoding="utf-8"), Loader=loader)
-    except yaml.YAMLError as error:
-        raise UserError(f"{file} is not valid YAML: {' '.join(str(error).split())}.") from error
+        content = load_yaml(read_bytes(file), file)
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}.") from error
     if not isinstance(content, dict):
         raise UserError(f"{file} must be a mapping of keys to values.")
     return content

@@ -5,7 +5,8 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from dgmbench.config.signatures import TARGET, build, locate
+from dgmbench.config.signatures import build
+from dgmbench.config.targets import OBJECT, TARGET, locate
 from dgmbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -43,10 +44,10 @@ def instantiate(node: "DictConfig | Mapping[str, Any]", *args: Any, **kwargs: An
 def factory(node: "DictConfig | Mapping[str, Any]") -> Callable[..., Any]:
     """What builds the object of a node from ``args`` and ``kwargs``, for many objects of one node: it resolves once."""
     plain = resolve(node)
-    target = locate(plain.get(TARGET), "")
+    target = locate(plain.get(TARGET), "", OBJECT)
     accepted = inspect.signature(target).parameters
     metadata = {key for keys in METADATA.values() for key in keys if key not in accepted}
     bases = [base.__name__ for base in target.__mro__] if isinstance(target, type) else []
     where = next((ROLES[name] for name in bases if name in ROLES), str(plain[TARGET]).rpartition(".")[2])
     arguments = {key: value for key, value in plain.items() if key not in metadata}
-    return lambda *args, **kwargs: build(arguments, where, args, kwargs)
+    return lambda *args, **kwargs: build(arguments, where, args, kwargs, OBJECT)

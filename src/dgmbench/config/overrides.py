@@ -11,6 +11,7 @@ from dgmbench.errors import UserError, nearest
 
 # taken literally: no need to quote their special signs
 PATHS = ("run", "samples", "against", "to", "paths.outputs", "paths.data", "data.path", "data.background")
+MOST_SIGNS = 10_000  # Hydra's grammar takes minutes for a megabyte
 OBJECTS = ("model", "data", "optimizer")  # groups whose nodes are built from a class
 
 
@@ -35,6 +36,11 @@ def _rewritten(text: str, multirun: bool, config_dirs: list[str | Path]) -> list
     from hydra.errors import HydraException
 
     key, equals, value = text.partition("=")
+    if len(text) > MOST_SIGNS:
+        raise UserError(
+            f"The setting {text[:40]}... has {len(text):,} signs; put values of more than {MOST_SIGNS:,} into a "
+            "configuration file of your own (--config-dir DIR)."
+        )
     if equals and key.lstrip("+") in PATHS and value[:1] not in ("'", '"') and not (multirun and "," in value):
         text = f"{key}={quoted(value)}"
     try:

@@ -1,8 +1,7 @@
-"""Nodes with a ``_target_``: finding the class, checking the keys against its signature, building the object."""
+"""Nodes with a ``_target_``: checking the keys against the signature of its class, building the object."""
 
 import collections.abc
 import difflib
-import importlib
 import inspect
 import sys
 import types
@@ -11,63 +10,26 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from dgmbench.config.targets import TARGET, Role, locate, role_of
 from dgmbench.errors import UserError, nearest
-
-TARGET = "_target_"
-
-
-def locate(target: object, where: str, *, key: str = TARGET) -> Callable[..., Any]:
-    """Import the class or function named by the dotted ``target`` under ``key`` of the node ``where``.
-
-    Nothing of Python's standard library can be a target, under no other name either (``numpy.os.system``), so
-    that a configuration alone cannot run commands.
-    """
-    name = f"{where}.{key}={target}" if where else f"{key}={target}"
-    if not isinstance(target, str) or not all(part.isidentifier() for part in target.split(".")) or "." not in target:
-        raise UserError(f"{name} is not a dotted name such as package.module.ClassName.")
-    found = _import(target, name)
-    if not (inspect.isclass(found) or inspect.isfunction(found)):
-        raise UserError(f"{name} is neither a class nor a function.")
-    for module in (target, found.__module__):
-        if module.split(".")[0] in sys.stdlib_module_names:
-            raise UserError(f"{name} is part of Python's standard library, which is not allowed.")
-    return found
-
-
-def _import(target: str, what: str) -> Any:
-    parts = target.split(".")
-    for end in range(len(parts) - 1, 0, -1):
-        name = ".".join(parts[:end])
-        try:
-            found: Any = importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
-                continue
-            raise UserError(f"{what} cannot be imported: {error}.") from error
-        except Exception as error:
-            raise UserError(f"{what} cannot be imported: {type(error).__name__}: {error}.") from error
-        for part in parts[end:]:
-            if not hasattr(found, part):
-                public = [n for n, value in vars(found).items() if inspect.isclass(value) or inspect.isfunction(value)]
-                raise UserError(f"{what}: {nearest(part, public, what=f'class in {name}')}")
-            found = getattr(found, part)
-        return found
-    raise UserError(
-        f"{what} cannot be imported: there is no module '{parts[0]}' on Python's path; "
-        "name the folder of your own code by --config-dir DIR."
-    )
 
 
 def complete_node(
-    node: Mapping[str, Any], where: str, *, supplied: Collection[str] = (), metadata: Collection[str] = ()
+    node: Mapping[str, Any],
+    where: str,
+    role: Role | None = None,
+    *,
+    supplied: Collection[str] = (),
+    metadata: Collection[str] = (),
 ) -> dict[str, Any]:
     """Return the resolved ``node`` with its values checked and every default of the target's signature filled in.
 
-    ``supplied`` are arguments that code passes, ``metadata`` keys that are no arguments and stay as they are.
+    ``role`` is what its place asks for (see :func:`locate`), ``supplied`` are arguments that code passes, ``metadata``
+    keys that are no arguments and stay as they are.
     """
     if TARGET not in node:
         raise UserError(f"{where} has no _target_: its configuration must name a class.")
-    target = locate(node[TARGET], where)
+    target = locate(node[TARGET], where, role)
     arguments = {key: value for key, value in node.items() if key != TARGET}
     done: dict[str, Any] = {TARGET: node[TARGET]}
     accepted = _arguments(target)
@@ -110,19 +72,25 @@ def check_arguments(
 
 
 def build(
-    node: Mapping[str, Any], where: str, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    node: Mapping[str, Any],
+    where: str,
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    role: Role | None = None,
 ) -> Any:
     """Call the node's target with its keys, nested nodes built first, and ``args`` and ``kwargs`` added.
 
     What the target refuses with one of Python's errors for wrong values becomes a UserError that names the node.
     """
-    target = locate(node.get(TARGET), where)
-    arguments = {key: _built(value, f"{where}.{key}") for key, value in node.items() if key != TARGET}
-    arguments.update(kwargs or {})
+    target = locate(node.get(TARGET), where, role)
+    arguments = {key: value for key, value in node.items() if key != TARGET}
     try:
-        inspect.signature(target).bind(*args, **arguments)
+        inspect.signature(target).bind(*args, **{**arguments, **(kwargs or {})})
     except TypeError as error:
         raise UserError(f"{where} does not fit {node[TARGET]}: {error}.") from error
+    hints = _hints(target)
+    arguments = {key: _built(value, hints.get(key, Any), f"{where}.{key}") for key, value in arguments.items()}
+    arguments.update(kwargs or {})
     try:
         return target(*args, **arguments)
     except (ValueError, TypeError, RuntimeError, OverflowError, MemoryError) as error:
@@ -130,14 +98,23 @@ def build(
         raise UserError(f"{where} cannot be built from these settings, says {node[TARGET]}: {reason}.") from error
 
 
-def _built(value: Any, where: str) -> Any:
+def _built(value: Any, hint: Any, where: str) -> Any:
+    """A value with the nodes in it built, at any depth, each of the classes that the argument's type names."""
     if isinstance(value, Mapping):
         if TARGET in value:
-            return build(value, where)
-        return {key: _built(item, f"{where}.{key}") for key, item in value.items()}
+            return build(value, where, role=_part(hint, where))
+        return {key: _built(item, hint, f"{where}.{key}") for key, item in value.items()}
     if isinstance(value, list):
-        return [_built(item, f"{where}[{i}]") for i, item in enumerate(value)]
+        return [_built(item, hint, f"{where}[{i}]") for i, item in enumerate(value)]
     return value
+
+
+def _part(hint: Any, where: str) -> Role:
+    """The role of a node that stands for an argument of this type."""
+    role = role_of(hint, where)
+    if role is None:
+        raise UserError(f"{where} must be {describe(hint)}, not a node with a _target_.")
+    return role
 
 
 def _arguments(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
@@ -171,7 +148,7 @@ def coerce(value: Any, hint: Any, where: str, *, strict: bool = True) -> Any:
     Types that YAML cannot express are not checked. Without ``strict`` a misfit is returned unchanged.
     """
     if isinstance(value, Mapping) and TARGET in value:
-        return complete_node(value, where)
+        return complete_node(value, where, _part(hint, where))
     try:
         return _fit(value, hint, where)
     except _Misfit:
@@ -234,7 +211,9 @@ def _fit(value: Any, hint: Any, where: str) -> Any:
 
 
 def _item(value: Any, hint: Any, where: str) -> Any:
-    return complete_node(value, where) if isinstance(value, Mapping) and TARGET in value else _fit(value, hint, where)
+    if isinstance(value, Mapping) and TARGET in value:
+        return complete_node(value, where, _part(hint, where))
+    return _fit(value, hint, where)
 
 
 def _one(value: Any, fits: bool) -> Any:

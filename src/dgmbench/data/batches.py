@@ -11,6 +11,7 @@ from dgmbench.data.random import keyed_generator, keyed_seed
 from dgmbench.data.spec import Batch
 from dgmbench.errors import UserError
 
+MOST_IN_A_BATCH = 10_000  # examples of which some may be the same, where the split is smaller than the batch
 NOISE_CHUNK = 100  # examples that share one noise stream in an evaluation
 STORED = ("x", "y", "given", "length")  # the arrays of a split that batches carry rows of
 
@@ -50,8 +51,8 @@ class BatchStream:
             seed,
         )
         self.device, self.rank, self.world_size = torch.device(device), rank, world_size
-        self.check_size(batch_size)
         self.images_per_epoch = dataset.size(split)
+        self.check_size(batch_size)
         self._permutations: dict[int, Tensor] = {}
         part = dataset.splits[split]
         self._places = places(
@@ -70,6 +71,11 @@ class BatchStream:
         if size < 1 or size % self.world_size:
             raise UserError(
                 f"The batch size is {size}; it must be at least 1 and a multiple of the {self.world_size} processes."
+            )
+        if size > MOST_IN_A_BATCH and size > self.images_per_epoch:
+            raise UserError(
+                f"A batch of {size:,} would repeat the {self.images_per_epoch:,} examples of the {self.split} split "
+                f"{size / self.images_per_epoch:,.0f} times; take trainer.batch_size={self.images_per_epoch} or less."
             )
 
     @property

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dgmbench.data.archives import ZIP_DAMAGE, open_zip
 from dgmbench.data.files import PublishedFile, PublishedReader
 from dgmbench.data.pictures import Decoder
 from dgmbench.data.reader import SPLITS, Decoded, Part
@@ -63,18 +64,17 @@ class Celeba(PublishedReader):
         labels = None
         if self.attribute is not None:
             labels = self._labels(self.path(folder, ATTRIBUTES), names)
-        try:
-            archive = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, OSError) as error:
-            raise UserError(f"{path} is no complete zip archive ({error}); get it again.") from error
-        members = {Path(member).name: member for member in archive.namelist() if member.endswith(".jpg")}
+        with open_zip(path) as checked:
+            members = {Path(member).name: member for member in checked.namelist() if member.endswith(".jpg")}
         if absent := [name for name in names if name not in members]:
             raise UserError(f"{path} lacks {len(absent)} of the pictures in {PARTITION}, such as {absent[0]}.")
+
+        archive = zipfile.ZipFile(path)
 
         def picture(name: str) -> bytes:
             try:
                 return archive.read(members[name])
-            except (zipfile.BadZipFile, OSError, EOFError) as error:
+            except ZIP_DAMAGE as error:
                 raise UserError(f"{name} in {path} is damaged ({error}); get the archive again.") from error
 
         parts = {}

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from dgmbench.data.archives import require_inside, require_plausible
 from dgmbench.data.checks import exactly
 from dgmbench.data.files import PublishedFile, PublishedReader
 from dgmbench.data.reader import Decoded, Part, split_off_the_end, take_parts
@@ -67,9 +68,16 @@ class Cifar10(PublishedReader):
             with tarfile.open(path, "r:gz") as archive:
                 for member in archive:
                     name = Path(member.name).name
-                    if name in (*TRAIN_BATCHES, "test_batch") and (file := archive.extractfile(member)) is not None:
-                        batches[name] = _batch(path, name, file.read())
-        except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+                    if name not in (*TRAIN_BATCHES, "test_batch"):
+                        continue
+                    require_inside(member.name, path)
+                    if not member.isfile() or member.issparse():
+                        raise UserError(f"{member.name} in {path} is a link or no plain file; get the archive again.")
+                    require_plausible(member.size, path.stat().st_size, f"{member.name} in {path}")
+                    file = archive.extractfile(member)
+                    assert file is not None, "of a plain file there is one"
+                    batches[name] = _batch(path, name, file.read())
+        except (tarfile.TarError, OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
             raise UserError(f"{path} is no complete tar.gz archive ({error}); get it again.") from error
         if missing := [name for name in (*TRAIN_BATCHES, "test_batch") if name not in batches]:
             raise UserError(f"{path} lacks {', '.join(missing)}; get it again.")

@@ -10,14 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dgmbench.config.signatures import TARGET, build, check_arguments, locate
+from dgmbench.config.signatures import build, check_arguments
+from dgmbench.config.targets import TARGET, locate
 from dgmbench.data import prepared
 from dgmbench.data.checks import check_conditions, check_labels, check_values
 from dgmbench.data.pairs import Binarise, binarise_mode, binarised_spec, spec_from_card
 from dgmbench.data.reader import SPLITS, Chunks, Decoded, Part, Reader
 from dgmbench.data.spec import DataSpec
 from dgmbench.data.verified import settled
-from dgmbench.errors import UserError
+from dgmbench.errors import RunFailed, UserError, explain, in_hand
 
 SplitName = Literal["train", "valid", "test"]
 
@@ -101,7 +102,7 @@ def load(data_cfg: Mapping[str, Any], root: Path) -> DataSet:
     folder = Path(root).expanduser() / name
 
     def decode() -> Decoded:
-        decoded = _checked(reader.read(folder))
+        decoded = _checked(_read(reader, folder, name))
         return _thresholded(decoded, name) if mode == "threshold" else decoded
 
     if reader.prepared:
@@ -156,6 +157,22 @@ def _reader(target: str, arguments: Mapping[str, Any]) -> Reader:
     checked = check_arguments(arguments, cls, "data", also=GROUP_KEYS - {TARGET, "card"})
     reader: Reader = build({TARGET: target, **checked}, "data")
     return reader
+
+
+def _read(reader: Reader, folder: Path, name: str) -> Decoded:
+    """What a reader gives. Whatever its libraries raise of a damaged file is the file's fault, and names it."""
+    file = getattr(reader, "file", None) or getattr(reader, "folder", None) or folder
+    try:
+        with in_hand(file):
+            return reader.read(folder)
+    except (UserError, RunFailed):
+        raise
+    except Exception as error:
+        code, sentence = explain(error)
+        if code == 2:
+            raise UserError(sentence) from error
+        kind = type(error).__name__
+        raise UserError(f"data={name} cannot be read from {file} ({kind}: {str(error) or 'no message'}).") from error
 
 
 def _checked(decoded: Decoded) -> Decoded:

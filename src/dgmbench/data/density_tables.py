@@ -5,7 +5,7 @@ Density Estimation*, NeurIPS 2017 (appendix D), and the ten folds of red wine of
 NeurIPS 2013. Densities are those of the prepared columns, as in the papers.
 """
 
-import gzip
+import io
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from dgmbench.data.archives import check_header, gunzip, read_hdf5
 from dgmbench.data.files import state
 from dgmbench.data.reader import SPLITS, Decoded, Part, Reader
 from dgmbench.data.spec import DataSpec
@@ -159,7 +160,7 @@ class Bsds300(DensityTable):
 
     def prepare(self, files: tuple[Path, ...]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """As it stands."""
-        found = _load_hdf5(files[0], {"train": ["train"], "valid": ["validation"], "test": ["test"]})
+        found = read_hdf5(files[0], {"train": ["train"], "valid": ["validation"], "test": ["test"]})
         return found, {}
 
 
@@ -182,7 +183,7 @@ class RedWine(DensityTable):
         """Take the fold and standardise by its training rows."""
         training = [f"folds/{self.fold}/training/{part}/data" for part in range(1, 10)]
         keys = {"train": training[:-1], "valid": training[-1:], "test": [f"folds/{self.fold}/tests/1/data"]}
-        rows = {split: x.astype(np.float64) for split, x in _load_hdf5(files[0], keys).items()}
+        rows = {split: x.astype(np.float64) for split, x in read_hdf5(files[0], keys).items()}
         mean, scale = rows["train"].mean(0), rows["train"].std(0)
         remarks = {"mean": mean.tolist(), "scale": scale.tolist()}
         return {split: (x - mean) / scale for split, x in rows.items()}, remarks
@@ -190,8 +191,10 @@ class RedWine(DensityTable):
 
 def _load_npy(path: Path, columns: int | None) -> np.ndarray:
     try:
+        with path.open("rb") as file:
+            check_header(file, path.stat().st_size, str(path))
         table = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, TypeError, SyntaxError, OverflowError) as error:
         raise UserError(f"{path} is no readable .npy file of numbers ({error}).") from error
     if not isinstance(table, np.ndarray) or table.ndim != 2 or columns not in (None, table.shape[1]):
         raise UserError(f"{path} must hold a table of {columns or 'several'} columns.")
@@ -200,7 +203,7 @@ def _load_npy(path: Path, columns: int | None) -> np.ndarray:
 
 def _load_text(path: Path, columns: int | None, **options: Any) -> np.ndarray:
     try:
-        with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
+        with io.StringIO(gunzip(path).decode()) if path.suffix == ".gz" else path.open() as file:
             table = np.loadtxt(file, ndmin=2, **options)
     except (ValueError, EOFError, OSError) as error:
         raise UserError(f"{path} is not the published table of numbers ({error}).") from error
@@ -222,18 +225,6 @@ def _household(path: Path) -> np.ndarray:
                 hours, minutes, _ = time.split(":")
                 rows.append([*map(float, values), 60.0 * int(hours) + int(minutes)])
     return np.array(rows, ndmin=2)
-
-
-def _load_hdf5(path: Path, keys: Mapping[str, list[str]]) -> dict[str, np.ndarray]:
-    try:
-        import h5py
-    except ImportError as error:
-        raise UserError(f"{path} is an HDF5 file; install h5py to read it (pip install 'dgmbench[hdf5]').") from error
-    try:
-        with h5py.File(path, "r") as file:
-            return {split: np.concatenate([file[name][:] for name in names]) for split, names in keys.items()}
-    except (OSError, KeyError) as error:
-        raise UserError(f"{path} is not the published HDF5 file ({error}).") from error
 
 
 def _continuous(x: np.ndarray) -> np.ndarray:

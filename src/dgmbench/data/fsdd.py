@@ -6,13 +6,13 @@ Z. Jackson et al.: Free Spoken Digit Dataset (2016-2020), https://github.com/Jak
 import hashlib
 import io
 import re
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from dgmbench.data.archives import open_zip
 from dgmbench.data.audio import LEVELS, mu_law_encode, read_wav
 from dgmbench.data.checks import exactly
 from dgmbench.data.files import state
@@ -103,10 +103,12 @@ class Fsdd(Reader):
 
 def _files(folder: Path) -> list[Path]:
     """The archive of arrays, else the zip file, else the recordings themselves."""
+    found = ([path for path in sorted(folder.rglob(name)) if path.is_file()] for name in ("fsdd.npz", "*.zip", "*.wav"))
+    arrays, archives, recordings = found
     return (
-        sorted(folder.glob("fsdd.npz"))
-        or sorted(folder.glob("*.zip"))[:1]
-        or sorted(path for path in folder.rglob("*.wav") if NAME.search(path.as_posix()))
+        [path for path in arrays if path.parent == folder]
+        or [path for path in archives if path.parent == folder][:1]
+        or [path for path in recordings if NAME.search(path.as_posix())]
     )
 
 
@@ -115,13 +117,10 @@ def _recordings(folder: Path) -> Iterator[Recording]:
     if first.suffix == ".npz":
         yield from _from_arrays(first)
     elif first.suffix == ".zip":
-        try:
-            with zipfile.ZipFile(first) as archive:
-                for name in archive.namelist():
-                    if match := NAME.search(name):
-                        yield _from_wav(match, io.BytesIO(archive.read(name)), f"{name} in {first}")
-        except zipfile.BadZipFile as error:
-            raise UserError(f"{first} is no complete zip file ({error}); get it again.") from error
+        with open_zip(first) as archive:
+            for name in archive.namelist():
+                if match := NAME.search(name):
+                    yield _from_wav(match, io.BytesIO(archive.read(name)), f"{name} in {first}")
     else:
         for path in (first, *others):
             match = NAME.search(path.as_posix())

@@ -45,17 +45,17 @@ def _look(folder: Path, prefix: str, above: tuple[tuple[int, int], ...], found: 
     except OSError as error:
         raise UserError(f"The folder {folder} cannot be read ({error.strerror}); make it readable.") from error
     for entry in entries:
-        name = prefix + entry.name
+        name, path = prefix + entry.name, Path(entry.path)  # a path says no of a link to itself, an entry raises
         picture = Path(entry.name).suffix.lower() in SUFFIXES
         if entry.name.startswith("."):
-            found.hidden.extend([name] if picture or entry.is_dir() else [])
-        elif entry.is_dir():
-            own = _identity(Path(entry.path))
+            found.hidden.extend([name] if picture or path.is_dir() else [])
+        elif path.is_dir():
+            own = _identity(path)
             if own in above:
                 found.loops.append(name)
             else:
-                _look(Path(entry.path), f"{name}/", (*above, own), found)
-        elif not entry.is_file():
+                _look(path, f"{name}/", (*above, own), found)
+        elif not path.is_file():
             found.broken.append(name)
         else:
             (found.pictures if picture else found.others).append(name)
@@ -212,7 +212,7 @@ class Images(Reader):
             "damaged": (list(damaged), "picture"),
             "hidden": (self._found.hidden, "name"),
             "links into a folder that they lie in": (self._found.loops, "name"),
-            "links to nothing": (self._found.broken, "name"),
+            "no files (pipes, devices, links to nothing)": (self._found.broken, "name"),
             "no pictures by their ending": (self._found.others, "file"),
         }
         return [f"passed over as {why}: {some_of(names, what)}" for why, (names, what) in reasons.items() if names]

@@ -4,12 +4,12 @@ Y. LeCun, L. Bottou, Y. Bengio, P. Haffner: Gradient-based learning applied to d
 H. Xiao, K. Rasul, R. Vollgraf: Fashion-MNIST, a novel image dataset (2017), https://arxiv.org/abs/1708.07747
 """
 
-import gzip
-import zlib
+import math
 from pathlib import Path
 
 import numpy as np
 
+from dgmbench.data.archives import gunzip
 from dgmbench.data.files import PublishedFile, PublishedReader
 from dgmbench.data.reader import Decoded, Part, split_off_the_end, take_parts
 from dgmbench.data.spec import DataSpec
@@ -18,15 +18,12 @@ from dgmbench.errors import UserError
 
 def read_idx(path: Path) -> np.ndarray:
     """The uint8 array in a gzipped idx file: two zero bytes, type 8, number of dimensions, sizes, values."""
-    try:
-        content = gzip.decompress(path.read_bytes())
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"{path} is no complete gzip file ({error}); get it again.") from error
+    content = gunzip(path)
     if content[:3] != b"\0\0\x08" or len(content) < 4 or len(content) < 4 + 4 * content[3]:
         raise UserError(f"{path} is no idx file of bytes: it begins with {content[:4].hex(' ') or 'nothing'}.")
     start = 4 + 4 * content[3]
     shape = tuple(int(n) for n in np.frombuffer(content[4:start], ">u4"))
-    if len(content) - start != np.prod(shape, dtype=np.int64):
+    if len(content) - start != math.prod(shape):
         raise UserError(f"{path} announces values of shape {shape} but holds {len(content) - start} bytes of them.")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 

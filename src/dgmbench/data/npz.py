@@ -3,13 +3,13 @@
 """
 
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, cast, get_args
 
 import numpy as np
 
+from dgmbench.data.archives import ZIP_DAMAGE, check_header, open_zip
 from dgmbench.data.checks import exactly
 from dgmbench.data.files import state
 from dgmbench.data.labels import numbered
@@ -27,6 +27,11 @@ def open_npz(path: Path, *, single: str | None = None) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
     key = ""
     try:
+        with path.open("rb") as stream:
+            if stream.read(6) == np.lib.format.MAGIC_PREFIX:
+                raise UserError(f"{path} is a single array; save it with np.savez(FILE, x_train=...).")
+        if zipfile.is_zipfile(path):
+            _check_members(path)
         # opened here, because np.load leaves a file open that it cannot read
         with path.open("rb") as stream:
             content = np.load(stream, allow_pickle=False)
@@ -42,9 +47,21 @@ def open_npz(path: Path, *, single: str | None = None) -> dict[str, np.ndarray]:
             what = f"the array {key!r} of Python objects" if key else "pickled objects or is no .npz file at all"
             raise UserError(f"{path} holds {what}, which is not read; save plain numbers of one dtype.") from error
         raise UserError(f"{path} cannot be read as an .npz file ({error}).") from error
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError) as error:
+    except (*ZIP_DAMAGE, KeyError, TypeError, SyntaxError, OverflowError, MemoryError) as error:
         raise UserError(f"{path} is no readable .npz file; it may be truncated ({error}).") from error
     return arrays
+
+
+def _check_members(path: Path) -> None:
+    """Refuse arrays that announce what they do not hold."""
+    with open_zip(path) as archive:
+        for member in archive.infolist():
+            what = f"The array {member.filename.removesuffix('.npy')!r} in {path}"
+            with archive.open(member) as file:
+                is_array = file.read(6) == np.lib.format.MAGIC_PREFIX
+                file.seek(0)
+                if is_array:
+                    check_header(file, member.file_size, what)
 
 
 class Npz(Reader):

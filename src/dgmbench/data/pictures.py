@@ -6,6 +6,7 @@ colour. Pillow's own conversion would clip the first two at 255, and show whatev
 """
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from dgmbench.errors import UserError, some_of
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # others may start programs, such as EPS
 ROWS = 256  # pictures decoded before they are written
 NAMED = 20  # pictures that an error names
 PLAIN = ("1", "L", "P", "RGB", "RGBX", "LA", "PA", "RGBA", "CMYK", "YCbCr")  # Pillow's modes of 8 bits a channel
@@ -60,7 +62,8 @@ class Decoder:
         """One picture, and what had to be done with it beyond cropping: TRANSPARENT, PAGES, DEEP."""
         from PIL import Image, ImageOps
 
-        with Image.open(BytesIO(content)) as file:
+        warnings.simplefilter("error", Image.DecompressionBombWarning)  # of sizes that are announced
+        with Image.open(BytesIO(content), formats=FORMATS) as file:
             image, did = ImageOps.exif_transpose(file), []
             if image.mode in SIXTEEN or image.mode in ("I", "F"):
                 image = self._of_depth(image, file)

@@ -7,7 +7,6 @@ always complete. A lock lets the second of two processes wait for the first inst
 economy, and nothing depends on it. What is opened is compared with its hash (:mod:`dgmbench.data.verified`).
 """
 
-import errno
 import hashlib
 import json
 import os
@@ -23,7 +22,7 @@ import numpy as np
 
 from dgmbench.data.reader import SPLITS, Chunks, Decoded, Part
 from dgmbench.data.verified import Wait, compared
-from dgmbench.errors import UserError
+from dgmbench.errors import FULL, UserError
 from dgmbench.system import locked
 
 FORMAT = 1  # of the folder; part of the key
@@ -135,7 +134,7 @@ def open_or_prepare(
     except OSError as error:
         if error.filename and folder not in Path(error.filename).parents and Path(error.filename) != folder:
             raise UserError(f"{error.filename} cannot be read ({error.strerror or error}).") from error
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        full = error.errno in FULL
         advice = "free some space" if full else "make it writable"
         raise UserError(
             f"The prepared cache {folder} cannot be written ({error.strerror or error}); {advice} or choose another "

@@ -8,6 +8,7 @@ import torch
 from torch.optim import Optimizer
 
 from dgmbench.config import instantiate
+from dgmbench.config.targets import TARGET, locate
 from dgmbench.data import DataSet, load
 from dgmbench.data.pairs import check_pair, spec_from_card
 from dgmbench.data.random import keyed_seed
@@ -56,6 +57,7 @@ def load_data(completed: Mapping[str, Any], root: Path | None = None) -> DataSet
 def build_model(completed: Mapping[str, Any], spec: DataSpec) -> Model:
     """The model with fresh weights, a function of the run's seed."""
     node = {key: value for key, value in completed["model"].items() if key != "card"}
+    locate(node.get(TARGET), "model")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(keyed_seed(completed["seed"], "weights"))
         model = instantiate(node, spec)
@@ -69,6 +71,7 @@ def build_model(completed: Mapping[str, Any], spec: DataSpec) -> Model:
 def optimizer_factory(settings: Mapping[str, Any], model: Model) -> OptimizerFactory:
     """How to make a player's optimiser: the shared settings, then ``players.<name>`` on top, then its ``groups``."""
     shared = {key: value for key, value in settings.items() if key not in ("players", "schedule")}
+    locate(shared.get(TARGET), "optimizer")
     special, players = settings["players"], model.players()
     for name, own in special.items():
         if name not in players:

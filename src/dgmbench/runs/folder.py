@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import traceback
 from collections.abc import Mapping
@@ -10,13 +11,36 @@ from typing import Any
 
 import yaml
 
+from dgmbench.config.bounded import load_yaml, read_bytes
 from dgmbench.data.spec import DataSpec
 from dgmbench.errors import UserError, nearest
 from dgmbench.system import Lock
 from dgmbench.training.files import disk_errors, write_atomically, write_json
 
 CONFIG_KEYS = {"model", "data", "trainer", "optimizer", "hardware", "protocol", "seed", "paths", "names"}
+NEEDED: dict[str, tuple[type, ...]] = {
+    "names.model": (str,), "names.data": (str,), "model._target_": (str,), "data._target_": (str,),
+    "data.name": (str,), "optimizer._target_": (str,), "seed": (int,), "paths.data": (str,),
+    "trainer.ema": (float, int), "trainer.progress": (bool,), "hardware.precision": (str,), "hardware.devices": (int,),
+    "hardware.nodes": (int,),
+}  # fmt: skip
 RESULT_KEYS = {"metrics", "protocols", "objective", "data_hash", "cost", "versions"}
+
+
+def wrong_config(config: object) -> str | None:
+    """What a run's configuration lacks of what is read from it without completing it again; None if nothing."""
+    if not isinstance(config, dict) or not set(config) >= CONFIG_KEYS:
+        return "is not the configuration of a run"
+    for dotted, kinds in NEEDED.items():
+        value: Any = config
+        for key in dotted.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        if not isinstance(value, kinds) or (bool not in kinds and isinstance(value, bool)):
+            return f"has {dotted}={value}"
+    for name in (*config["names"].values(), config["data"]["name"]):
+        if not isinstance(name, str) or not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
+            return f"names {name!r}, which is no name of a configuration"
+    return None
 
 
 class RunFolder:
@@ -93,12 +117,13 @@ class RunFolder:
     def read_config(self) -> dict[str, Any]:
         """The completed configuration of the run."""
         try:
-            config = yaml.safe_load(self.config.read_bytes())
-        except yaml.YAMLError as error:
-            raise UserError(f"{self.config} is damaged and cannot be read; train the run again.") from error
-        if not isinstance(config, dict) or not set(config) >= CONFIG_KEYS:
-            raise UserError(f"{self.config} is damaged and cannot be read; train the run again.")
-        return config
+            config = load_yaml(read_bytes(self.config), self.config)
+            if wrong := wrong_config(config):
+                raise UserError(f"{self.config} {wrong}.")
+        except (UserError, OSError) as error:
+            raise UserError(f"{self.config} is damaged and cannot be read ({error}); train the run again.") from error
+        found: dict[str, Any] = config
+        return found
 
     def write_status(self, status: str, **details: Any) -> None:
         """Record where the run stands: running, interrupted, failed or done."""
@@ -111,10 +136,12 @@ class RunFolder:
     def read_result(self) -> dict[str, Any] | None:
         """The finished run's result, or None."""
         try:
-            result = json.loads(self.result_file.read_bytes())
+            result = json.loads(read_bytes(self.result_file))
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except ValueError:
+        except OSError as error:
+            raise UserError(f"{self.result_file} cannot be read: {error.strerror}.") from error
+        except (ValueError, RecursionError):
             result = None
         if not isinstance(result, dict) or not set(result) >= RESULT_KEYS:
             raise UserError(f"{self.result_file} is damaged; remove it and give the command again.")

@@ -4,7 +4,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
@@ -36,7 +36,8 @@ class TrainingBar:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._bar.stop()
+        with suppress(OSError):  # the terminal may be gone
+            self._bar.stop()
 
     def advance(self, images: int, stage: str, losses: Callable[[], str]) -> None:
         """Move to ``images``; ``losses`` is only asked when the bar is redrawn."""

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dgmbench import __version__
-from dgmbench.config.signatures import TARGET, locate
+from dgmbench.config.targets import TARGET, locate
 from dgmbench.errors import UserError
 from dgmbench.source import source_hash
 

@@ -42,6 +42,7 @@ from dgmbench.runs.sampling import write_training_samples
 from dgmbench.runs.selection import Selection
 from dgmbench.runs.signals import Signals
 from dgmbench.runs.weights import load_own, own_checkpoint
+from dgmbench.system import ENDINGS
 from dgmbench.training.files import AtomicCheckpointIO, RowWriter
 from dgmbench.training.memory import peak_memory, reset_peak_memory
 from dgmbench.training.module import Interrupted, Training
@@ -220,8 +221,9 @@ class _Run:
             self.ranks.leave()
             self._status("interrupted", signal=stop.signal_number)
             if self.ranks.is_first:
-                word = "Ctrl-C" if stop.signal_number == signal.SIGINT else "SIGTERM"
-                print(f"Stopped by {word}; the same command resumes {self.folder.path}", file=sys.stderr)  # noqa: T201
+                with contextlib.suppress(OSError):  # the terminal may be gone
+                    word = ENDINGS[signal.Signals(stop.signal_number)]
+                    print(f"Stopped by {word}; the same command resumes {self.folder.path}", file=sys.stderr)  # noqa: T201
             raise SystemExit(128 + stop.signal_number) from stop
         except UserError:
             with contextlib.suppress(UserError, OSError):  # the disk may be full

@@ -1,15 +1,16 @@
-"""SIGTERM and Ctrl-C during a run."""
+"""SIGTERM, a lost terminal and Ctrl-C during a run."""
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from dgmbench.system import heeded
 from dgmbench.training.module import Interrupted
 
 
 class Signals:
-    """SIGTERM and Ctrl-C end a run in good order: between two updates while training, at once at any other time."""
+    """These signals end a run in good order: between two updates while training, at once at any other time."""
 
     def __init__(self) -> None:
         self.received: int | None = None
@@ -17,12 +18,12 @@ class Signals:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "Signals":
-        self._previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._previous = {number: signal.getsignal(number) for number in heeded()}
         self.take_over()
         return self
 
     def take_over(self) -> None:
-        """Handle the two signals here; once more after Lightning has installed handlers of its own."""
+        """Handle the signals here; once more after Lightning has installed handlers of its own."""
         for number in self._previous:
             signal.signal(number, self._note)
 

@@ -19,8 +19,12 @@ import numpy as np
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from dgmbench.errors import UserError
+from dgmbench.errors import FULL, UserError
 from dgmbench.system import sync_folder
+
+UNWRITABLE = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP,
+)  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -29,12 +33,12 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in FULL:
             raise UserError(
                 f"The disk is full: {path} could not be written. What was saved before is intact; free some space "
                 "and give the same command again to go on from there."
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT):
+        if error.errno in UNWRITABLE:
             raise UserError(
                 f"{path} cannot be written ({error.strerror}); choose another folder with paths.outputs=DIR or "
                 "DGM_OUTPUTS."
@@ -94,6 +98,8 @@ def seal(archive: io.BytesIO) -> None:
 
 def is_whole(path: Path) -> bool:
     """Whether a checkpoint holds what was written; one from before there were seals by the checksums of its parts."""
+    if not path.is_file() and path.exists():
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
     with path.open("rb") as file:
         length = max(0, file.seek(0, os.SEEK_END) - SEAL_BYTES)
         file.seek(length)

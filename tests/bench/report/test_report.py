@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from dgmbench.bench.report import write_report, write_report_with_notes
+from dgmbench.bench.report import index, write_report, write_report_with_notes
 from dgmbench.bench.report.curves import POINTS, read_curves
 from dgmbench.bench.report.index import INDEX
 from dgmbench.bench.report.ledger import read_ledger
@@ -403,12 +403,16 @@ def test_what_the_hash_leaves_out_splits_no_mean(bench: Any, number: Callable) -
 
 
 def test_running_is_believed_while_somebody_runs(bench: Any) -> None:
+    """Who has the lock of the run or of the bench; the number of a process may have gone to another one."""
     host = os.uname().nodename
     bench.cell("vae", status="running")
     for seed, status in enumerate(
-        ({"pid": 2**22 + 1, "host": host}, {"pid": os.getpid(), "host": host}, {"pid": 1, "host": "elsewhere"})
+        ({"pid": os.getpid(), "host": host}, {"pid": 2**22 + 1, "host": host}, {"pid": 1, "host": "elsewhere"})
     ):
         run = bench.run("iwae", seed=seed)
+        if seed == 1:
+            held = open(run / ".lock", "w")  # noqa: SIM115
+            fcntl.flock(held, fcntl.LOCK_EX)
         (run / "status.json").write_text(json.dumps({"status": "running", **status}))
         bench.cell("iwae", seed=seed, run=run.name, status="running")
     states = lambda: [cell.status for cell in read_ledger(bench.folder).cells]
@@ -418,6 +422,8 @@ def test_running_is_believed_while_somebody_runs(bench: Any) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert states() == ["running"] * 4
     assert states() == ["interrupted", "interrupted", "running", "interrupted"]
+    held.close()
+    assert states() == ["interrupted"] * 4
 
 
 def test_runs_without_a_suite_with_their_states(bench: Any, number: Callable) -> None:
@@ -427,12 +433,14 @@ def test_runs_without_a_suite_with_their_states(bench: Any, number: Callable) ->
     for name, status in (
         ("killed", {"status": "running", "pid": 2**22 + 1}),
         ("stopped", {"status": "interrupted"}),
-        ("alive", {"status": "running", "pid": os.getpid()}),
+        ("alive", {"status": "running", "pid": 2**22 + 1}),
         ("failed", {"status": "failed", "reason": "RunFailed: nan"}),
     ):
         path = bench.run(seed=1).rename(below / name)
         (path / "status.json").write_text(json.dumps({"host": os.uname().nodename, **status}))
-    write_report(bench.folder)
+    with open(below / "alive" / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        write_report(bench.folder)
     with open(bench.folder / "report.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["status"] for row in rows] == ["done", "running", "failed", "interrupted", "interrupted"]
@@ -473,8 +481,8 @@ def test_the_index_is_used_kept_fresh_and_rebuilt(
     values = lambda: [cell.metrics["elbo"]["value"] for cell in read_ledger(bench.folder).cells]
     assert values() == [-90.0, -91.0, -92.0]
     opened: list[str] = []
-    read = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: (opened.append(str(path)), read(path))[1])
+    read = index.read_bytes
+    monkeypatch.setattr(index, "read_bytes", lambda path: (opened.append(str(path)), read(path))[1])
     assert values() == [-90.0, -91.0, -92.0]
     assert not any(path.endswith("result.json") for path in opened)
     result = runs[1] / "result.json"
@@ -620,3 +628,27 @@ def test_a_cell_does_not_take_the_numbers_of_another_seed(bench: Any, number: Ca
     (row,) = [row for row in markdown_rows(bench.folder) if row[OURS]]
     assert row[OURS] == "-6.30 (1)"
     assert notes == [f"{run.name}: its run folder {run.name} holds numbers of seed=0"]
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1+cmd", "@SUM(A1)", "\t=1", "\r=1"])
+def test_no_cell_of_the_csv_is_a_formula(text: str, bench: Any, number: Callable) -> None:
+    run = bench.run("vae", metrics={"elbo": number(-6.3, unit=text, note=text)})
+    result = json.loads((run / "result.json").read_text())
+    (run / "result.json").write_text(json.dumps({**result, "family": text, "data": text}))
+    bench.run("gan", metrics={"elbo": number(-6.3)})
+    write_report(bench.folder)
+    with open(bench.folder / "report.csv", newline="", encoding="utf-8") as file:
+        rows = {row["model"]: row for row in csv.DictReader(file)}
+    assert {rows["vae"][key] for key in ("family", "data", "unit")} == {f"'{text.strip()}"}
+    assert rows["vae"]["reason"] == f"'{text.strip()}"
+    assert rows["vae"]["value"] == rows["gan"]["value"] == "-6.3"  # a number stays one
+
+
+@pytest.mark.parametrize("sign", "[*")
+def test_no_row_of_the_latex_table_begins_with_an_argument(sign: str, bench: Any, number: Callable) -> None:
+    run = bench.run("vae", metrics={"elbo": number(-6.3)})
+    result = json.loads((run / "result.json").read_text())
+    (run / "result.json").write_text(json.dumps({**result, "model": f"{sign}1cm]"}))
+    write_report(bench.folder)
+    tex = (bench.folder / "report.tex").read_text(encoding="utf-8")
+    assert f"\n{{{sign}}}1cm] & " in tex

@@ -1,5 +1,7 @@
 """Cells as processes of this machine: forked from one that has everything imported, pinned, watched and bounded."""
 
+import multiprocessing
+import multiprocessing.forkserver
 import os
 import re
 import signal
@@ -14,11 +16,13 @@ from typing import Any
 from dgmbench.bench.executors import LocalSettings, seconds, size
 from dgmbench.bench.ledger import mark_working
 from dgmbench.bench.worker import Outcome, Task, redirect_output, run_cell
+from dgmbench.errors import UserError
 from dgmbench.system import cores, die_with_parent, leave_terminal, pin, private_memory, process_context
 
 # After the polite signal a cell has this long to write a checkpoint.
 GRACE_SECONDS = 20.0
 POLL_SECONDS = 0.25
+ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class LocalExecutor:
         self._free = make_slots(settings, cores(), visible_gpus())
         self.slots = len(self._free)
         self._running: list[_Running] = []
+        self._forked_by: dict[int | None, int | None] = {}
         self._context = process_context()
         self._context.set_forkserver_preload(["dgmbench.bench.preload"])  # of no effect where nothing forks
 
@@ -65,11 +70,26 @@ class LocalExecutor:
         for task in tasks:
             slot = self._free.pop(0)
             receive, send = self._context.Pipe(duplex=False)
-            process = self._context.Process(target=_child, args=(task, send, slot), name=task.id)
-            process.start()
+            process = self._start(task, send, slot)
             send.close()
             deadline = None if self.time is None else time.monotonic() + self.time
             self._running.append(_Running(task, slot, process, receive, deadline))
+
+    def _start(self, task: Task, send: Connection, slot: Slot) -> Any:
+        """A cell's process; where the one that forks them has just been killed, by another, which starts first."""
+        for attempt in range(ATTEMPTS):
+            process = self._context.Process(target=_child, args=(task, send, slot), name=task.id)
+            try:
+                process.start()
+            except (OSError, EOFError) as error:
+                if attempt == ATTEMPTS - 1:
+                    raise UserError(
+                        f"No process can be started for {task.id} ({error}); the same command goes on with the suite."
+                    ) from error
+                continue
+            self._forked_by[process.pid] = server_pid()
+            return process
+        raise AssertionError("the last attempt returns or raises")
 
     def wait(self, seconds: float) -> list[tuple[str, Outcome]]:
         """Watch the cells until one has ended, for at most some seconds."""
@@ -97,6 +117,8 @@ class LocalExecutor:
             cell.process.kill()
             cell.process.join()
         code = cell.process.exitcode
+        forked_by, server = self._forked_by.pop(cell.process.pid), server_pid()
+        orphaned = forked_by is not None and (forked_by != server or not alive(server))
         cell.process.close()
         cell.connection.close()
         self._running.remove(cell)
@@ -111,6 +133,9 @@ class LocalExecutor:
             return Outcome(status="oom", run=run, reason=reason)
         if cell.stopped == "interrupted":
             return Outcome(status="interrupted", run=run)
+        if orphaned:
+            reason = "the process that forks cells was killed, and its cells with it; the same command resumes this one"
+            return Outcome(status="interrupted", run=run, reason=reason)
         log = self.folder / ".logs" / f"{cell.task.id}.log"
         word = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         hint = "; the system does that when memory runs out" if word.endswith("SIGKILL") else ""
@@ -161,6 +186,21 @@ def make_slots(settings: LocalSettings, cores: Sequence[int], gpus: Sequence[str
         )
         for i in range(count)
     ]
+
+
+def server_pid() -> int | None:
+    """The process that forks cells, or None if there is none yet."""
+    server: Any = multiprocessing.forkserver._forkserver
+    pid: int | None = server._forkserver_pid
+    return pid
+
+
+def alive(pid: int | None) -> bool:
+    """Whether a child of this process has not ended; it is not reaped."""
+    try:
+        return pid is not None and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+    except ChildProcessError:
+        return False
 
 
 def visible_gpus() -> list[str]:

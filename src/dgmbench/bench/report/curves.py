@@ -17,6 +17,8 @@ def read_curves(file: Path, points: int = POINTS) -> dict[str, dict[str, list[fl
     Only the rows that are kept are parsed, so that a log of any length costs about the same.
     """
     try:
+        if not file.is_file():  # a pipe would wait for ever
+            return {}
         with open(file, "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
             rows = {"train": list(_spread(content, points)), "valid": list(_matching(content, b'{"kind": "valid"'))}
     except (OSError, ValueError):  # no such file, or an empty one

@@ -9,6 +9,7 @@ from typing import Any
 from dgmbench.bench.report.index import read_config
 from dgmbench.bench.report.numbers import finite_or_nan, rounded, signed
 from dgmbench.bench.report.settings import flatten
+from dgmbench.config.bounded import read_bytes
 from dgmbench.errors import UserError
 from dgmbench.runs.metric_names import without_protocol
 
@@ -22,6 +23,16 @@ def differences(first: Path, second: Path) -> list[Difference]:
 
     A difference between protocols stands once, with the numbers that it concerns.
     """
+    try:
+        return _differences(first, second)
+    except (AttributeError, TypeError, KeyError, ValueError, IndexError) as error:
+        raise UserError(
+            f"The results of {first} and {second} are not of one shape ({type(error).__name__}: {error}): one is "
+            "damaged, or of another version; measure them again by dgm evaluate."
+        ) from error
+
+
+def _differences(first: Path, second: Path) -> list[Difference]:
     configs = [_config(path) for path in (first, second)]
     found = _unequal("config", *configs)
     results = [read_result(path) for path in (first, second)]
@@ -70,10 +81,10 @@ def _config(path: Path) -> dict[str, Any]:
 def read_result(path: Path) -> dict[str, Any]:
     """The ``result.json`` of a run's folder; nothing where the run is not finished."""
     try:
-        result = json.loads((path / "result.json").read_bytes())
+        result = json.loads(read_bytes(path / "result.json"))
     except FileNotFoundError:
         return {}
-    except ValueError as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise UserError(f"{path / 'result.json'} is damaged; remove it and give the run's command again.") from error
     return result if isinstance(result, dict) else {}
 

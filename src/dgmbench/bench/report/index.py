@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dgmbench.bench.report.settings import settings_key
+from dgmbench.config.bounded import load_yaml, read_bytes
 from dgmbench.errors import UserError
 
 INDEX = "report.index.json"
@@ -50,7 +51,7 @@ class Index:
         seed = _first(r"seed: (-?\d+)", text)
         record["named"]["seed"] = int(seed) if seed else None
         try:
-            content = (path / "result.json").read_bytes()
+            content = read_bytes(path / "result.json")
         except FileNotFoundError:
             return record
         except OSError as error:
@@ -58,7 +59,7 @@ class Index:
         try:
             result = json.loads(content)
             _check(result)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             why = f"{type(error).__name__}: {error}"
             return {**record, "damaged": f"result.json is damaged ({why}); remove it and run the cell again"}
         self._protocols.update(result["protocols"])
@@ -99,7 +100,7 @@ def write_file(path: Path, content: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         try:
-            temporary.write_text(content, encoding="utf-8")
+            temporary.write_text(content, encoding="utf-8", errors="backslashreplace")  # names of files may be no text
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -121,8 +122,8 @@ def stamp(path: Path) -> list[int]:
 def read_json(path: Path) -> dict[str, Any]:
     """The mapping in a JSON file, or nothing where it cannot be read."""
     try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        found = json.loads(read_bytes(path))
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -130,7 +131,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def file_text(path: Path) -> str:
     """The text of a file, or nothing where it cannot be read."""
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
+        return read_bytes(path).decode("utf-8", errors="replace")
     except OSError:
         return ""
 
@@ -142,10 +143,8 @@ def _first(pattern: str, text: str) -> str:
 
 def read_config(path: Path) -> dict[str, Any]:
     """A run's configuration, or nothing where it cannot be read."""
-    import yaml
-
     try:
-        loaded = yaml.load(file_text(path / "config.yaml"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except yaml.YAMLError:
+        loaded = load_yaml(file_text(path / "config.yaml"), path / "config.yaml")
+    except UserError:
         return {}
     return loaded if isinstance(loaded, dict) else {}

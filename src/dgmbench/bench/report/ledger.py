@@ -17,10 +17,11 @@ from typing import Any
 
 from dgmbench.bench.report.index import Index, read_config, read_json
 from dgmbench.bench.report.settings import flatten, sets_apart
+from dgmbench.config.bounded import read_bytes
 from dgmbench.errors import UserError
 from dgmbench.runs.record import unlabelled_words
 from dgmbench.source import hash_of_target
-from dgmbench.system import is_alive, is_locked
+from dgmbench.system import is_locked
 
 STATUSES = {
     "done": "finished",
@@ -134,10 +135,10 @@ def _once(cells: list[Cell], notes: list[str]) -> list[Cell]:
 
 def _read_suite(path: Path, notes: list[str]) -> dict[str, Any] | None:
     try:
-        suite = json.loads(path.read_bytes())
+        suite = json.loads(read_bytes(path))
     except FileNotFoundError:
         return None
-    except ValueError:
+    except (ValueError, RecursionError, OSError):
         suite = None
     if not (isinstance(suite, dict) and isinstance(suite.get("cells"), list)):
         notes.append(f"{path.name} is damaged and was left out; what is listed are the run folders.")
@@ -227,7 +228,7 @@ def _with_run(cell: Cell, path: Path, record: Mapping[str, Any], held: bool | No
     elif cell.status not in ("failed", "oom", "timeout", "skipped", "not built"):
         status = read_json(path / "status.json")
         state = str(status.get("status") or "planned")
-        if state == "running" and not (held or _alive(status, elsewhere=held is None)):
+        if state == "running" and not (held or _at_work(path, status, elsewhere=held is None)):
             state = "interrupted"
         cell.status = state if state in STATUSES and state not in HAS_NUMBERS else "interrupted"
         if cell.status == "failed":
@@ -240,18 +241,18 @@ def _with_run(cell: Cell, path: Path, record: Mapping[str, Any], held: bool | No
 def read_traceback(path: Path, limit: int = 6000) -> str | None:
     """The end of a failed run's traceback, or None."""
     try:
-        text = (path / "traceback.txt").read_text(encoding="utf-8", errors="replace")
+        text = read_bytes(path / "traceback.txt").decode("utf-8", errors="replace")
     except OSError:
         return None
     return text if len(text) <= limit else "[...]\n" + text[-limit:]
 
 
-def _alive(status: Mapping[str, Any], *, elsewhere: bool) -> bool:
-    """Whether the process that wrote ``status.json`` still runs; ``elsewhere``: believed of other machines."""
-    pid = status.get("pid")
-    if status.get("host") != socket.gethostname() or not isinstance(pid, int):
-        return elsewhere
-    return is_alive(pid)
+def _at_work(path: Path, status: Mapping[str, Any], *, elsewhere: bool) -> bool:
+    """Whether a process has the run's lock: the number of the one that wrote ``status.json`` may be another's by now.
+
+    ``elsewhere``: believed of other machines, whose locks may not be seen from here.
+    """
+    return is_locked(path / ".lock") or (elsewhere and status.get("host") != socket.gethostname())
 
 
 _SOURCES: dict[str, str | None] = {}

@@ -19,6 +19,7 @@ from dgmbench.bench.report.ledger import HAS_NUMBERS, STATUSES, Cell, Ledger, re
 from dgmbench.bench.report.numbers import Group, Row, metric_order, signed
 from dgmbench.bench.report.pictures import CACHE, find_picture, picture_uris
 from dgmbench.bench.report.tables import model_label
+from dgmbench.config.bounded import read_bytes
 from dgmbench.config.cards import FAMILIES, family_title
 from dgmbench.runs.metric_names import under_protocol
 
@@ -224,7 +225,7 @@ def _packed(ledger: Ledger, notes: list[str]) -> str:
 
 def _texts(run: Path, cell: Cell) -> list[str | None]:
     try:
-        config = (run / "config.yaml").read_text(encoding="utf-8", errors="replace")
+        config = read_bytes(run / "config.yaml").decode("utf-8", errors="replace")
     except OSError:
         config = None
     return [config, None if cell.status in HAS_NUMBERS else read_traceback(run)]

@@ -46,8 +46,16 @@ def to_csv(ledger: Ledger) -> str:
             row: list[object] = [cell.model, cell.family, cell.data, cell.seed, without_protocol(name), *numbers]
             row += [published, cell.status]
             row.append("; ".join(text for text in reasons if text))
-            writer.writerow(["" if value is None else value for value in row])
+            writer.writerow([_plain(value) for value in row])
     return file.getvalue()
+
+
+def _plain(value: object) -> object:
+    """A cell that no spreadsheet takes for a formula: text that begins like one gets an apostrophe before it."""
+    if isinstance(value, str):
+        text = " ".join(value.split())  # what breaks a line ends a row for some programs
+        return f"'{text}" if text[:1] in ("=", "+", "-", "@") and text else text
+    return "" if value is None else value
 
 
 def model_label(group: Group) -> str:
@@ -124,7 +132,9 @@ def _latex(text: str) -> str:
     """Escape a text; what stays beyond ASCII is left to LaTeX's UTF-8."""
     found = " ".join(text.split()).translate(_LATEX_TABLE)
     found = found if found.isprintable() else "".join(sign for sign in found if sign.isprintable())
-    return re.sub(r"(?<![\w-])-(?=[\d.])", "$-$", found)
+    found = re.sub(r"(?<![\w-])-(?=[\d.])", "$-$", found)
+    # after the end of a row, a bracket would be a length, and a star forbid a break
+    return re.sub(r"^[\[*]", lambda sign: f"{{{sign[0]}}}", found)
 
 
 def to_latex(ledger: Ledger, groups: Sequence[Group]) -> str:

@@ -10,7 +10,7 @@ from torch import nn
 
 from dgmbench.config import instantiate
 from dgmbench.config.feature_nets import check_names, complete_net
-from dgmbench.config.signatures import TARGET, locate
+from dgmbench.config.targets import TARGET, locate
 from dgmbench.data import DataSet, keyed_seed
 from dgmbench.errors import UserError
 from dgmbench.evaluation.features.net import FeatureNet, Note

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dgmbench.config.feature_nets import dotted
+from dgmbench.config.targets import dotted
 from dgmbench.data import DataSet, DataSpec
 from dgmbench.data.files import PublishedFile, checksum, download
 from dgmbench.errors import UserError

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dgmbench.config.feature_nets import default_name, dotted
+from dgmbench.config.feature_nets import default_name
+from dgmbench.config.targets import dotted
 from dgmbench.data import DataSet, DataSpec, evaluation_batches
 from dgmbench.data.random import keyed_generator
 from dgmbench.errors import UserError

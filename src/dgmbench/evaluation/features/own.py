@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from dgmbench.config.feature_nets import default_name, dotted
+from dgmbench.config.feature_nets import default_name
+from dgmbench.config.targets import dotted
 from dgmbench.data import DataSet, DataSpec
 from dgmbench.errors import UserError
 from dgmbench.evaluation.features.net import FeatureNet
