@@ -116,12 +116,7 @@ def _array(path: Path) -> np.ndarray:
     """The array of samples in a file: ``x`` of an .npz, or its only one; an .npy as it is."""
     if not path.is_file():
         raise UserError(f"There is no {path}; samples are a folder of pictures, or an .npz or .npy file.")
-    if path.suffix.lower() == ".npy":
-        try:
-            return np.load(path, allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
-            raise UserError(f"{path} cannot be read as an .npy file ({error}).") from error
-    arrays = open_npz(path)
+    arrays = open_npz(path, single="x")
     if "x" in arrays:
         return arrays["x"]
     if len(arrays) != 1:
