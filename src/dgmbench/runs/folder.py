@@ -14,6 +14,7 @@ import yaml
 
 from dgmbench.config.bounded import load_yaml, read_bytes
 from dgmbench.errors import UserError, nearest
+from dgmbench.runs.record import file_hash, is_as_written, sealed
 from dgmbench.training.files import disk_errors, write_atomically, write_json
 
 CONFIG_KEYS = {"model", "data", "trainer", "optimizer", "hardware", "protocol", "seed", "paths", "names"}
@@ -134,8 +135,17 @@ class RunFolder:
             result = None
         if not isinstance(result, dict) or not set(result) >= RESULT_KEYS:
             raise UserError(f"{self.result_file} is damaged; remove it and give the command again.")
+        if not is_as_written(result):
+            raise UserError(
+                f"{self.result_file} is not what was written: something in it has been changed since; put the original "
+                "back, or remove it and give the command again."
+            )
         return {"measured": [], **result}
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Store the result, last of all: only this file means success."""
-        write_json(self.result_file, result)
+        write_json(self.result_file, sealed(result))
+
+    def hashes(self) -> dict[str, str]:
+        """sha256 of the configuration and of the metric rows, for the result."""
+        return {file.name: file_hash(file) for file in (self.config, self.metrics)}

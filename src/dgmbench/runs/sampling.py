@@ -28,7 +28,7 @@ from dgmbench.runs.conditions import ROWS, samples_under, write_conditions
 from dgmbench.runs.folder import RunFolder
 from dgmbench.runs.pictures import write_picture, write_predictions, write_samples
 from dgmbench.runs.shows import SHOWN, predictions, shown_in_training
-from dgmbench.runs.weights import load_own
+from dgmbench.runs.weights import load_own, weights_of
 from dgmbench.training.files import write_atomically
 
 # Samples are drawn this many at a time, which bounds the memory for any n.
@@ -104,11 +104,12 @@ def sample_run(
         known = f"0 to {spec.num_classes - 1}" if spec.num_classes else "none: these data have no classes"
         raise UserError(f"label={label} is not a class of {completed['names']['data']} (classes: {known}).")
     device = find_device({"accelerator": accelerator})
-    model = build_model(completed, spec).to(device)
     result = folder.read_result()
     trained_on = data.content_hash if result is None else result["data_hash"]
     data.verify()
-    load_own(model, folder, checkpoint, run_name(completed, trained_on), result)
+    weights = weights_of(folder, checkpoint, run_name(completed, trained_on), result)
+    model = build_model(completed, spec).to(device)
+    load_own(model, folder, checkpoint, weights)
     name, columns = f"{checkpoint}-n{n}-s{seed}", None
     chunks = Chunks(data, "test", seed=seed, limit=None if show == "samples" else n, device=device)
     if show == "samples":
