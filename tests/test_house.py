@@ -10,7 +10,7 @@ import dgmbench
 
 PACKAGE = Path(dgmbench.__file__).parent
 ROOMS = ["command", "bench", "runs", "verify", "evaluation", "training", "models", "nn", "data", "config"]
-GROUND = ["errors", "versions", "source"]
+GROUND = ["errors", "versions", "source", "system"]
 MOST_LINES = 400
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -4,21 +4,12 @@ import difflib
 import errno
 import lzma
 import math
-import signal
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from json import JSONDecodeError
-
-ENDINGS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "the end of its terminal (SIGHUP)"}
-"""The signals that ask a command to end in good order."""
-
-
-def heeded() -> list[int]:
-    """Those of ``ENDINGS`` that this process listens to: nohup lets SIGHUP pass."""
-    return [number for number in ENDINGS if signal.getsignal(number) != signal.SIG_IGN or number != signal.SIGHUP]
 
 
 class UserError(Exception):
@@ -123,3 +114,13 @@ def nearest(name: str, known: Iterable[str], *, what: str) -> str:
     if close:
         return f"There is no {what} '{name}'; did you mean {' or '.join(close)}?"
     return f"There is no {what} '{name}'; choose one of: {', '.join(options)}."
+
+
+def some_of(names: Collection[str], what: str, *, most: int = 3) -> str:
+    """How many there are, and the first of them by name.
+
+    >>> some_of(["a.txt"], "file"), some_of(["a.txt", "b.txt", "c.txt", "d.txt"], "file")
+    ('1 file (a.txt)', '4 files (a.txt, b.txt, c.txt, ...)')
+    """
+    first = [*list(names)[:most], *(["..."] if len(names) > most else [])]
+    return f"{len(names):,} {what}{'s' * (len(names) != 1)} ({', '.join(first)})"

@@ -14,10 +14,16 @@ def versions(model: type) -> dict[str, str]:
 
     ``model_source`` changes with the mathematics of the model's class, ``evaluation_source`` with the evaluation.
     """
+    *others, (evaluation, source) = evaluation_versions().items()
+    return {**dict(others), "model_source": source_hash(model), evaluation: source}
+
+
+def evaluation_versions() -> dict[str, str]:
+    """The same without a model."""
     found = {"dgmbench": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
-    return {**found, "model_source": source_hash(model), "evaluation_source": evaluation_hash()}
+    return {**found, "evaluation_source": evaluation_hash()}

@@ -210,7 +210,8 @@ def test_a_new_runner_waits_for_the_cells_of_a_killed_one(tmp_path: Path, config
     ledger.folder.mkdir(parents=True)
     code = (
         "import sys; from pathlib import Path; from dgmbench.bench.ledger import mark_working\n"
-        "mark_working(Path(sys.argv[1])); print('marked', flush=True); sys.stdin.read(); Path(sys.argv[2]).touch()"
+        "mark_working(Path(sys.argv[1]), 'cell'); print('marked', flush=True); sys.stdin.read()\n"
+        "Path(sys.argv[2]).touch()"
     )
     ended = tmp_path / "ended"
     found: list[bool] = []

@@ -45,6 +45,8 @@ def suite_error(folder: Path, content: Any) -> str:
         ({"title": "t", "cells": [{**BLOCK, "overrides": ["protocol"]}]}, ["cells[0].overrides"]),
         ({"title": "t", "cells": [{**BLOCK, "family": "vea"}]}, ["cells[0].family", "did you mean vae"]),
         ({"title": "t", "cells": [{"models": [3]}]}, ["cells[0].models=[3]"]),
+        ({"title": "t", "cells": [{"suites": ["mine"]}]}, ["part of itself (mine > mine)"]),
+        ({"title": "t", "cells": [{"suites": ["demo"], "models": ["made"]}]}, ["cells[0].models", "no key"]),
         ("title: [", ["not valid YAML"]),
         ("- a", ["must be a mapping"]),
     ],
@@ -52,6 +54,30 @@ def suite_error(folder: Path, content: Any) -> str:
 def test_a_malformed_suite_names_file_and_key(content: Any, words: list[str], tmp_path: Path) -> None:
     message = suite_error(tmp_path, content)
     assert all(word in message for word in words), message
+
+
+def test_a_suite_of_suites_has_all_their_blocks_with_its_own_settings_on_top(tmp_path: Path) -> None:
+    (tmp_path / "suite").mkdir()
+    blocks = [{"suites": ["table2", "section7"], "seeds": [5], "budget": "3ba", "overrides": ["protocol=glance"]}]
+    (tmp_path / "suite" / "mine.yaml").write_text(yaml.safe_dump({"title": "t", "cells": [*blocks, BLOCK]}))
+    found = read_suite("mine", [tmp_path]).blocks
+    parts = [*read_suite("table2").blocks, *read_suite("section7").blocks]
+    assert [block.models for block in found] == [*(block.models for block in parts), ("made",)]
+    assert [block.family for block in found[:-1]] == [block.family for block in parts]
+    for block, part in zip(found, parts, strict=False):
+        settings = merge([*block.shared, *block.overrides])
+        assert {"trainer.budget=3ba", "protocol=glance"} <= set(settings)
+        assert set(part.shared) <= set(settings)
+        assert block.seeds == (5,)
+    assert found[-1].seeds == (0,)
+
+
+def test_the_survey_is_one_suite() -> None:
+    models = [model for block in read_suite("survey").blocks for model in block.models]
+    parts = [read_suite(name).blocks for name in ("table1", "table2", "table3", "section5", "section6", "section7")]
+    assert models == [model for blocks in parts for block in blocks for model in block.models]
+    assert len(models) == len(set(models)) == 136
+    assert {block.seeds for block in read_suite("survey").blocks} == {(0,)}
 
 
 def test_an_unknown_suite_or_experiment_is_answered_with_the_nearest() -> None:

@@ -23,8 +23,9 @@ from dgmbench.command import streams
 from dgmbench.data import BatchStream, load
 from dgmbench.data.batches import MOST_IN_A_BATCH
 from dgmbench.data.npz import Npz
-from dgmbench.errors import RunFailed, UserError, explain, heeded, in_hand
+from dgmbench.errors import RunFailed, UserError, explain, in_hand
 from dgmbench.runs.signals import Signals
+from dgmbench.system import heeded
 from dgmbench.training.files import RowWriter, write_atomically
 from dgmbench.training.module import Interrupted
 

@@ -22,7 +22,7 @@ from dgmbench.data.cifar10 import TRAIN_BATCHES
 from dgmbench.data.density_tables import _load_npy
 from dgmbench.data.mnist import read_idx
 from dgmbench.data.npz import open_npz
-from dgmbench.data.pictures import decode
+from dgmbench.data.pictures import Decoder
 from dgmbench.errors import UserError
 
 Config = Callable[..., dict[str, Any]]
@@ -171,7 +171,7 @@ def test_hdf5_files_that_lead_elsewhere(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["pipe", "socket", "device", "dangling link", "loop"])
-def test_what_is_no_file_in_a_folder_of_pictures_is_named(
+def test_what_is_no_file_in_a_folder_of_pictures_is_passed_over_by_name(
     kind: str, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "pictures"
@@ -187,12 +187,10 @@ def test_what_is_no_file_in_a_folder_of_pictures_is_named(
             server.bind("strange.png")
     else:
         strange.symlink_to({"device": "/dev/zero", "dangling link": "nowhere.png", "loop": "strange.png"}[kind])
-    settings = config("images", path=str(folder), size=8, valid=2, test=2)
-    with pytest.raises(UserError, match=r"strange\.png is no file, but a pipe, a device or a link to nothing"):
-        load(settings, tmp_path)
-    strange.unlink()
     (folder / "linked.png").symlink_to("3.png")
-    assert load(settings, tmp_path).size("train") == 9
+    data = load(config("images", path=str(folder), size=8, valid=2, test=2), tmp_path)
+    assert data.size("train") == 9
+    assert "passed over as no files (pipes, devices, links to nothing): 1 name (strange.png)" in data.meta["notes"]
 
 
 def test_pictures_that_are_too_large_or_of_another_kind() -> None:
@@ -201,11 +199,12 @@ def test_pictures_that_are_too_large_or_of_another_kind() -> None:
 
     size = (10_000).to_bytes(4, "big") * 2 + b"\x08\0\0\0\0"
     png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    decoder = Decoder(size=8, channels=1)
     with pytest.raises(Warning, match="100000000 pixels"):
-        decode(png, size=8, channels=1)
+        decoder.decode(png)
     # PIL hands these to a program
     with pytest.raises(OSError, match="cannot identify"):
-        decode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n", size=8, channels=1)
+        decoder.decode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n")
 
 
 def test_a_zip_s_members_are_looked_at_all_at_once(tmp_path: Path) -> None:

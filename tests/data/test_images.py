@@ -77,10 +77,156 @@ def test_class_folders_are_labels(open_folder: Open, pictures: Path, splits: tup
         assert np.array_equal(part.y, np.array(reds(data, name)) >= 100)
 
 
-def test_one_picture_outside_the_class_folders_means_no_labels(open_folder: Open, pictures: Path) -> None:
+def test_the_first_folder_is_the_class_however_deep_the_picture_lies(open_folder: Open, pictures: Path) -> None:
+    put_many(pictures / "cats" / "session1", 10)
+    put_many(pictures / "cats", 2, first=10)
+    put_many(pictures / "dogs" / "session1" / "monday", 10, first=100)
+    data = open_folder()
+    assert data.spec.class_names == ("cats", "dogs")
+    for name, part in data.splits.items():
+        assert np.array_equal(part.y, np.array(reds(data, name)) >= 100)
+
+
+def test_pictures_beside_class_folders_are_refused_and_can_be_taken_without_labels(
+    open_folder: Open, pictures: Path
+) -> None:
     put_many(pictures / "cats", 20)
     put_many(pictures, 1, first=99)
-    assert open_folder().spec.num_classes is None
+    with pytest.raises(UserError, match=r"1 picture \(099\.png\) beside its 1 class folder \(cats\).*labels=none"):
+        open_folder()
+    data = open_folder(labels="none")
+    assert data.spec.num_classes is None
+    assert sum(len(part) for part in data.splits.values()) == 21
+
+
+def test_links_are_followed_but_not_round_in_circles(open_folder: Open, pictures: Path, tmp_path: Path) -> None:
+    put_many(pictures / "cats", 10)
+    put_many(tmp_path / "elsewhere" / "deep", 10, first=100)
+    (pictures / "dogs").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "up").symlink_to(pictures)
+    (pictures / "cats" / "gone.png").symlink_to(tmp_path / "nothing.png")
+    data = open_folder()
+    assert data.spec.class_names == ("cats", "dogs")
+    assert sorted(red for split in data.splits for red in reds(data, split)) == [*range(10), *range(100, 110)]
+    assert data.meta["notes"] == [
+        "passed over as links into a folder that they lie in: 1 name (dogs/up)",
+        "passed over as no files (pipes, devices, links to nothing): 1 name (cats/gone.png)",
+    ]
+
+
+def test_what_is_passed_over_is_named(open_folder: Open, pictures: Path) -> None:
+    put_many(pictures / "train", 20)
+    put_many(pictures / "extra", 5)
+    put_many(pictures / ".thumbnails", 2)
+    (pictures / "notes.txt").write_text("not a picture")
+    notes = [
+        "passed over as outside of the folders train, valid and test: "
+        "5 pictures (extra/000.png, extra/001.png, extra/002.png, ...)",
+        "passed over as hidden: 1 name (.thumbnails)",
+        "passed over as no pictures by their ending: 1 file (notes.txt)",
+    ]
+    assert open_folder().meta["notes"] == notes
+    assert open_folder().meta["notes"] == notes, "a set that was prepared before says it as well"
+
+
+def column(values: list[float], dtype: str) -> Image.Image:
+    """A square picture of one value a row."""
+    return Image.fromarray(np.array(values, dtype)[:, None].repeat(len(values), 1))
+
+
+def read_one(open_folder: Open, pictures: Path, picture: Image.Image, name: str, **options: Any) -> list[int]:
+    pictures.mkdir(exist_ok=True)
+    for i in range(5):
+        picture.save(pictures / f"{i}{name}")
+    x = open_folder(size=5, channels=1, valid=2, test=2, **options).splits["train"].x[0, 0]
+    assert (x == x[:, :1]).all()
+    return x[:, 0].tolist()
+
+
+@pytest.mark.parametrize("name", [".png", ".tif", ".pgm"])
+def test_sixteen_bits_keep_their_ramp(open_folder: Open, pictures: Path, name: str) -> None:
+    ramp = [0, 17219, 34000, 50629, 65535]  # in 8 bits 0, 67, 132.3, 197, 255
+    assert read_one(open_folder, pictures, column(ramp, "uint16"), name) == [0, 67, 132, 197, 255]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale", "limits"),
+    [("float32", 1.0, [0, 1]), ("int32", 100_000, [0, 100_000]), ("uint16", 4095, [0, 4095])],
+)
+def test_values_of_no_known_range_need_one(
+    open_folder: Open, pictures: Path, dtype: str, scale: float, limits: list[float]
+) -> None:
+    picture = column([scale * share for share in (0, 0.2, 0.4, 0.8, 1)], dtype)
+    if dtype != "uint16":
+        with pytest.raises(UserError, match=rf"\d\.tif holds .* from 0 to {scale:g}, .*value_range=\[black,white\]"):
+            read_one(open_folder, pictures, picture, ".tif")
+    assert read_one(open_folder, pictures, picture, ".tif", value_range=limits) == [0, 51, 102, 204, 255]
+    with pytest.raises(UserError, match=r"\d\.tif holds .* beyond data\.value_range=\[0,0\.5\]"):
+        read_one(open_folder, pictures, picture, ".tif", value_range=[0, 0.5])
+
+
+def test_floats_that_are_not_finite_are_damage(open_folder: Open, pictures: Path) -> None:
+    with pytest.raises(UserError, match=r"5 pictures .* 0\.tif \(it holds values that are not finite\)"):
+        read_one(open_folder, pictures, column([0, 1, 0, np.nan, 1], "float32"), ".tif", value_range=[0, 1])
+
+
+def transparent(mode: str) -> Image.Image:
+    """A picture whose left half is opaque red (grey 200) and whose right half is green (grey 90) that nobody sees."""
+    colours = {"RGBA": ((200, 0, 0, 255), (0, 200, 0, 0)), "LA": ((200, 255), (90, 0))}[mode]
+    image = Image.new(mode, (8, 8), colours[0])
+    image.paste(colours[1], (4, 0, 8, 8))
+    return image
+
+
+@pytest.mark.parametrize(("background", "ground"), [("white", (255, 255, 255)), ("#102030", (16, 32, 48))])
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_colours_under_transparency_are_not_seen(
+    open_folder: Open, pictures: Path, mode: str, background: str, ground: tuple[int, int, int]
+) -> None:
+    pictures.mkdir()
+    for i in range(5):
+        if mode == "P":
+            picture = Image.new("P", (8, 8), 0)
+            picture.putpalette([200, 0, 0, 0, 200, 0])
+            picture.paste(1, (4, 0, 8, 8))
+            picture.save(pictures / f"{i}.png", transparency=1)
+        else:
+            transparent(mode).save(pictures / f"{i}.png")
+    data = open_folder(valid=2, test=2, background=background)
+    x = data.splits["train"].x[0]
+    assert np.array_equal(x[:, 0, 0], [200, 200, 200] if mode == "LA" else [200, 0, 0])
+    assert np.array_equal(x[:, 0, 7], ground)
+    assert data.meta["notes"] == [
+        f"5 pictures (0.png, 1.png, 2.png, ...) have transparent parts, which were laid on data.background={background}"
+    ]
+
+
+def test_a_transparent_value_of_sixteen_bits(open_folder: Open, pictures: Path) -> None:
+    pictures.mkdir()
+    for i in range(5):
+        column([0, 1000, 2000, 65535, 0], "uint16").save(pictures / f"{i}.png", transparency=1000)
+    x = open_folder(size=5, channels=1, valid=2, test=2).splits["train"].x[0, 0, :, 0]
+    assert x.tolist() == [0, 255, 8, 255, 0]
+
+
+def test_half_transparent_colours_are_mixed(open_folder: Open, pictures: Path) -> None:
+    pictures.mkdir()
+    for i in range(5):
+        Image.new("RGBA", (8, 8), (100, 0, 0, 51)).save(pictures / f"{i}.png")  # a fifth of red, four of the ground
+    x = open_folder(valid=2, test=2, background="black").splits["train"].x[0, :, 0, 0]
+    assert x.tolist() == [20, 0, 0]
+
+
+def test_only_the_first_page_of_several_is_taken_and_said(open_folder: Open, pictures: Path) -> None:
+    pictures.mkdir()
+    for i in range(5):
+        pages = [Image.new("RGB", (8, 8), (value, 0, 0)) for value in (10 * i, 250)]
+        pages[0].save(pictures / f"{i}.tif", save_all=True, append_images=pages[1:])
+    data = open_folder(valid=2, test=2)
+    assert sorted(red for split in data.splits for red in reds(data, split)) == [0, 10, 20, 30, 40]
+    assert data.meta["notes"] == [
+        "5 pictures (0.tif, 1.tif, 2.tif, ...) have several pages or frames, of which the first was taken"
+    ]
 
 
 def test_different_sizes_are_cropped_to_the_centre_and_resized(open_folder: Open, pictures: Path) -> None:
@@ -164,6 +310,38 @@ def test_an_unreadable_picture_is_named(open_folder: Open, pictures: Path) -> No
             open_folder()
     (pictures / "007.png").write_bytes(whole)
     assert len(open_folder().splits["train"]) == 16
+
+
+def test_damaged_pictures_are_all_named_at_once_or_left_out(open_folder: Open, pictures: Path) -> None:
+    put_many(pictures / "train" / "cats", 300)
+    put_many(pictures / "test" / "cats", 4)
+    bad = ["test/cats/002.png", "train/cats/007.png", "train/cats/299.png"]
+    for name in bad:
+        (pictures / name).write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"3 pictures cannot be decoded: .*skip_damaged=true") as raised:
+        open_folder()
+    assert all(f"{name} (no known picture format)" in str(raised.value) for name in bad)
+    data = open_folder(skip_damaged=True)
+    assert data.meta["remarks"]["skipped"] == dict.fromkeys(bad, "no known picture format")
+    assert sum(len(part) for part in data.splits.values()) == 301
+    (note,) = data.meta["notes"]
+    assert note.startswith("passed over as damaged: 3 pictures (")
+    assert all(name in note for name in bad)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"background": "whitish"}, r"data\.background=whitish is no colour"),
+        ({"value_range": [1, 1]}, r"data\.value_range=\[1\.0, 1\.0\] must be two numbers \[black, white\]"),
+        ({"value_range": [1]}, r"data\.value_range=\[1\] must be"),
+        ({"labels": "folder"}, r"data\.labels=folder must be one of folders, none; did you mean folders"),
+    ],
+)
+def test_wrong_options(open_folder: Open, pictures: Path, options: dict[str, Any], words: str) -> None:
+    put_many(pictures, 20)
+    with pytest.raises(UserError, match=words):
+        open_folder(**options)
 
 
 @pytest.mark.parametrize(("options", "value"), [({"size": 0}, 0), ({"channels": 2}, 2)])

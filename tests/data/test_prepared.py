@@ -250,7 +250,7 @@ def test_without_locks_the_first_to_finish_wins(tmp_path: Path, monkeypatch: pyt
 
     def slow() -> Decoded:
         if other.decoded == 0:
-            monkeypatch.setattr(prepared, "_lock", lambda path: contextlib.nullcontext())
+            monkeypatch.setattr(prepared, "locked", lambda path: contextlib.nullcontext())
             open_set(tmp_path, other)
             theirs.append(folder(tmp_path).stat().st_ino)
         return Counting()()

@@ -1,10 +1,8 @@
 """The ledger of a suite: ``cells.json``, who may write it, and what of an earlier start still holds."""
 
-import fcntl
 import hashlib
 import json
 import os
-import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +16,7 @@ from dgmbench.config.cards import Card, read_cards
 from dgmbench.errors import UserError
 from dgmbench.runs.record import is_as_written
 from dgmbench.source import hash_of_target, source_hash
+from dgmbench.system import Lock, is_locked
 
 KEPT = (*FAILURES, "skipped")
 SECONDS_BETWEEN_WRITES = 1.0
@@ -38,36 +37,28 @@ class Ledger:
         self.folder, self.suite, self.cells = folder, suite, list(cells)
         self.chosen, self.names = cells if chosen is None else chosen, set(names)
         self.file = folder / "cells.json"
-        self._lock: int | None = None
+        self._lock = Lock(folder / ".lock")
         self._written, self._cost = -1e9, 0.0
 
     def acquire(self) -> None:
         """Take the folder until this process ends; refuse if another runner has it, wait for its orphaned cells."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+            owner = self._lock.take()
         except OSError as error:
             raise UserError(
                 f"The folder {self.folder} cannot be written ({error.strerror}): choose another with paths.outputs=DIR."
             ) from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            owner = os.read(self._lock, 100).decode(errors="replace").strip() or "unknown"
-            self.release()
+        if owner is not None:
             raise UserError(
                 f"The suite in {self.folder} is being run by another process ({owner}); wait until it is done, or "
                 "stop it."
-            ) from error
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, f"pid {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+            )
         wait_for_orphans(self.folder)
 
     def release(self) -> None:
         """Give the folder back."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._lock.release()
 
     def restore(self, fingerprints: "Fingerprints") -> None:
         """Take over what an earlier start found out about cells that are still the same, and look for their results."""
@@ -244,28 +235,22 @@ class _Sources:
 # ---------------------------------------------------------------------- cells that outlive their runner
 
 
-def mark_working(folder: Path) -> int:
-    """Say that this process works in the suite's folder until it ends; returns the lock's descriptor."""
-    descriptor = os.open(folder / ".working", os.O_RDWR | os.O_CREAT, 0o644)
-    fcntl.flock(descriptor, fcntl.LOCK_SH)
-    return descriptor
+def mark_working(folder: Path, cell: str) -> None:
+    """Say that this process works on a cell of the suite's folder until it ends."""
+    marks = folder / ".working"
+    marks.mkdir(exist_ok=True)
+    Lock(marks / cell).take()
 
 
 def wait_for_orphans(folder: Path, seconds: float = 30.0) -> None:
     """Wait until the cells of a runner that was killed have gone."""
-    descriptor = os.open(folder / ".working", os.O_RDWR | os.O_CREAT, 0o644)
     end = time.monotonic() + seconds
-    try:
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                if time.monotonic() > end:
-                    return  # cells on other machines may go on: a run's own lock keeps two from one folder
-                time.sleep(0.05)
-    finally:
-        os.close(descriptor)
+    for mark in (folder / ".working").glob("*"):
+        while is_locked(mark):
+            if time.monotonic() > end:
+                return  # cells on other machines may go on: a run's own lock keeps two from one folder
+            time.sleep(0.05)
+        mark.unlink(missing_ok=True)
 
 
 def statuses(cells: Iterable[Cell]) -> dict[str, int]:

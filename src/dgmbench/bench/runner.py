@@ -17,7 +17,8 @@ from dgmbench.bench.suite import read_suite, value_of
 from dgmbench.bench.summary import estimate, measured_rows, published_rows
 from dgmbench.bench.worker import Outcome, Task
 from dgmbench.config import complete, compose, resolve, search_path
-from dgmbench.errors import UserError, heeded
+from dgmbench.errors import UserError
+from dgmbench.system import heeded
 
 OWN = ("suite", "model")
 SETTINGS = ("executor", "paths")
@@ -235,11 +236,10 @@ def _dry_run(chosen: Sequence[Cell], cells: Sequence[Cell], settings: dict[str, 
 
     slots = settings["slots"]
     if settings["name"] == "local":
-        import os
-
         from dgmbench.bench.executors.local import make_slots, visible_gpus
+        from dgmbench.system import cores
 
-        slots = len(make_slots(LocalSettings(**settings), sorted(os.sched_getaffinity(0)), visible_gpus()))
+        slots = len(make_slots(LocalSettings(**settings), cores(), visible_gpus()))
     each, total = estimate(chosen, cells, slots)
     for cell in chosen:
         seconds = each.get(cell.id)

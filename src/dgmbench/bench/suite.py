@@ -1,7 +1,7 @@
 """Suites and experiments: the YAML files that say which cells a benchmark has. Read without torch and Hydra."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ Folders = Iterable[str | Path]
 
 SUITE_KEYS = ("title", "survey", "overrides", "cells")
 BLOCK_KEYS = ("family", "models", "data", "seeds", "budget", "overrides", "experiments")
+UNION_KEYS = ("suites", "seeds", "budget", "overrides")
 EXPERIMENT_KEYS = ("overrides", "paper")
 PAPER_KEYS: dict[str, type | tuple[type, ...]] = {
     "value": (int, float),
@@ -67,8 +68,14 @@ class Experiment:
 
 def read_suite(name: str, config_dirs: Folders = ()) -> Suite:
     """Read ``suite=name``; whatever is wrong with it ends in a sentence with the file and the key."""
-    config_dirs = list(config_dirs)
+    return _read_suite(name, list(config_dirs), ())
+
+
+def _read_suite(name: str, config_dirs: list[str | Path], within: tuple[str, ...]) -> Suite:
+    """The same of a suite that is a part of those ``within`` which it is named."""
     file = _find("suite", name, config_dirs)
+    if name in within:
+        raise UserError(f"{file}: the suite is a part of itself ({' > '.join([*within, name])}).")
     content = read_yaml(file)
     _known(file, "", content, SUITE_KEYS)
     title = _typed(file, "title", content.get("title"), str, "text")
@@ -83,7 +90,15 @@ def read_suite(name: str, config_dirs: Folders = ()) -> Suite:
         name=name,
         title=title,
         survey=survey,
-        blocks=tuple(_block(file, f"cells[{i}]", block, shared) for i, block in enumerate(blocks)),
+        blocks=tuple(
+            each
+            for i, block in enumerate(blocks)
+            for each in (
+                _union(file, f"cells[{i}]", block, shared, config_dirs, (*within, name))
+                if isinstance(block, dict) and "suites" in block
+                else [_block(file, f"cells[{i}]", block, shared)]
+            )
+        ),
     )
 
 
@@ -146,27 +161,55 @@ def _block(file: Path, where: str, block: Any, shared: tuple[str, ...]) -> Block
         raise UserError(f"{file}: {where} must have either models or experiments.")
     if experiments and "data" in block:
         raise UserError(f"{file}: {where}.data has no place beside experiments, which choose their data.")
-    seeds = block.get("seeds", [0])
-    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
-        raise UserError(f"{file}: {where}.seeds={seeds} must be a list of whole numbers, such as [0, 1, 2].")
+    seeds = _seeds(file, where, block)
     family = block.get("family")
     if family is not None and (wrong := wrong_family(str(family))):
         raise UserError(f"{file}: {where}.{wrong}")
-    budget: tuple[str, ...] = ()
-    if (amount := block.get("budget")) is not None:
-        Amount.parse(amount, what=f"{file}: {where}.budget")
-        budget = (f"trainer.budget={amount}",)
-    own = _overrides(file, f"{where}.overrides", block.get("overrides"))
     return Block(
         where=f"{file}: {where}",
         models=models,
         experiments=experiments,
         data=_names(file, where, block, "data"),
-        seeds=tuple(seeds),
+        seeds=(0,) if seeds is None else seeds,
         shared=shared,
-        overrides=(*budget, *own),
+        overrides=_own(file, where, block),
         family=family,
     )
+
+
+def _union(
+    file: Path,
+    where: str,
+    block: Mapping[str, Any],
+    shared: tuple[str, ...],
+    folders: list[str | Path],
+    within: tuple[str, ...],
+) -> Iterator[Block]:
+    """The blocks of other suites, with seeds and settings of this block on top."""
+    _known(file, f"{where}.", block, UNION_KEYS)
+    seeds, own = _seeds(file, where, block), _own(file, where, block)
+    for name in _names(file, where, block, "suites"):
+        for each in _read_suite(name, folders, within).blocks:
+            settings = (*each.overrides, *shared, *own)
+            yield replace(each, overrides=settings, seeds=each.seeds if seeds is None else seeds)
+
+
+def _seeds(file: Path, where: str, block: Mapping[str, Any]) -> tuple[int, ...] | None:
+    seeds = block.get("seeds")
+    if seeds is None:
+        return None
+    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
+        raise UserError(f"{file}: {where}.seeds={seeds} must be a list of whole numbers, such as [0, 1, 2].")
+    return tuple(seeds)
+
+
+def _own(file: Path, where: str, block: Mapping[str, Any]) -> tuple[str, ...]:
+    """The block's budget and settings."""
+    budget: tuple[str, ...] = ()
+    if (amount := block.get("budget")) is not None:
+        Amount.parse(amount, what=f"{file}: {where}.budget")
+        budget = (f"trainer.budget={amount}",)
+    return (*budget, *_overrides(file, f"{where}.overrides", block.get("overrides")))
 
 
 def _names(file: Path, where: str, block: Mapping[str, Any], key: str) -> tuple[str, ...]:

@@ -1,15 +1,14 @@
 """One cell in one process: the same as ``dgm train``, with an outcome in place of an exit code."""
 
-import fcntl
 import os
 import re
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dgmbench.errors import UserError
+from dgmbench.system import is_locked
 
 OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|cannot allocate memory", re.IGNORECASE)
 
@@ -46,7 +45,7 @@ def run_cell(task: Task) -> Outcome:
         status, reason = "interrupted", None
     except BaseException as error:
         status, reason = _failure(error)
-        if run and _owned_by_another(Path(task.folder) / run[0]):
+        if run and is_locked(Path(task.folder) / run[0] / ".lock"):  # by another process
             status = "interrupted"
     seconds = round(time.monotonic() - begin, 3)
     return Outcome(status=status, run=run[0] if run else None, reason=reason, seconds=seconds)
@@ -93,16 +92,6 @@ def _failure(error: BaseException) -> tuple[str, str]:
     if isinstance(first, MemoryError) or (isinstance(first, RuntimeError) and OUT_OF_MEMORY.search(str(first))):
         return "oom", sentence
     return "failed", sentence
-
-
-def _owned_by_another(run: Path) -> bool:
-    """Whether another process holds the run's lock."""
-    with suppress(OSError), open(run / ".lock", "rb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 def redirect_output(log: Path) -> None:

@@ -56,6 +56,8 @@ GROUPS = {
     "verify": ("model",),
     "evaluate": ("protocol", "hardware"),
     "sample": ("hardware",),
+    "export": ("hardware",),
+    "score": ("data", "protocol", "hardware"),
     "bench": ("suite", "executor", "hardware", "protocol"),
 }
 KEYS = {
@@ -63,9 +65,13 @@ KEYS = {
     "evaluate": ("run=", "paths.data="),
     "bench": ("model=", "seed=", "trainer.budget=", "paths.outputs=", "paths.data="),
     "sample": ("run=", "n=", "seed=", "checkpoint=", "label=", "temperature=", "paths.data="),
+    "show": ("run=",),
+    "export": ("run=", "n=", "seed=", "checkpoint=", "label=", "form=", "to=", "paths.data="),
+    "score": ("samples=", "against=", "to=", "paths.data="),
 }
 VALUES = {
     "checkpoint": ("best", "final"),
+    "form": ("images", "npz"),
     "optimizer.schedule.name": ("constant", "linear", "cosine"),
     "hardware.accelerator": ("auto", "cpu", "gpu"),
     "hardware.precision": ("32", "bf16"),
@@ -74,6 +80,8 @@ FLAGS = {
     "train": ("-m", "--multirun", "--cfg", "--config-dir"),
     "evaluate": ("--cfg", "--config-dir"),
     "sample": ("--config-dir",),
+    "export": ("--config-dir",),
+    "score": ("--config-dir",),
     "verify": ("--cfg", "--config-dir"),
     "list": ("--config-dir",),
     "rerun": ("--fresh", "--config-dir"),

@@ -15,7 +15,10 @@ from dgmbench.command.streams import interruptible, open_streams, trouble_with
 from dgmbench.command.tables import complain
 from dgmbench.errors import UserError, explain, nearest
 
-VERBS = ("train", "evaluate", "sample", "verify", "list", "rerun", "bench", "report", "diff", "completion")
+VERBS = (
+    "train", "evaluate", "show", "sample", "export", "score", "verify", "list", "rerun", "bench", "report", "diff",
+    "completion",
+)  # fmt: skip
 """Each is a module of this package with a function ``run(words) -> exit code``."""
 
 HELP = """usage: dgm VERB [key=value ...]
@@ -24,7 +27,10 @@ Train, sample, measure and compare deep generative models.
 
   train       train a model, evaluate it and draw samples      dgm train model=vae
   evaluate    measure a trained run again                      dgm evaluate run=DIR protocol=default
+  show        show all numbers of a run                        dgm show run=DIR
   sample      draw samples of a trained run                    dgm sample run=DIR n=64
+  export      write many samples of a run for other programs   dgm export run=DIR n=50000
+  score       measure samples that others made                 dgm score samples=DIR data=cifar10
   verify      prove what can be proved of a model              dgm verify model=rbm
   list        show models, data sets and other choices         dgm list
   rerun       repeat a run from its folder                     dgm rerun DIR

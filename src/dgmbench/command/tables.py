@@ -26,8 +26,8 @@ def print_metrics(metrics: dict[str, dict[str, Any]]) -> None:
     print_table(("metric", "value", "unit", "kind", "protocol", ""), rows)
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Rows of text under headings; verdicts in colour."""
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, width: int = 200) -> None:
+    """Rows of text under headings; verdicts in colour. What is wider than ``width`` is folded, never cut."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -37,7 +37,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     styles = {"passed": "green", "FAILED": "bold red", "undecided": "yellow"}
     for row in rows:
         table.add_row(*(Text(harmless(cell), style=styles.get(cell, "")) for cell in row))
-    console = Console(width=200)  # rows are never cut; a narrow terminal wraps them
+    console = Console(width=width)  # where that is more than the terminal has, the terminal wraps
     console.print(table)
 
 

@@ -1,9 +1,10 @@
 """``dgm train``: one run, or several with ``-m``."""
 
+from functools import partial
 from typing import Any
 
 from dgmbench.command.parser import Parser, choices, parse
-from dgmbench.command.tables import print_config, print_metrics
+from dgmbench.command.tables import print_config
 from dgmbench.errors import UserError
 
 
@@ -49,15 +50,19 @@ examples:
     cfg = compose("train", arguments.overrides, config_dirs=arguments.config_dir)
     if arguments.cfg:
         return print_config(complete(cfg))
-    return train_one(cfg)
+    quiet = cfg.trainer.progress is False
+    if not quiet:  # at once: PyTorch alone takes seconds
+        print(f"{cfg.names.model} on {cfg.names.data}: loading PyTorch, the data and the model ...", flush=True)
+    return train_one(cfg, quiet=quiet)
 
 
-def train_one(cfg: Any) -> int:
+def train_one(cfg: Any, *, quiet: bool = False) -> int:
     """Train one configuration and print its numbers; the last line is the run's folder."""
+    from dgmbench.command.headline import print_headline
     from dgmbench.runs.run import train
 
-    outcome = train(cfg)
-    print_metrics(outcome.result["metrics"])
+    outcome = train(cfg) if quiet else train(cfg, announce=partial(print, flush=True))
+    print_headline(outcome.result, str(outcome.run))
     print(*(f"{text}\n" for text in outcome.remarks), f"{outcome.message}; {outcome.objective_text}", sep="")
     print(outcome.run)
     return 0

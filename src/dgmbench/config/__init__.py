@@ -3,6 +3,7 @@
 from dgmbench.config.completion import (
     checked,
     complete,
+    complete_data,
     complete_hardware,
     complete_paths,
     complete_protocol,
@@ -16,6 +17,7 @@ from dgmbench.config.overrides import quoted, rewrite
 __all__ = [
     "checked",
     "complete",
+    "complete_data",
     "complete_hardware",
     "complete_paths",
     "complete_protocol",

@@ -38,8 +38,10 @@ def complete(cfg: "DictConfig | Mapping[str, Any]") -> dict[str, Any]:
     seed = plain["seed"]
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise UserError(f"seed={show(seed)} must be a whole number, zero or more.")
-    done: dict[str, Any] = {group: _complete_object(plain[group], group) for group in OBJECTS}
-    done["data"]["binarise"] = coerce(done["data"].get("binarise", "none"), schemas.Binarise, "data.binarise")
+    done: dict[str, Any] = {
+        group: complete_data(plain[group]) if group == "data" else _complete_object(plain[group], group)
+        for group in OBJECTS
+    }
     done["optimizer"] |= {
         "players": _complete_players(done["optimizer"]),
         "schedule": checked(done["optimizer"].get("schedule", {}), schemas.Schedule, "optimizer.schedule"),
@@ -52,6 +54,12 @@ def complete(cfg: "DictConfig | Mapping[str, Any]") -> dict[str, Any]:
     done["paths"] = complete_paths(plain["paths"])
     done["names"] = {**{group: _class_name(done[group]) for group in OBJECTS}, **plain.get("names", {})}
     return done
+
+
+def complete_data(node: Any) -> dict[str, Any]:
+    """Check the settings of a data set."""
+    done = _complete_object(node, "data")
+    return done | {"binarise": coerce(done.get("binarise", "none"), schemas.Binarise, "data.binarise")}
 
 
 def _complete_object(node: Any, group: str) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from dgmbench.config.files import options, read_settings
 from dgmbench.config.signatures import show
 from dgmbench.errors import UserError, nearest
 
-PATHS = ("run", "paths.outputs", "paths.data", "data.path")  # taken literally: no need to quote their special signs
+# taken literally: no need to quote their special signs
+PATHS = ("run", "samples", "against", "to", "paths.outputs", "paths.data", "data.path", "data.background")
 MOST_SIGNS = 10_000  # Hydra's grammar takes minutes for a megabyte
 OBJECTS = ("model", "data", "optimizer")  # groups whose nodes are built from a class
 

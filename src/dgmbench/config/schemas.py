@@ -209,6 +209,24 @@ class Sampling:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Exporting:
+    """What ``dgm export`` writes."""
+
+    n: int
+    seed: int
+    checkpoint: Literal["best", "final"]
+    label: int | None
+    form: Literal["images", "npz"] | None
+
+    def __post_init__(self) -> None:
+        _positive("", self, "n")
+        for key in ("seed", "label"):
+            value = getattr(self, key)
+            if value is not None and value < 0:
+                raise UserError(f"{key}={value} must be zero or more.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class JsonlLogger:
     """Metric rows in the run folder, which every run writes."""
 
@@ -250,4 +268,4 @@ def _positive(where: str, settings: object, *keys: str) -> None:
     for key in keys:
         value = getattr(settings, key)
         if value is not None and value <= 0:
-            raise UserError(f"{where}.{key}={value} must be more than zero.")
+            raise UserError(f"{f'{where}.{key}' if where else key}={value} must be more than zero.")

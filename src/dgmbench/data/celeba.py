@@ -10,7 +10,7 @@ import numpy as np
 
 from dgmbench.data.archives import ZIP_DAMAGE, open_zip
 from dgmbench.data.files import PublishedFile, PublishedReader
-from dgmbench.data.pictures import check_size, decode_all
+from dgmbench.data.pictures import Decoder
 from dgmbench.data.reader import SPLITS, Decoded, Part
 from dgmbench.data.spec import DataSpec
 from dgmbench.errors import UserError, nearest
@@ -46,10 +46,9 @@ class Celeba(PublishedReader):
         verify: bool = True,
     ) -> None:
         super().__init__(download=download, verify=verify)
-        check_size(size, 3)
         if not 1 <= crop <= 178:
             raise UserError(f"data.crop is {crop}; the pictures are 178 pixels wide.")
-        self.size, self.crop, self.attribute = size, crop, attribute
+        self.decoder, self.size, self.attribute = Decoder(size, 3, crop), size, attribute
 
     def read(self, folder: Path) -> Decoded:
         """Read the two lists; the pictures are decoded out of the archive as they are written."""
@@ -81,10 +80,10 @@ class Celeba(PublishedReader):
         parts = {}
         for number, split in enumerate(SPLITS):
             index = np.flatnonzero(split_of == number)
-            pixels = decode_all([names[i] for i in index], picture, size=self.size, channels=3, crop=self.crop)
+            pixels = self.decoder.decode_all([names[i] for i in index], picture, every=names)
             parts[split] = Part(pixels, None if labels is None else labels[index], PARTITION, index)
         spec = DataSpec((3, self.size, self.size), "discrete", levels=256, num_classes=None if labels is None else 2)
-        return Decoded(spec, parts, {"attribute": self.attribute})
+        return Decoded(spec, parts, {"attribute": self.attribute}, self.decoder.notes)
 
     def _labels(self, path: Path, names: list[str]) -> np.ndarray:
         with path.open() as file:

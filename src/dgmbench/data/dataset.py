@@ -132,6 +132,7 @@ def load(data_cfg: Mapping[str, Any], root: Path) -> DataSet:
     }
     record = {k: meta[k] for k in ("split", "split_hash", "remarks")}
     record |= {
+        "notes": meta.get("notes", []),  # sets prepared by earlier versions have none
         "source": meta.get("key", {}).get("source", {}),
         "binarise": mode,
         "content_hash": content_hash,

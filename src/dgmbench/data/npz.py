@@ -125,7 +125,7 @@ class Npz(Reader):
                     f"In {self.file}, x_{split} has examples of shape {x.shape[1:]}, but x_train has "
                     f"{xs['train'].shape[1:]}; all splits must agree."
                 )
-        kind = self.kind or _kind(xs)
+        kind = self.kind or kind_of(xs)
         levels = self.levels or (256 if kind == "discrete" else None)
         classes = names = None
         if ys:
@@ -159,7 +159,7 @@ class Npz(Reader):
         found = {s: self._values(c, f"given_{s}") for s, c in self._beside(arrays, xs, "given").items()}
         if not found:
             return {}, None
-        kind = _kind(found)
+        kind = kind_of(found)
         spec = DataSpec(found["train"].shape[1:], kind, 256 if kind == "discrete" else None)
         return {split: self._cast(c, f"given_{split}", spec) for split, c in found.items()}, spec
 
@@ -248,7 +248,8 @@ class Npz(Reader):
         return parts
 
 
-def _kind(xs: Mapping[str, np.ndarray]) -> Kind:
+def kind_of(xs: Mapping[str, np.ndarray]) -> Kind:
+    """What the values of all splits are taken for if nobody says."""
     x = xs["train"]
     if all(((a == 0) | (a == 1)).all() for a in xs.values()):
         return "binary"

@@ -7,7 +7,6 @@ always complete. A lock lets the second of two processes wait for the first inst
 economy, and nothing depends on it. What is opened is compared with its hash (:mod:`dgmbench.data.verified`).
 """
 
-import contextlib
 import hashlib
 import json
 import os
@@ -24,6 +23,7 @@ import numpy as np
 from dgmbench.data.reader import SPLITS, Chunks, Decoded, Part
 from dgmbench.data.verified import Wait, compared
 from dgmbench.errors import FULL, UserError
+from dgmbench.system import locked
 
 FORMAT = 1  # of the folder; part of the key
 RECORD_HASH = "record_hash"  # over all else in meta.json
@@ -89,6 +89,7 @@ def describe(decoded: Decoded, content_hash: str) -> dict[str, Any]:
         "split_hash": digest({name: split["hash"] for name, split in splits.items()}),
         "content_hash": content_hash,
         "remarks": dict(decoded.remarks),
+        "notes": list(decoded.notes()),
     }
 
 
@@ -123,7 +124,7 @@ def open_or_prepare(
     fetch()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _lock(folder / f".{target.name}.lock"):
+        with locked(folder / f".{target.name}.lock"):
             if (found := _verified(target)) is None:
                 for left in folder.glob(f".{target.name}.*.partial"):
                     if left.stat().st_mtime < time.time() - DAY:  # of a process that was killed
@@ -142,15 +143,6 @@ def open_or_prepare(
     if found is None:
         raise UserError(f"The prepared set {target} cannot be read back; delete this folder and try again.")
     return found
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    import fcntl
-
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _verified(target: Path) -> tuple[dict[str, np.ndarray], dict[str, Any], Wait] | None:

@@ -1,7 +1,7 @@
 """What a reader of one data set is, and the splits it is made of."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -49,11 +49,16 @@ class Part:
 
 @dataclass(frozen=True)
 class Decoded:
-    """A whole set: the spec of its values, its three splits, and remarks for the record (plain JSON values)."""
+    """A whole set: the spec of its values, its three splits, and remarks for the record (plain JSON values).
+
+    ``notes``, asked once the values are there, are sentences without their full stop on what the user's data were taken
+    for, what was passed over and what was changed; everyone who trains on them reads these.
+    """
 
     spec: DataSpec
     parts: Mapping[str, Part]
     remarks: Mapping[str, Any] = field(default_factory=dict)
+    notes: Callable[[], Sequence[str]] = tuple
 
 
 class Reader(ABC):

@@ -25,7 +25,7 @@ from dgmbench.errors import UserError
 from dgmbench.nn.batchnorm import BatchNorm, ConditionalBatchNorm
 
 NetName = Literal["mlp", "dcgan", "resnet"]
-Norm = Literal["batch", "layer"]
+Norm = Literal["batch", "layer", "none"]
 Labels = Literal["joined", "batch_norm"]
 
 
@@ -156,7 +156,8 @@ class DcganDiscriminator(nn.Module):
     """Strided convolutions that halve the side; leaky ReLU, and normalisation in all layers but the first.
 
     At 64 pixels and 64 channels: c x 64 x 64 -> 64 x 32 x 32 -> 128 x 16 x 16 -> 256 x 8 x 8 -> 512 x 4 x 4 -> outputs.
-    ``norm="layer"`` serves gradient penalties, which batch-norm would make meaningless by tying the examples together.
+    ``norm="layer"`` serves gradient penalties, which batch-norm would make meaningless by tying the examples together;
+    ``norm="none"`` leaves the scale to spectral normalisation, and gives every convolution a bias.
     """
 
     def __init__(
@@ -165,10 +166,13 @@ class DcganDiscriminator(nn.Module):
         super().__init__()
         base, doublings = base_and_doublings(spec, "dcgan")
         widths = [channels * 2**k for k in range(doublings)]
-        layers: list[nn.Module] = [nn.Conv2d(spec.shape[0] + classes, channels, 4, 2, 1, bias=False), nn.LeakyReLU(0.2)]
+        free = norm == "none"  # else normalisation would remove a bias again, all but the first layer's
+        layers: list[nn.Module] = [nn.Conv2d(spec.shape[0] + classes, channels, 4, 2, 1, bias=free), nn.LeakyReLU(0.2)]
         for before, after in itertools.pairwise(widths):
-            normalisation = BatchNorm(after) if norm == "batch" else nn.GroupNorm(1, after)
-            layers += [nn.Conv2d(before, after, 4, 2, 1, bias=False), normalisation, nn.LeakyReLU(0.2)]
+            layers.append(nn.Conv2d(before, after, 4, 2, 1, bias=free))
+            if not free:
+                layers.append(BatchNorm(after) if norm == "batch" else nn.GroupNorm(1, after))
+            layers.append(nn.LeakyReLU(0.2))
         self.trunk = nn.Sequential(*layers)
         self.head = nn.Conv2d(widths[-1], outputs, base, bias=False)
         initialise_dcgan(self)

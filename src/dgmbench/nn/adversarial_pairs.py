@@ -42,13 +42,20 @@ class JointDiscriminator(nn.Module):
     """a(x, z): hidden layers of a view of x joined with z, where the view is x itself or a network's outputs at x."""
 
     def __init__(
-        self, view: nn.Module, width: int, *, latent: int, hidden_sizes: Sequence[int], outputs: int = 1
+        self,
+        view: nn.Module,
+        width: int,
+        *,
+        latent: int,
+        hidden_sizes: Sequence[int],
+        outputs: int = 1,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         self.view = view
         sizes = [width + latent, *hidden_sizes]
         self.trunk = nn.Sequential(*hidden_layers(sizes))
-        self.head = nn.Linear(sizes[-1], outputs)
+        self.head = nn.Linear(sizes[-1], outputs, bias=bias)
 
     def features(self, x: Float[Tensor, " b *shape"], code: Float[Tensor, "b latent"]) -> Float[Tensor, "b f"]:
         """The last hidden layer."""
@@ -68,12 +75,22 @@ def make_projection_discriminator(
 
 
 def make_joint_discriminator(
-    net: NetName, spec: DataSpec, *, latent: int, hidden_sizes: Sequence[int], channels: int, norm: Norm = "batch"
+    net: NetName,
+    spec: DataSpec,
+    *,
+    latent: int,
+    hidden_sizes: Sequence[int],
+    channels: int,
+    norm: Norm = "batch",
+    bias: bool = True,
 ) -> JointDiscriminator:
-    """A discriminator of (x, z): hidden layers of x and z (mlp), or of z and as many outputs of ``net`` at x."""
+    """A discriminator of (x, z): hidden layers of x and z (mlp), or of z and as many outputs of ``net`` at x.
+
+    ``bias`` is that of the last layer.
+    """
     if net == "mlp":
-        return JointDiscriminator(nn.Flatten(), spec.dim, latent=latent, hidden_sizes=hidden_sizes)
+        return JointDiscriminator(nn.Flatten(), spec.dim, latent=latent, hidden_sizes=hidden_sizes, bias=bias)
     width = hidden_sizes[0]
     view = make_discriminator(net, spec, hidden_sizes=(), channels=channels, outputs=width, norm=norm)
     activated = nn.Sequential(view, nn.LeakyReLU(0.2))
-    return JointDiscriminator(activated, width, latent=latent, hidden_sizes=hidden_sizes)
+    return JointDiscriminator(activated, width, latent=latent, hidden_sizes=hidden_sizes, bias=bias)

@@ -66,3 +66,9 @@ def classes_of_noise(class_log_prior: Float[Tensor, " c"], noise: Float[Tensor, 
 def one_hot(y: Tensor, num_classes: int, dtype: torch.dtype) -> Float[Tensor, "b c"]:
     """Labels (b,) as (b, num_classes)."""
     return F.one_hot(y.long(), num_classes).to(dtype)
+
+
+def label_nll(logits: Float[Tensor, "b c"], y: Tensor) -> Float[Tensor, ""]:
+    """-log p(y | x) from unnormalised scores, the mean over the examples whose label is known; 0 if none is."""
+    total = F.cross_entropy(logits, y, ignore_index=-1, reduction="sum")
+    return total / (y >= 0).sum().clamp_min(1)

@@ -1,6 +1,5 @@
 """A run's folder: named by content, owned by one process at a time, complete only when ``result.json`` is there."""
 
-import fcntl
 import json
 import os
 import re
@@ -13,8 +12,10 @@ from typing import Any
 import yaml
 
 from dgmbench.config.bounded import load_yaml, read_bytes
+from dgmbench.data.spec import DataSpec
 from dgmbench.errors import UserError, nearest
 from dgmbench.runs.record import file_hash, is_as_written, sealed
+from dgmbench.system import Lock
 from dgmbench.training.files import disk_errors, write_atomically, write_json
 
 CONFIG_KEYS = {"model", "data", "trainer", "optimizer", "hardware", "protocol", "seed", "paths", "names"}
@@ -49,6 +50,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config = path / "config.yaml"
+        self.spec = path / "spec.json"
         self.metrics = path / "metrics.jsonl"
         self.status_file = path / "status.json"
         self.result_file = path / "result.json"
@@ -56,7 +58,7 @@ class RunFolder:
         self.samples = path / "samples"
         self.last = path / "checkpoints" / "last.ckpt"
         self.best = path / "checkpoints" / "best.ckpt"
-        self._lock: int | None = None
+        self._lock = Lock(path / ".lock")
 
     @classmethod
     def existing(cls, path: str | Path) -> "RunFolder":
@@ -76,33 +78,44 @@ class RunFolder:
         return self.best if rule == "best" else self.last
 
     def acquire(self) -> None:
-        """Take the folder for this process until it ends, however it ends (flock); refuse if another one has it."""
+        """Take the folder for this process until it ends, however it ends; refuse if another one has it."""
         with disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            owner = os.read(self._lock, 100).decode(errors="replace").strip() or "unknown"
-            os.close(self._lock)
-            self._lock = None
+            owner = self._lock.take()
+        if owner is not None:
             raise UserError(
                 f"The run {self.path} is being worked on by another process ({owner}); wait until it is done, or "
                 "stop it."
-            ) from error
-        with disk_errors(self.path):
-            os.ftruncate(self._lock, 0)
-            os.pwrite(self._lock, f"pid {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+            )
 
     def release(self) -> None:
         """Give the folder back."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._lock.release()
 
     def write_config(self, completed: Mapping[str, Any]) -> None:
-        """Store the completed configuration of the run."""
-        write_atomically(self.config, yaml.safe_dump(dict(completed), sort_keys=False).encode())
+        """Store the completed configuration of the run, its paths such that they hold from any folder."""
+        paths = {name: os.path.abspath(path) for name, path in completed["paths"].items()}
+        data = dict(completed["data"])
+        if data.get("path"):
+            data["path"] = os.path.abspath(os.path.expanduser(data["path"]))
+        stored = {**completed, "data": data, "paths": paths}
+        write_atomically(self.config, yaml.safe_dump(stored, sort_keys=False).encode())
+
+    def write_spec(self, spec: DataSpec, data_hash: str) -> None:
+        """Store what the data are like and their hash, so that the model can be built again without them."""
+        write_json(self.spec, sealed({"data_hash": data_hash, "spec": spec.as_dict()}))
+
+    def read_spec(self) -> tuple[DataSpec, str] | None:
+        """What the data of the run are like, and their hash; None if an earlier version has made it."""
+        try:
+            found = json.loads(read_bytes(self.spec))
+            if not is_as_written(found):
+                raise ValueError("it is not what was written")
+            return DataSpec(**found["spec"]), str(found["data_hash"])
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError, KeyError, AttributeError, OSError, RecursionError) as error:
+            raise UserError(f"{self.spec} is damaged; remove it, and it is read from the data instead.") from error
 
     def read_config(self) -> dict[str, Any]:
         """The completed configuration of the run."""

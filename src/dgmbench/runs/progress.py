@@ -1,6 +1,8 @@
 """What a person sees while waiting: a bar for training, a spinner with a word for everything else that takes long."""
 
+import logging
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -63,3 +65,19 @@ def spinner(*, enabled: bool) -> Iterator[Callable[[str], None]]:
             bar.update(task, description=text)
 
         yield note
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Lightning's remarks are about things that this module does itself (loggers, checkpoints, workers)."""
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,14 +1,11 @@
 """A run from start to end: identity, folder, resume, training, evaluation, result."""
 
 import contextlib
-import logging
 import platform
 import signal
 import sys
 import time
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +15,7 @@ import torch
 from dgmbench.config import complete, run_name
 from dgmbench.data import BatchStream, DataSet, evaluation_batches
 from dgmbench.data.spec import Batch
-from dgmbench.errors import ENDINGS, RunFailed, UserError
+from dgmbench.errors import RunFailed, UserError
 from dgmbench.evaluation.evaluator import validation_objective
 from dgmbench.models.contract import Model
 from dgmbench.runs.build import (
@@ -37,13 +34,15 @@ from dgmbench.runs.evaluate import (
     sampling_seconds_per_image,
 )
 from dgmbench.runs.folder import RunFolder
+from dgmbench.runs.header import header
 from dgmbench.runs.loggers import row_loggers
-from dgmbench.runs.progress import TrainingBar
+from dgmbench.runs.progress import TrainingBar, quiet_lightning
 from dgmbench.runs.record import bring_forward, is_measured, remember, unlabelled_words
 from dgmbench.runs.sampling import write_training_samples
 from dgmbench.runs.selection import Selection
 from dgmbench.runs.signals import Signals
 from dgmbench.runs.weights import load_own, own_checkpoint
+from dgmbench.system import ENDINGS
 from dgmbench.training.files import AtomicCheckpointIO, RowWriter
 from dgmbench.training.memory import peak_memory, reset_peak_memory
 from dgmbench.training.module import Interrupted, Training
@@ -72,8 +71,9 @@ class Outcome:
 
     @property
     def remarks(self) -> list[str]:
-        """What a reader of the numbers must know of the data: how many examples have no label."""
-        return unlabelled_words(self.result["data"], self.result.get("unlabelled", {}))
+        """What a reader of the numbers must know of the data: examples without a label, what the reader changed."""
+        unlabelled = unlabelled_words(self.result["data"], self.result.get("unlabelled", {}))
+        return [*unlabelled, *(f"data: {note}" for note in self.result.get("data_notes", []))]
 
     @property
     def objective_text(self) -> str:
@@ -83,8 +83,10 @@ class Outcome:
         return f"{found} ({best['note']})" if best.get("note") else found
 
 
-def train(cfg: Mapping[str, Any]) -> Outcome:
+def train(cfg: Mapping[str, Any], *, announce: Callable[[str], None] = lambda text: None) -> Outcome:
     """Train, evaluate and sample one configuration; resume it if it was interrupted, do nothing if it is done.
+
+    ``announce`` is told what is about to be done once everything is loaded.
 
     Raises:
         UserError: for anything wrong with the input or the environment, before work is done.
@@ -133,6 +135,8 @@ def train(cfg: Mapping[str, Any]) -> Outcome:
             return Outcome(folder.path, result, message)
         if ranks.is_first:
             folder.write_config(completed)
+            folder.write_spec(data.spec, data.content_hash)
+            announce("\n".join(header(completed, data, model, plan, device, folder.path)))
         return _Run(completed, data, model, optimizers, plan, stream, folder, ranks).go()
     finally:
         folder.release()
@@ -205,7 +209,7 @@ class _Run:
         self._status("running")
         try:
             if not self.module.ended:
-                with self.signals.waiting(), self.bar, _quiet():
+                with self.signals.waiting(), self.bar, quiet_lightning():
                     self._trainer().fit(self.module)
                 self.ranks.leave()
             if not self.ranks.is_first:
@@ -358,6 +362,7 @@ class _Run:
             "data_hash": self.data.content_hash,
             "data_source": self.data.meta["source"],
             **({"unlabelled": unlabelled} if (unlabelled := count_unlabelled(self.data)) else {}),
+            **({"data_notes": notes} if (notes := self.data.meta["notes"]) else {}),
             "objective": self._objective(),
             "cost": {
                 "parameters": sum(p.numel() for p in model.parameters()),
@@ -378,19 +383,3 @@ class _Run:
         }
         remember(result, self.completed["protocol"], measured)
         return result
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Lightning's remarks are about things that this module does itself (loggers, checkpoints, workers)."""
-    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -1,15 +1,15 @@
 """Samples of a finished or interrupted run: to look at, to listen to or to read, and an array to work with."""
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dgmbench.config import run_name
+from dgmbench.data import DataSet
 from dgmbench.data.batches import evaluation_batches, joined, picked
 from dgmbench.data.random import keyed_generator
 from dgmbench.data.spec import Batch, DataSpec
@@ -19,60 +19,14 @@ from dgmbench.models.conditions import under
 from dgmbench.models.contract import (
     CanReconstruct,
     CanSample,
-    HasTemperature,
-    IsClassConditional,
     Model,
 )
-from dgmbench.runs.build import build_model, find_device, load_data
+from dgmbench.runs.build import find_device, load_data
 from dgmbench.runs.conditions import ROWS, samples_under, write_conditions
-from dgmbench.runs.folder import RunFolder
+from dgmbench.runs.load import Run, draw, load_run
 from dgmbench.runs.pictures import write_picture, write_predictions, write_samples
 from dgmbench.runs.shows import SHOWN, predictions, shown_in_training
-from dgmbench.runs.weights import load_own, weights_of
 from dgmbench.training.files import write_atomically
-
-# Samples are drawn this many at a time, which bounds the memory for any n.
-SAMPLE_BATCH = 500
-
-
-@torch.no_grad()
-def draw(
-    model: Model,
-    n: int,
-    *,
-    seed: int,
-    device: torch.device,
-    label: int | None = None,
-    temperature: float | None = None,
-    beside: Callable[[int, int], Batch] | None = None,
-) -> Tensor:
-    """``n`` samples in data space (n, *shape), a function of the seed; ``label`` for class-conditional models.
-
-    ``beside(start, count)`` gives the conditions and lengths of so many samples, for models that take them.
-
-    ``temperature`` is for models that have one; samples at another than 1 are not of the model's own distribution.
-    """
-    if not isinstance(model, CanSample):
-        raise UserError(
-            f"{type(model).__name__} does not draw samples: it has no sample(n) method. "
-            "Another show= may suit it: reconstructions, translations, enhanced, predictions."
-        )
-    if label is not None and not isinstance(model, IsClassConditional):
-        raise UserError(f"label={label}: {type(model).__name__} was not trained on labels; leave label out.")
-    if temperature is not None:
-        if not isinstance(model, HasTemperature):
-            raise UserError(
-                f"temperature={temperature}: {type(model).__name__} does not draw at a temperature; leave it out."
-            )
-        model.temperature = temperature
-    parts = []
-    for index, start in enumerate(range(0, n, SAMPLE_BATCH)):
-        count = min(SAMPLE_BATCH, n - start)
-        labels = None if label is None else torch.full((count,), label, device=device)
-        generator = keyed_generator("sample", seed, index, device=device)
-        own = model if beside is None else under(model, beside(start, count))
-        parts.append(own.sample(count, labels, generator=generator))
-    return torch.cat(parts)
 
 
 def sample_run(
@@ -80,7 +34,7 @@ def sample_run(
     *,
     n: int = 64,
     seed: int = 0,
-    checkpoint: str = "best",
+    checkpoint: Literal["best", "final"] = "best",
     label: int | None = None,
     temperature: float | None = None,
     show: str = "samples",
@@ -94,54 +48,68 @@ def sample_run(
     """
     if n < 1:
         raise UserError(f"n={n} must be at least 1.")
-    if checkpoint not in ("best", "final"):
-        raise UserError(f"checkpoint={checkpoint} must be best or final.")
-    folder = RunFolder.existing(run)
-    completed = folder.read_config()
-    data = load_data(completed, data_root)
-    spec = data.spec
-    if label is not None and not 0 <= label < (spec.num_classes or 0):
-        known = f"0 to {spec.num_classes - 1}" if spec.num_classes else "none: these data have no classes"
-        raise UserError(f"label={label} is not a class of {completed['names']['data']} (classes: {known}).")
     device = find_device({"accelerator": accelerator})
-    result = folder.read_result()
-    trained_on = data.content_hash if result is None else result["data_hash"]
-    data.verify()
-    weights = weights_of(folder, checkpoint, run_name(completed, trained_on), result)
-    model = build_model(completed, spec).to(device)
-    load_own(model, folder, checkpoint, weights)
-    name, columns = f"{checkpoint}-n{n}-s{seed}", None
-    chunks = Chunks(data, "test", seed=seed, limit=None if show == "samples" else n, device=device)
-    if show == "samples":
-        beside = chunks.beside if spec.given is not None or spec.lengths else None
-        x = draw(model, n, seed=seed, device=device, label=label, temperature=temperature, beside=beside)
-        name += "" if label is None else f"-y{label}"
-        name += "" if temperature is None else f"-t{temperature:g}"
-    else:
-        examples, name = joined(list(chunks.batches())), f"{name}-{show}"
-        generator = keyed_generator(show, seed, device=device)
-        if show == "predictions":
-            found = predictions(model, examples)
-            written = write_predictions(folder.samples / f"{name}.png", spec, found)
-            return *written, _write_array(folder.samples / f"{name}.npz", found)
-        made = SHOWN[show](model, examples, spec, generator)
-        x, columns = made.flatten(0, 1), made.shape[1]
-    picture = folder.samples / f"{name}.png"
-    written = write_samples(picture, x, spec, columns=columns)
-    arrays = {"x": x}
-    if show == "samples" and spec.given is not None:
+    found = load_run(run, checkpoint=checkpoint, device=device, data_root=data_root)
+    spec, name = found.spec, f"{checkpoint}-n{n}-s{seed}"
+    check_label(found, label)
+    if show != "samples":
+        return _show(found, show, n, seed, data_root, found.path / "samples" / f"{name}-{show}")
+    name += "" if label is None else f"-y{label}"
+    name += "" if temperature is None else f"-t{temperature:g}"
+    target = found.path / "samples" / name
+    chunks = conditions(found, seed=seed, data_root=data_root)
+    own = None if chunks is None else chunks.beside
+    x = draw(found.model, n, seed=seed, device=device, label=label, temperature=temperature, beside=own)
+    written, arrays = write_samples(target.with_name(f"{name}.png"), x, spec), {"x": x}
+    if chunks is not None and spec.given is not None:
         rows = chunks.beside(0, n).index
-        (examples,) = evaluation_batches(data, "test", batch_size=n, device=device, rows=rows)
+        (examples,) = evaluation_batches(chunks.data, "test", batch_size=n, device=device, rows=rows)
         assert examples.given is not None
         arrays |= {"given": examples.given, "truth": examples.x}
         few = picked(examples, torch.arange(min(ROWS, n)))
-        assert isinstance(model, CanSample)
-        write_conditions(picture, few, samples_under(model, few, seed=seed, first=x[:ROWS]), spec)
-    return *written, _write_array(folder.samples / f"{name}.npz", arrays)
+        assert isinstance(found.model, CanSample)
+        every = samples_under(found.model, few, seed=seed, first=x[:ROWS])
+        write_conditions(target.with_name(f"{name}.png"), few, every, spec)
+    return *written, _write_array(target, arrays)
 
 
-def _write_array(array: Path, values: Mapping[str, Tensor]) -> Path:
-    buffer = io.BytesIO()
+def conditions(found: Run, *, seed: int, data_root: Path | None) -> Chunks | None:
+    """The test examples under whose conditions and lengths samples are drawn; None where these need neither."""
+    if found.spec.given is None and not found.spec.lengths:
+        return None
+    return Chunks(_data(found, data_root), "test", seed=seed, device=found.device)
+
+
+def _data(found: Run, data_root: Path | None) -> DataSet:
+    """The data of a run, as they were written."""
+    data = load_data(found.config, data_root)
+    data.verify()
+    return data
+
+
+def check_label(found: Run, label: int | None) -> None:
+    """Refuse a label that is not a class of the data."""
+    classes = found.spec.num_classes
+    if label is not None and not 0 <= label < (classes or 0):
+        known = f"0 to {classes - 1}" if classes else "none: these data have no classes"
+        raise UserError(f"label={label} is not a class of {found.config['names']['data']} (classes: {known}).")
+
+
+def _show(found: Run, show: str, n: int, seed: int, data_root: Path | None, target: Path) -> tuple[Path, ...]:
+    """What the model makes of ``n`` test examples, written as ``target`` with one ending or another."""
+    data, picture = _data(found, data_root), target.with_name(f"{target.name}.png")
+    examples = joined(list(Chunks(data, "test", seed=seed, limit=n, device=found.device).batches()))
+    if show == "predictions":
+        values = predictions(found.model, examples)
+        return *write_predictions(picture, data.spec, values), _write_array(target, values)
+    generator = keyed_generator(show, seed, device=found.device)
+    made = SHOWN[show](found.model, examples, data.spec, generator)
+    written = write_samples(picture, made.flatten(0, 1), data.spec, columns=made.shape[1])
+    return *written, _write_array(target, {"x": made.flatten(0, 1)})
+
+
+def _write_array(target: Path, values: Mapping[str, Tensor]) -> Path:
+    array, buffer = target.with_name(f"{target.name}.npz"), io.BytesIO()
     arrays: dict[str, Any] = {key: value.cpu().numpy() for key, value in values.items()}
     np.savez_compressed(buffer, **arrays)
     write_atomically(array, buffer.getvalue())

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from dgmbench.errors import heeded
+from dgmbench.system import heeded
 from dgmbench.training.module import Interrupted
 
 

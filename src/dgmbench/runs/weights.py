@@ -13,16 +13,16 @@ from dgmbench.training.files import read_checkpoint
 PARTS = {"state_dict", "dgmbench", "run"}
 
 
-def own_checkpoint(path: Path, run: str) -> dict[str, Any]:
+def own_checkpoint(path: Path, run: str | None) -> dict[str, Any]:
     """A checkpoint of the run of this name; another run's, that is also another model's, size's or seed's, is refused.
 
-    One from before checkpoints named their runs is taken for what it should be.
+    One from before checkpoints named their runs is taken for what it should be, and so is any if ``run`` is None.
     """
     checkpoint = read_checkpoint(path)
     if not checkpoint.keys() >= PARTS or not all(isinstance(checkpoint[part], Mapping) for part in PARTS):
         raise UserError(f"{path} is no checkpoint of dgm: put the run's own in its place, or train the run again.")
     owner = checkpoint["run"].get("name", run)
-    if owner != run:
+    if run is not None and owner != run:
         raise UserError(
             f"The checkpoint {path} belongs to the run {owner}, but by its configuration and data this folder is the "
             f"run {run}: put the run's own checkpoint in its place, or train the run again."
@@ -30,7 +30,9 @@ def own_checkpoint(path: Path, run: str) -> dict[str, Any]:
     return checkpoint
 
 
-def weights_of(folder: RunFolder, rule: str, run: str, result: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def weights_of(
+    folder: RunFolder, rule: str, run: str | None, result: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """The checkpoint with a run's ``best`` or ``final`` weights, before any model is built by its configuration.
 
     ``result`` of a finished run says after how many images they were the best ones, and the last ones.

@@ -19,12 +19,9 @@ from dgmbench.models.gan.gan import Gan
 from dgmbench.nn.adversarial_losses import FDivergence, LeastSquares, RelativisticAverage, adversarial_loss
 from dgmbench.nn.batchnorm import BatchNorm
 
+from .alphabet import LETTERS, P_FAKE, P_REAL, Fixed, alphabet, linear_critic, optimum, seeded
+
 DIGITS = DataSpec((1, 8, 8), "discrete", levels=17, num_classes=10)
-P_REAL, P_FAKE = (0.5, 0.3, 0.15, 0.05), (0.1, 0.2, 0.3, 0.4)
-
-
-def seeded(seed: int = 0) -> Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def random_batch(spec: DataSpec, n: int = 8, seed: int = 0) -> Batch:
@@ -55,18 +52,6 @@ def optimisers(model: Gan, make: Callable[[Iterable[nn.Parameter]], torch.optim.
     return {name: make(parameters) for name, parameters in model.players().items()}
 
 
-class Fixed(nn.Module):
-    """A generator that returns the rows it was given, whatever the noise."""
-
-    def __init__(self, rows: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("rows", rows)
-        self.scale = nn.Parameter(torch.ones(()))
-
-    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        return self.rows[: len(z)] * self.scale
-
-
 class Affine(nn.Module):
     def __init__(self, mean: float, std: float) -> None:
         super().__init__()
@@ -74,20 +59,6 @@ class Affine(nn.Module):
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         return self.mean + self.std * z
-
-
-def linear_critic(model: Gan) -> nn.Linear:
-    """The weights of a model whose mlp critic has no hidden layer."""
-    head = model.discriminator.head
-    assert isinstance(head, nn.Linear)
-    return head
-
-
-def alphabet(probabilities: tuple[float, ...], n: int = 20) -> Tensor:
-    """Return n one-hot rows whose frequencies are exactly the probabilities."""
-    counts = torch.tensor([round(n * p) for p in probabilities])
-    assert counts.sum() == n
-    return torch.eye(len(probabilities)).repeat_interleave(counts, 0)
 
 
 def jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
@@ -101,24 +72,11 @@ def jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", ["minimax", "non_saturating"])
 def test_tabular_discriminator_reaches_the_optimum_and_the_jensen_shannon_value(name: str) -> None:
     """Survey equations 47 and 49, by training the class's own discriminator loss on a finite alphabet."""
-    model = Gan(DataSpec((4,), "real"), latent=1, hidden_sizes=(), loss=name)  # type: ignore[arg-type]
-    model.generator = Fixed(alphabet(P_FAKE))
-    batch = Batch(alphabet(P_REAL))
-    optimiser = torch.optim.LBFGS(
-        model.discriminator.parameters(), max_iter=200, tolerance_grad=1e-9, line_search_fn="strong_wolfe"
-    )
-
-    def closure() -> Tensor:
-        optimiser.zero_grad()
-        loss, _ = model.loss("discriminator", batch, seeded())
-        loss.backward()
-        return loss
-
-    optimiser.step(closure)
+    model = Gan(LETTERS, latent=1, hidden_sizes=(), loss=name)  # type: ignore[arg-type]
+    table, least = optimum(model)
     p, q = torch.tensor(P_REAL), torch.tensor(P_FAKE)
-    d = model.critic(torch.eye(4)).sigmoid()
-    assert torch.allclose(d, p / (p + q), atol=1e-4)
-    value = -model.loss("discriminator", batch, seeded())[0]
+    assert torch.allclose(table.sigmoid(), p / (p + q), atol=1e-4)
+    value = -least
     assert value.item() == pytest.approx((2 * jensen_shannon(p, q) - 2 * math.log(2)).item(), abs=1e-6)
 
 

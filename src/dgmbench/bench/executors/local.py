@@ -1,13 +1,11 @@
 """Cells as processes of this machine: forked from one that has everything imported, pinned, watched and bounded."""
 
-import ctypes
 import multiprocessing
 import multiprocessing.forkserver
 import os
 import re
 import signal
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from dgmbench.bench.executors import LocalSettings, seconds, size
 from dgmbench.bench.ledger import mark_working
 from dgmbench.bench.worker import Outcome, Task, redirect_output, run_cell
 from dgmbench.errors import UserError
+from dgmbench.system import cores, die_with_parent, leave_terminal, pin, private_memory, process_context
 
 # After the polite signal a cell has this long to write a checkpoint.
 GRACE_SECONDS = 20.0
@@ -59,12 +58,12 @@ class LocalExecutor:
         self.folder = folder
         self.threads = settings.threads
         self.time, self.memory = seconds(settings.time), size(settings.memory)
-        self._free = make_slots(settings, sorted(os.sched_getaffinity(0)), visible_gpus())
+        self._free = make_slots(settings, cores(), visible_gpus())
         self.slots = len(self._free)
         self._running: list[_Running] = []
         self._forked_by: dict[int | None, int | None] = {}
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["dgmbench.bench.preload"])
+        self._context = process_context()
+        self._context.set_forkserver_preload(["dgmbench.bench.preload"])  # of no effect where nothing forks
 
     def submit(self, tasks: Sequence[Task]) -> None:
         """Start one process a task."""
@@ -139,7 +138,7 @@ class LocalExecutor:
             return Outcome(status="interrupted", run=run, reason=reason)
         log = self.folder / ".logs" / f"{cell.task.id}.log"
         word = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        hint = "; the system does that when memory runs out" if code == -signal.SIGKILL else ""
+        hint = "; the system does that when memory runs out" if word.endswith("SIGKILL") else ""
         return Outcome(status="failed", reason=f"the process {word}{hint} (its output: {log})")
 
     def _enforce_limits(self) -> None:
@@ -150,7 +149,7 @@ class LocalExecutor:
                     cell.process.kill()
             elif cell.deadline is not None and now > cell.deadline:
                 self._stop(cell, "timeout")
-            elif self.memory is not None and resident_bytes(cell.process.pid) > self.memory:
+            elif self.memory is not None and private_memory(cell.process.pid) > self.memory:
                 self._stop(cell, "oom", grace=0.0)
 
     def _stop(self, cell: _Running, status: str, *, grace: float = GRACE_SECONDS) -> None:
@@ -209,31 +208,22 @@ def visible_gpus() -> list[str]:
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
         return [name for name in chosen.split(",") if name.strip() not in ("", "-1")]
-    devices = Path("/dev")
-    numbers = [int(match[1]) for file in devices.iterdir() if (match := re.fullmatch(r"nvidia(\d+)", file.name))]
+    devices = Path("/dev").glob("nvidia*")
+    numbers = [int(match[1]) for file in devices if (match := re.fullmatch(r"nvidia(\d+)", file.name))]
     return [str(index) for index in range(len(numbers))]
-
-
-def resident_bytes(pid: int | None) -> int:
-    """Memory of a process that belongs to it alone: mapped files and what it shares with its parent do not count."""
-    try:
-        with open(f"/proc/{pid}/status", encoding="ascii") as file:
-            return sum(int(line.split()[1]) * 1024 for line in file if line.startswith(("RssAnon", "RssShmem")))
-    except OSError:
-        return 0  # it has just ended
 
 
 # ---------------------------------------------------------------------- in the cell's process
 
 
 def _child(task: Task, connection: Connection, slot: Slot) -> None:
-    os.setpgid(0, 0)  # Ctrl-C in the terminal is the runner's business
-    _die_with_runner()
+    leave_terminal()  # Ctrl-C is the runner's business
+    die_with_parent()  # a cell is resumed from its last checkpoint
     folder = Path(task.folder)
     redirect_output(folder / ".logs" / f"{task.id}.log")
-    mark_working(folder)
+    mark_working(folder, task.id)
     if slot.cores:
-        os.sched_setaffinity(0, slot.cores)
+        pin(slot.cores)
     os.environ["CUDA_VISIBLE_DEVICES"] = slot.gpu or ""
     outcome = run_cell(task)
     connection.send(outcome)
@@ -241,17 +231,3 @@ def _child(task: Task, connection: Connection, slot: Slot) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # nothing is left to do, and taking the interpreter down costs time
-
-
-def _die_with_runner() -> None:
-    """Die at once when the runner does, however it dies; a cell is resumed from its last checkpoint."""
-    death_signal = 1  # PR_SET_PDEATHSIG: the parent is the fork server, which ends when the runner has ended
-    ctypes.CDLL(None).prctl(death_signal, signal.SIGKILL)
-    runner = multiprocessing.parent_process()
-    assert runner is not None
-
-    def watch() -> None:
-        wait([runner.sentinel])
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -36,7 +36,7 @@ def differences(first: Path, second: Path) -> list[Difference]:
 def _differences(first: Path, second: Path) -> list[Difference]:
     configs = [_config(path) for path in (first, second)]
     found = _unequal("config", *configs)
-    results = [_result(path) for path in (first, second)]
+    results = [read_result(path) for path in (first, second)]
     here, there = (_config_note(path, result) for path, result in zip((first, second), results, strict=True))
     found += [("note", "config.yaml", here, there, "")] if (here, there) != ("-", "-") else []
     found += _unequal("version", *(result.get("versions") or {} for result in results))
@@ -86,7 +86,8 @@ def _config_note(path: Path, result: Mapping[str, Any]) -> str:
     return "-" if expected in (None, file_hash(path / "config.yaml")) else "changed since the run was made"
 
 
-def _result(path: Path) -> dict[str, Any]:
+def read_result(path: Path) -> dict[str, Any]:
+    """The ``result.json`` of a run's folder; nothing where the run is not finished."""
     try:
         result = json.loads(read_bytes(path / "result.json"))
     except FileNotFoundError:

@@ -5,7 +5,6 @@ Read are ``cells.json`` where there is one, else every run folder below; each ru
 and times of change, so that a second report reads only what has changed; without that file everything is read anew.
 """
 
-import fcntl
 import json
 import math
 import os
@@ -22,6 +21,7 @@ from dgmbench.config.bounded import read_bytes
 from dgmbench.errors import UserError
 from dgmbench.runs.record import unlabelled_words
 from dgmbench.source import hash_of_target
+from dgmbench.system import is_locked
 
 STATUSES = {
     "done": "finished",
@@ -104,7 +104,7 @@ def read_ledger(folder: Path) -> Ledger:
         cells = [_bare_cell(folder, path, index) for path in _run_folders(folder)]
         title, survey = folder.resolve().name, ""
     else:
-        held = _held(folder)
+        held = is_locked(folder / ".lock")  # a runner keeps it until it ends, however it ends
         cells = [_suite_cell(folder, entry, index, held) for entry in suite["cells"]]
         title, survey = str(suite.get("title") or suite.get("suite") or folder.name), str(suite.get("survey") or "")
     if not cells:
@@ -254,29 +254,12 @@ def read_traceback(path: Path, limit: int = 6000) -> str | None:
     return text if len(text) <= limit else "[...]\n" + text[-limit:]
 
 
-def _held(folder: Path) -> bool:
-    """Whether a process has the folder of a bench or a run: it keeps the lock until it ends, however it ends."""
-    try:
-        descriptor = os.open(folder / ".lock", os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
-    return False
-
-
 def _at_work(path: Path, status: Mapping[str, Any], *, elsewhere: bool) -> bool:
     """Whether a process has the run's lock: the number of the one that wrote ``status.json`` may be another's by now.
 
     ``elsewhere``: believed of other machines, whose locks may not be seen from here.
     """
-    return _held(path) or (elsewhere and status.get("host") != socket.gethostname())
+    return is_locked(path / ".lock") or (elsewhere and status.get("host") != socket.gethostname())
 
 
 _SOURCES: dict[str, str | None] = {}

@@ -31,6 +31,7 @@ from dgmbench.data.policy import BatchPolicy
 from dgmbench.errors import UserError, require
 from dgmbench.evaluation.features.net import Note, Standardised
 from dgmbench.evaluation.features.reference import cannot_keep
+from dgmbench.system import locked
 
 FORMAT = 1  # of what training does and of the file
 FEATURES = 64
@@ -238,12 +239,9 @@ def _one_thread() -> Iterator[None]:
 @contextlib.contextmanager
 def _lock(target: Path | None) -> Iterator[None]:
     """Let the second of two processes wait for the first one's weights, where a lock can be had: an economy."""
-    import fcntl
-
     with contextlib.ExitStack() as stack:
         if target is not None:
             with contextlib.suppress(OSError):
                 target.parent.mkdir(parents=True, exist_ok=True)
-                file = stack.enter_context(target.with_name(f".{target.name}.lock").open("w"))
-                fcntl.flock(file, fcntl.LOCK_EX)
+                stack.enter_context(locked(target.with_name(f".{target.name}.lock")))
         yield

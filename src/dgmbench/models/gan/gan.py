@@ -1,4 +1,4 @@
-"""Generative adversarial networks: GAN, and by settings DCGAN, WGAN, WGAN-GP, conditional GAN and other losses.
+"""Generative adversarial networks: GAN, and by settings DCGAN, WGAN, WGAN-GP, SNGAN, conditional GAN, other losses.
 
 A generator G turns noise into samples; a discriminator D is trained to tell them from data, and the generator is
 trained on the discriminator's answer alone, so that neither needs a likelihood. With a(x) the discriminator's output
@@ -11,13 +11,15 @@ and D = sigmoid(a):
                               G minimises  -E_z a(G(z))
     others                    see ``nn.adversarial_losses``: least_squares, hinge, f_divergence, relativistic_average
     gradient_penalty          D also minimises  penalty_weight E (||grad a(x_hat)|| - 1)^2 between data and samples
+    spectral_norm             every weight W of D is W / sigma(W), sigma its largest singular value
 
 Shapes and units: raw x (b, *shape) is scaled to [-1, 1] (``real`` data pass unchanged); z (b, latent) ~ N(0, I); losses
 are means over the batch, in nats where D is a probability.
 
 Papers: Goodfellow et al. 2014, https://arxiv.org/abs/1406.2661; Radford et al. 2016 (dcgan),
 https://arxiv.org/abs/1511.06434; Arjovsky et al. 2017 (wgan), https://arxiv.org/abs/1701.07875; Gulrajani et al. 2017
-(wgan_gp), https://arxiv.org/abs/1704.00028; Mirza and Osindero 2014 (cgan), https://arxiv.org/abs/1411.1784.
+(wgan_gp), https://arxiv.org/abs/1704.00028; Mirza and Osindero 2014 (cgan), https://arxiv.org/abs/1411.1784; Miyato et
+al. 2018 (sngan), https://arxiv.org/abs/1802.05957.
 
 What differs: the mlp has leaky ReLU in place of maxout with dropout, and a Gaussian z in place of a uniform one, as
 later work does. DCGAN follows the authors' Torch release (4x4 kernels, 64 channels); the paper's figure 1 draws 5x5
@@ -42,6 +44,7 @@ from dgmbench.nn.adversarial_losses import AdversarialLoss, AdversarialLossName,
 from dgmbench.nn.batchnorm import absorb_statistics, statistics_of
 from dgmbench.nn.labels import classes_of_noise, count_classes, draw_classes, start_class_prior
 from dgmbench.nn.scaling import Scaling
+from dgmbench.nn.spectral_norm import power_step, spectral_normalise
 
 
 class Gan(Model):
@@ -55,8 +58,9 @@ class Gan(Model):
         channels: maps in the widest-resolution layer of dcgan (doubling with each halving of the side), or in every
             layer of resnet.
         loss: an object of ``nn.adversarial_losses`` or its name; see the formulas above.
-        regulariser: ``gradient_penalty`` holds the critic's gradient norm at one between data and samples.
-        penalty_weight: its weight, lambda.
+        regulariser: ``gradient_penalty`` holds the critic's gradient norm at one between data and samples;
+            ``spectral_norm`` divides each of its weights by the largest singular value (``nn.spectral_norm``).
+        penalty_weight: weight of the gradient penalty, lambda.
         clip: bound on every weight of the critic after its step (WGAN), or none.
         n_critic: discriminator steps, each on a batch of its own, to one generator step, on the last of them.
         label_smoothing: D aims at 1 - label_smoothing on data (one-sided).
@@ -76,7 +80,7 @@ class Gan(Model):
         hidden_sizes: Sequence[int] = (256, 256),
         channels: int = 64,
         loss: AdversarialLossName | AdversarialLoss = "non_saturating",
-        regulariser: Literal["none", "gradient_penalty"] = "none",
+        regulariser: Literal["none", "gradient_penalty", "spectral_norm"] = "none",
         penalty_weight: float = 10.0,
         clip: float | None = None,
         n_critic: int = 1,
@@ -89,8 +93,8 @@ class Gan(Model):
         if net not in ("mlp", "dcgan", "resnet"):
             raise UserError(f"net must be mlp, dcgan or resnet, not '{net}'.")
         self.adversarial = adversarial_loss(loss)
-        if regulariser not in ("none", "gradient_penalty"):
-            raise UserError(f"regulariser must be none or gradient_penalty, not '{regulariser}'.")
+        if regulariser not in ("none", "gradient_penalty", "spectral_norm"):
+            raise UserError(f"regulariser must be none, gradient_penalty or spectral_norm, not '{regulariser}'.")
         require(least=1, latent=latent, hidden_sizes=hidden_sizes, channels=channels, n_critic=n_critic)
         require(least=0, penalty_weight=penalty_weight, instance_noise=instance_noise)
         require(least=0, below=1, label_smoothing=label_smoothing)
@@ -115,9 +119,11 @@ class Gan(Model):
             hidden_sizes=sizes[::-1],
             channels=channels,
             classes=self.classes,
-            norm="layer" if self.penalty_weight else "batch",
+            norm="layer" if self.penalty_weight else "none" if regulariser == "spectral_norm" else "batch",
             bias=self.adversarial.sees_constant,
         )
+        if regulariser == "spectral_norm":
+            spectral_normalise(self.discriminator)
         self.noise_dim = latent + bool(self.classes)
         if self.classes:
             start_class_prior(self, spec)
@@ -168,10 +174,12 @@ class Gan(Model):
 
     @torch.no_grad()
     def after_step(self, player: str, batch: Batch, generator: Generator) -> None:
-        """Clip the critic's weights, and take up the batch-norm statistics of the network that stepped."""
+        """Clip the critic's weights, follow their singular vectors; take up batch-norm statistics of who stepped."""
         if player == "discriminator" and self.clip is not None:
             for parameter in self.discriminator.parameters():
                 parameter.clamp_(-self.clip, self.clip)
+        if player == "discriminator":
+            power_step(self.discriminator)
         absorb_statistics(getattr(self, player))
 
     @torch.no_grad()

@@ -1,0 +1,107 @@
+"""What a run has found, in five to eight rows that fit a terminal of 80 columns; 'dgm show' has the rest."""
+
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
+from fnmatch import fnmatch
+from typing import Any
+
+from dgmbench.bench.report.numbers import HEADLINES, rounded
+from dgmbench.command.tables import print_table
+from dgmbench.runs.metric_names import EARLIER, bound_samples, is_called
+
+Metrics = Mapping[str, Mapping[str, Any]]
+
+FEWEST, MOST, WIDTH = 5, 8, 80
+LIKELIHOODS = tuple(name for name in HEADLINES if name != "energy_distance")
+TASKS = (
+    "classification_error",
+    "translation_*accuracy",
+    "enhanced_psnr",
+    "word_error",
+    "prediction_*",
+    "predictive_nll",
+)
+SAMPLES = ("oracle_nll", "fd_*", "energy_distance", "precision_*", "recall_*")
+CODES = ("linear_probe_error", "mig", "reconstruction_psnr", "reconstruction_mse", "reconstruction_token_error")
+ASIDE = ("*_bias", "*_inf", "*_ess", "*_tail_index", "*_train", "*_gap", "log_z_*", "*_acceptance", "*_sigma")
+"""What says something about another number; of the sample measures these are other variants."""
+
+
+def print_headline(result: Mapping[str, Any], run: str) -> None:
+    """The table, what is remarkable of its numbers, and where the others are."""
+    metrics: Metrics = result["metrics"]
+    names = chosen(metrics, (result.get("objective") or {}).get("name"))
+    final = {name: metrics[f"{name}@final"] for name in names if f"{name}@final" in metrics}
+    apart = any(each["value"] != metrics[name]["value"] for name, each in final.items())
+    remarks = list(dict.fromkeys(text for name in names if (text := metrics[name].get("note"))))
+    rows = []
+    for name in names:
+        metric = metrics[name]
+        mark = f" [{remarks.index(metric['note']) + 1}]" if metric.get("note") else ""
+        last = [_value(final[name], error=False) if name in final else ""] if apart else []
+        rows.append((name + mark, _value(metric, error=True), *last, _about(metric)))
+    columns = ("metric", *(("best weights", "final") if apart else ("value",)), "unit, kind")
+    print_table(columns, rows, width=WIDTH)
+    for number, remark in enumerate(remarks, start=1):
+        print(textwrap.fill(f"[{number}] {remark}", WIDTH, initial_indent="  ", subsequent_indent="      "))
+    rest = len(metrics) - len(names) - (len(final) if apart else 0)
+    if rest:
+        print(f"  {rest} more numbers: dgm show run={run}")
+
+
+def chosen(metrics: Metrics, objective: object = None) -> list[str]:
+    """The names of the numbers that say most, at most MOST: the objective that a model names itself, its statements
+    about likelihood, the strongest one in another unit, its tasks, its samples, its codes.
+    """
+    names = [name for name in metrics if EARLIER not in name and "@" not in name]
+    if not names:  # no number of the test split
+        first = next(iter(metrics), "").partition("@")[2]
+        names = [name for name in metrics if EARLIER not in name and name.partition("@")[2] == first]
+    found: dict[str, None] = {}
+    for name in _ranked(names, objective):
+        if len(found) < MOST:
+            found[name] = None
+    for name in sorted(names):
+        if len(found) < FEWEST and not any(fnmatch(name.partition("@")[0], aside) for aside in ASIDE):
+            found[name] = None
+    return list(found)
+
+
+def _ranked(names: list[str], objective: object) -> Iterator[str]:
+    bare = {name.partition("@")[0]: name for name in names}
+    if objective in bare and not any(is_called(str(objective), known) for known in HEADLINES):
+        yield bare[str(objective)]
+    statements = []
+    for wanted in LIKELIHOODS:
+        called = [name for name in bare if is_called(name, wanted)]
+        statements += [max(called, key=lambda name: bound_samples(name) or 0)] if called else []
+    for name in statements[:2]:
+        yield bare[name]
+        yield from _of(bare, [name.replace("_ais", "_reverse_ais")])  # one side alone flatters
+    if statements:
+        units = [f"{statements[0]}_{unit}" for unit in ("bits_per_dim", "per_step", "perplexity")]
+        yield from list(_of(bare, units))[:1]
+    yield from list(_of(bare, TASKS))[:2]
+    yield from _of(bare, SAMPLES)
+    yield from list(_of(bare, CODES))[:2]
+
+
+def _of(bare: Mapping[str, str], patterns: Iterable[str]) -> Iterator[str]:
+    """The first name for each pattern."""
+    for pattern in patterns:
+        fitting = [name for name in bare if fnmatch(name, pattern) and not any(fnmatch(name, a) for a in ASIDE)]
+        yield from (bare[name] for name in fitting[:1])
+
+
+def _value(metric: Mapping[str, Any], *, error: bool) -> str:
+    if metric["value"] is None:
+        return "not finite"
+    value = rounded(metric["value"], metric["se"])
+    return f"{value} +- {metric['se']:.2g}" if error and metric["se"] is not None else value
+
+
+def _about(metric: Mapping[str, Any]) -> str:
+    """Unit and kind; that a number is an estimate goes without saying, that it is exact or a bound does not."""
+    unit = "" if metric["unit"] == "1" else metric["unit"]
+    kind = "" if metric["kind"] == "estimate" else metric["kind"]
+    return ", ".join(filter(None, (unit, kind)))
