@@ -114,6 +114,21 @@ def test_noise_is_uniform_and_generate_is_sample_as_a_function_of_it() -> None:
     assert torch.equal(model.sample(5, generator=seeded()), generated.round().clamp(0, 3).byte())
 
 
+@pytest.mark.parametrize("net", ["dcgan", "resnet"])
+def test_convolutional_networks_train(net: str) -> None:
+    torch.manual_seed(0)
+    spec = DataSpec((1, 16, 16), "discrete", levels=4)
+    model = Began(spec, net=net, channels=4, latent=3, code=4)  # type: ignore[arg-type]
+    model.k.fill_(0.5)
+    batch = Batch(torch.randint(4, (6, 1, 16, 16), generator=seeded()).to(torch.uint8))
+    for player, parameters in model.players().items():
+        gradients = torch.autograd.grad(model.loss(player, batch, seeded())[0], parameters)
+        assert all(g.abs().max() > 0 for g in gradients)
+        model.after_step(player, batch, seeded())
+    assert model.k != 0.5
+    assert model.eval().reconstruct(batch.x).shape == batch.x.shape
+
+
 def test_the_controller_holds_the_ratio_of_the_errors() -> None:
     """A game of one number each, by the class's own controller: whatever gamma is, L(G) / L(x) ends there.
 
