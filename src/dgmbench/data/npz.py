@@ -29,16 +29,17 @@ def open_npz(path: Path, *, single: str | None = None) -> dict[str, np.ndarray]:
     try:
         with path.open("rb") as stream:
             if stream.read(6) == np.lib.format.MAGIC_PREFIX:
-                raise UserError(f"{path} is a single array; save it with np.savez(FILE, x_train=...).")
+                if single is None:
+                    raise UserError(f"{path} is a single array; save it with np.savez(FILE, x_train=...).")
+                stream.seek(0)
+                check_header(stream, path.stat().st_size, f"The array in {path}")
         if zipfile.is_zipfile(path):
             _check_members(path)
         # opened here, because np.load leaves a file open that it cannot read
         with path.open("rb") as stream:
             content = np.load(stream, allow_pickle=False)
             if not isinstance(content, np.lib.npyio.NpzFile):
-                if single is not None:
-                    return {single: content}
-                raise UserError(f"{path} is a single array; save it with np.savez(FILE, x_train=...).")
+                return {str(single): content}
             with content as file:
                 for key in file.files:
                     arrays[key] = file[key]
