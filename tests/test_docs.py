@@ -84,3 +84,13 @@ def test_every_page_is_linked_from_the_readme_or_a_page_that_is() -> None:
 def test_the_page_of_building_blocks_is_up_to_date() -> None:
     script = ROOT / "scripts" / "building_blocks.py"
     subprocess.run([sys.executable, str(script), "--check"], check=True, capture_output=True)
+
+
+def test_the_tests_that_hold_what_reliability_promises_exist() -> None:
+    page = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    file, found = "", 0
+    for path, name in re.findall(r"`([\w/]*?(?:\.py)?)::(test_\w+)`", page):
+        file = path or file
+        assert f"\ndef {name}(" in (ROOT / file).read_text(encoding="utf-8"), f"{file}::{name}"
+        found += 1
+    assert found > 40

@@ -7,11 +7,12 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from dgmbench.bench.executors import LocalSettings, check_executor, size
+from dgmbench.bench.executors import LocalSettings, check_executor, local, size
 from dgmbench.bench.executors.local import LocalExecutor, make_slots, visible_gpus
 from dgmbench.bench.worker import Outcome, Task, run_cell
 from dgmbench.config import compose
@@ -94,6 +95,40 @@ def test_failures_stay_with_their_cell(tmp_path: Path) -> None:
         assert (reason or "") in (found[key].reason or ""), (key, found[key])
     assert found["raise"].run is not None
     assert (tmp_path / found["raise"].run / "traceback.txt").is_file()
+
+
+def test_cells_of_a_fork_server_that_was_killed_can_be_resumed(
+    executor: LocalExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    servers = iter((1, 2))  # the one that forked the cell, and the one that there is when it has died
+    monkeypatch.setattr(local, "server_pid", lambda: next(servers))
+    words = ["model=troubled", "trainer.budget=4ba", "model.trouble='die'", *QUICK]
+    found = outcomes(executor, task(tmp_path, "cell", *words))["cell"]
+    assert found.status == "interrupted"
+    assert "the process that forks cells was killed" in (found.reason or "")
+
+
+@pytest.mark.parametrize("failures", [2, 3])
+def test_a_process_that_cannot_be_forked_is_tried_again(
+    failures: int, executor: LocalExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Process:
+        started, pid = 0, 0
+
+        def __init__(self, **settings: object) -> None: ...
+
+        def start(self) -> None:
+            Process.started += 1
+            if Process.started <= failures:
+                raise ConnectionRefusedError(111, "Connection refused")
+
+    monkeypatch.setattr(executor, "_context", SimpleNamespace(Process=Process))
+    begin = lambda: executor._start(task(tmp_path, "cell"), None, executor._free[0])  # type: ignore[arg-type]
+    if failures < local.ATTEMPTS:
+        assert isinstance(begin(), Process)
+        return
+    with pytest.raises(UserError, match=r"No process can be started for cell .*the same command goes on"):
+        begin()
 
 
 def test_the_time_limit_leaves_a_run_that_goes_on(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from dgmbench.command import main as cli
 from dgmbench.command.completion import candidates
 from dgmbench.command.listing import listing
 from dgmbench.config import compose
+from dgmbench.runs.record import sealed
 from dgmbench.runs.run import train
 
 from ..process_tree import children, is_alive
@@ -190,7 +191,7 @@ def test_stale_cells_are_named_and_run_again_when_asked(dgm_bench: Bench, stored
     result = tmp_path / "bench" / "tiny" / cell["run"] / "result.json"
     stored = json.loads(result.read_text())
     stored["versions"]["model_source"] = "0" * 16
-    result.write_text(json.dumps(stored))
+    result.write_text(json.dumps(sealed(stored)))
     done = dgm_bench("suite=tiny", "model=made", "seed=0")
     assert done.code == 0
     assert "stale" in done.stdout

@@ -267,13 +267,14 @@ def test_rerun_warns_about_other_code(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from dgmbench.runs.folder import RunFolder
+    from dgmbench.runs.record import sealed
     from dgmbench.runs.rerun import version_warning
 
     monkeypatch.syspath_prepend(OWN)
     assert version_warning(RunFolder(run_folder)) is None
     result = json.loads((run_folder / "result.json").read_bytes())
     result["versions"][key] = value
-    (tmp_path / "result.json").write_text(json.dumps(result), encoding="utf-8")
+    (tmp_path / "result.json").write_text(json.dumps(sealed(result)), encoding="utf-8")
     (tmp_path / "config.yaml").write_bytes((run_folder / "config.yaml").read_bytes())
     assert message in str(version_warning(RunFolder(tmp_path)))
 

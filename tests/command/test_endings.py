@@ -1,6 +1,7 @@
 """Every ending is a sentence and an exit code: whatever libraries raise, streams that are closed or full, signals."""
 
 import errno
+import json
 import lzma
 import os
 import resource
@@ -119,8 +120,6 @@ def test_a_limit_on_the_size_of_files_is_a_full_disk(tmp_path: Path) -> None:
     "metrics", [[1, 2], {"elbo": 3}, {"elbo": {"value": []}}, {"elbo": {"value": "a", "se": {}}}, 3]
 )
 def test_results_of_another_shape_are_not_compared(metrics: object, tmp_path: Path) -> None:
-    import json
-
     for name, found in (("a", metrics), ("b", {"elbo": {"value": 1.0}})):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.yaml").write_text("seed: 0\n")
@@ -157,6 +156,22 @@ def test_any_name_can_be_printed(tmp_path: Path) -> None:
         file.reconfigure(errors="printable")
         file.write("a\udcff ± ü\n")
     assert path.read_bytes() == b"a\xff \\xb1 \\xfc\n"
+
+
+def test_no_file_commands_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a result holds, and what an error quotes, comes out as text."""
+    sign, told = "\x1b]0;title\x07\x9b2J", "\\x1b]0;title\\x07\\x9b2J"
+    for name, value in (("a", 1.0), ("b", 2.0)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text("seed: 0\n")
+        metrics = {f"elbo{sign}": {"value": value, "unit": f"nats{sign}"}}
+        (tmp_path / name / "result.json").write_text(json.dumps({"metrics": metrics}))
+    assert cli.main(["diff", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    out = capsys.readouterr().out
+    assert f"elbo{told}" in out
+    assert cli.main(["train", f"model={sign}"]) == 2
+    err = capsys.readouterr().err
+    assert not {"\x1b", "\x07", "\x9b"} & set(out + err)
 
 
 def test_closed_streams_are_not_given_to_the_next_file() -> None:

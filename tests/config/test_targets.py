@@ -2,8 +2,10 @@
 
 import json
 import pickle
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
@@ -14,13 +16,16 @@ import yaml
 from torch import nn
 
 from dgmbench.command import main as cli
-from dgmbench.config import complete, compose, import_from, instantiate, targets
+from dgmbench.config import complete, compose, import_from, instantiate, resolve, run_name, targets
 from dgmbench.config.signatures import build, complete_node
+from dgmbench.config.sweeps import require_harmless
 from dgmbench.config.targets import locate, role_of
+from dgmbench.data import DataSet, load
 from dgmbench.data.spec import DataSpec
 from dgmbench.errors import UserError
 from dgmbench.models.boltzmann.estimators import Estimator
 from dgmbench.source import find_module
+from dgmbench.training.files import AtomicCheckpointIO
 
 OWN = Path(__file__).parents[1] / "my_configs"
 WORDS = (
@@ -31,6 +36,12 @@ WORDS = (
     "trainer.budget=1ba",
     "trainer.progress=false",
 )
+
+
+@cache
+def digits() -> DataSet:
+    """The data of these runs."""
+    return load(resolve(compose("train", [*WORDS]))["data"], Path("/nowhere"))
 
 
 class Evil:
@@ -102,7 +113,16 @@ class Attack:
         change(config)
         (self.run / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
         result = {key: {} for key in ("metrics", "protocols", "objective", "cost", "versions")}
-        (self.run / "result.json").write_text(json.dumps({**result, "data_hash": "", "versions": {"dgmbench": "0"}}))
+        data_hash = digits().content_hash
+        result |= {"data_hash": data_hash, "versions": {"dgmbench": "0"}}
+        (self.run / "result.json").write_text(json.dumps(result))
+        checkpoint = {
+            "state_dict": {},
+            "dgmbench": {"clock": {"images": 0}},
+            "run": {"name": run_name(config, data_hash)},
+        }
+        (self.run / "checkpoints").mkdir(exist_ok=True)
+        AtomicCheckpointIO().save_checkpoint(checkpoint, self.run / "checkpoints" / "best.ckpt")
         return self.run
 
     def check(self) -> None:
@@ -143,7 +163,8 @@ def test_a_node_in_a_run_s_configuration_is_refused(
         folder = attack.write_run(change)
         assert cli.main(["sample", f"run={folder}", "n=2"]) == 2
         message = capsys.readouterr().err
-        assert message.startswith("dgm: ")
+        assert re.match(r"dgm: .*(is no |standard library|not a node|does not fit|cannot be imported|neither)", message)
+        assert "checkpoint" not in message
         assert len(message.splitlines()) == 1
         attack.check()
 
@@ -317,3 +338,37 @@ def test_modules_are_found_without_importing_their_packages(tmp_path: Path, monk
     assert find_module("outer_package.inner.missing") is None
     assert find_module("outer_package.inner.module.Class") is None
     assert "outer_package" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    "hydra",
+    [
+        {"callbacks": {"x": {"_target_": "subprocess.Popen", "args": ["touch", "PROOF"]}}},
+        {"callbacks": {"x": {"_target_": "hydra.experimental.callbacks.pickle.loads"}}},
+        {"sweeper": {"_target_": "os.system"}},
+        {"launcher": {"_target_": "${oc.env:X}"}},
+        {"job_logging": {"handlers": {"console": {"class": "subprocess.Popen", "args": ["touch", "PROOF"]}}}},
+        {"job_logging": {"formatters": {"x": {"()": "logging.os.system", "command": "touch PROOF"}}}},
+        {"hydra_logging": {"handlers": {"console": {"stream": "ext://loud_package.Thing"}}}},
+    ],
+)
+def test_a_file_cannot_make_hydra_build_anything_for_a_sweep(
+    hydra: dict[str, Any], attack: Attack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "theirs" / "trainer" / "evil.yaml"
+    file.parent.mkdir(parents=True)
+    content = json.dumps({"hydra": hydra}).replace("PROOF", str(attack.proof))
+    file.write_text(f"# @package _global_\n{yaml.safe_dump(json.loads(content))}")
+    words = [*WORDS, f"paths.outputs={tmp_path}", "+trainer@_global_=evil", "seed=0,1"]
+    assert cli.main(["train", "-m", "--config-dir", str(file.parents[1]), *words]) == 2
+    assert "nothing else is built for a sweep" in capsys.readouterr().err
+
+
+def test_hydra_s_own_launchers_and_sweepers_are_harmless() -> None:
+    compose("train", ["model=vae"])
+    for target in ("hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
+                   "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper",
+                   "hydra._internal.core_plugins.basic_launcher.BasicLauncher"):  # fmt: skip
+        require_harmless({"launcher": {"_target_": target, "sampler": {"_target_": "optuna.samplers.TPESampler"}}})
+    with pytest.raises(UserError, match="nothing else is built"):
+        require_harmless({"sweeper": {"sampler": {"_target_": "optuna.samplers.os.system"}}})

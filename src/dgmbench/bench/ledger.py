@@ -14,6 +14,7 @@ from dgmbench.config import search_path
 from dgmbench.config.bounded import read_bytes
 from dgmbench.config.cards import Card, read_cards
 from dgmbench.errors import UserError
+from dgmbench.runs.record import is_as_written
 from dgmbench.source import hash_of_target, source_hash
 from dgmbench.system import Lock, is_locked
 
@@ -117,9 +118,10 @@ class Ledger:
         if cell.run is None:
             return None
         try:
-            return json.loads(read_bytes(self.folder / cell.run / "result.json"))
+            result = json.loads(read_bytes(self.folder / cell.run / "result.json"))
         except (OSError, ValueError, RecursionError):
             return None
+        return result if isinstance(result, dict) and is_as_written(result) else None
 
     def set_aside(self, cell: Cell) -> None:
         """Move a stale run out of the way, so that the cell is trained again; nothing is deleted."""

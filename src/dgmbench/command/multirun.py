@@ -95,7 +95,7 @@ def _first_of(overrides: Sequence[str], config_dirs: Sequence[str | Path]) -> li
             chosen += [f"{key}={name}" for name in value.filter(options(key, config_dirs))[:1]]
         elif not override.is_sweep_override():
             chosen.append(override.input_line or "")
-    return [text for text in chosen if not text.startswith("hydra")]
+    return [text for text in chosen if not text.startswith("hydra.searchpath")]
 
 
 def _new_folder(root: Path) -> Path:

@@ -40,6 +40,14 @@ def _printable(error: UnicodeError) -> tuple[str | bytes, int]:
     return sign.encode("ascii", "backslashreplace").decode(), error.start + 1
 
 
+def harmless(text: str) -> str:
+    """A text as a terminal may be given it: signs that would command it, out of a file say, by their number."""
+    return "".join(
+        sign if sign.isprintable() or sign == "\n" or "\udc80" <= sign <= "\udcff" else repr(sign)[1:-1]
+        for sign in text
+    )
+
+
 def trouble_with(stream: TextIO) -> str | None:
     """Why a stream takes nothing any more, or None if it does; what it holds is given up."""
     try:

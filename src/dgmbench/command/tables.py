@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from dgmbench.command.streams import trouble_with
+from dgmbench.command.streams import harmless, trouble_with
 
 
 def print_config(completed: dict[str, Any]) -> int:
@@ -36,7 +36,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, width:
     table = Table(*columns, box=box.SIMPLE_HEAD)
     styles = {"passed": "green", "FAILED": "bold red", "undecided": "yellow"}
     for row in rows:
-        table.add_row(*(Text(cell, style=styles.get(cell, "")) for cell in row))
+        table.add_row(*(Text(harmless(cell), style=styles.get(cell, "")) for cell in row))
     console = Console(width=width)  # where that is more than the terminal has, the terminal wraps
     console.print(table)
 
@@ -44,5 +44,5 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, width:
 def complain(sentence: str) -> None:
     """Say it on stderr."""
     with suppress(OSError):  # a terminal may be gone, a file full
-        print(f"dgm: {sentence}", file=sys.stderr)
+        print(f"dgm: {harmless(sentence)}", file=sys.stderr)
     trouble_with(sys.stderr)

@@ -14,6 +14,7 @@ from dgmbench.config.files import check_own_files, config_dir, options, search_p
 from dgmbench.config.habits import understood
 from dgmbench.config.overrides import OBJECTS, quoted, rewrite
 from dgmbench.config.signatures import show
+from dgmbench.config.sweeps import require_harmless
 from dgmbench.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def compose(config_name: str, overrides: Sequence[str] = (), *, config_dirs: Ite
     """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
-    from omegaconf import open_dict
+    from omegaconf import OmegaConf, open_dict
 
     config_dirs = list(config_dirs)
     check_own_files(config_dirs)
@@ -39,6 +40,7 @@ def compose(config_name: str, overrides: Sequence[str] = (), *, config_dirs: Ite
         initialize_config_dir(str(config_dir()), job_name="dgm", version_base="1.3"),
     ):
         cfg = hydra_compose(config_name, [*search_path_override(config_dirs), *rewritten], return_hydra_config=True)
+        require_harmless(OmegaConf.to_container(cfg.hydra))  # type: ignore[arg-type]
         chosen = cfg.hydra.runtime.choices
         names = {group: str(chosen[group]) for group in OBJECTS if chosen.get(group) is not None}
     with open_dict(cfg):

@@ -86,6 +86,17 @@ def check_header(file: IO[bytes], size: int, what: str) -> None:
         )
 
 
+def read_npy(path: Path) -> np.ndarray:
+    """The array in an .npy file."""
+    try:
+        with path.open("rb") as file:
+            check_header(file, path.stat().st_size, str(path))
+        found: np.ndarray = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError, MemoryError) as error:
+        raise UserError(f"{path} cannot be read as an .npy file of numbers ({error}).") from error
+    return found
+
+
 def gunzip(path: Path, most: int | None = None) -> bytes:
     """The content of a gzip file, up to ``most`` bytes; no more than is plausible for its size."""
     size = path.stat().st_size

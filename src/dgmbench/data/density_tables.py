@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from dgmbench.data.archives import check_header, gunzip, read_hdf5
+from dgmbench.data.archives import gunzip, read_hdf5, read_npy
 from dgmbench.data.files import state
 from dgmbench.data.reader import SPLITS, Decoded, Part, Reader
 from dgmbench.data.spec import DataSpec
@@ -190,13 +190,8 @@ class RedWine(DensityTable):
 
 
 def _load_npy(path: Path, columns: int | None) -> np.ndarray:
-    try:
-        with path.open("rb") as file:
-            check_header(file, path.stat().st_size, str(path))
-        table = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError, TypeError, SyntaxError, OverflowError) as error:
-        raise UserError(f"{path} is no readable .npy file of numbers ({error}).") from error
-    if not isinstance(table, np.ndarray) or table.ndim != 2 or columns not in (None, table.shape[1]):
+    table = read_npy(path)
+    if table.ndim != 2 or columns not in (None, table.shape[1]):
         raise UserError(f"{path} must hold a table of {columns or 'several'} columns.")
     return table
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, cast, get_args
 
 import numpy as np
 
-from dgmbench.data.archives import ZIP_DAMAGE, check_header, open_zip
+from dgmbench.data.archives import ZIP_DAMAGE, check_header, open_zip, read_npy
 from dgmbench.data.checks import exactly
 from dgmbench.data.files import state
 from dgmbench.data.labels import numbered
@@ -28,18 +28,16 @@ def open_npz(path: Path, *, single: str | None = None) -> dict[str, np.ndarray]:
     key = ""
     try:
         with path.open("rb") as stream:
-            if stream.read(6) == np.lib.format.MAGIC_PREFIX:
-                if single is None:
-                    raise UserError(f"{path} is a single array; save it with np.savez(FILE, x_train=...).")
-                stream.seek(0)
-                check_header(stream, path.stat().st_size, f"The array in {path}")
+            alone = stream.read(6) == np.lib.format.MAGIC_PREFIX
+        if alone and single is not None:
+            return {single: read_npy(path)}
+        if alone:
+            raise UserError(f"{path} is a single array; save it with np.savez(FILE, x_train=...).")
         if zipfile.is_zipfile(path):
             _check_members(path)
         # opened here, because np.load leaves a file open that it cannot read
         with path.open("rb") as stream:
             content = np.load(stream, allow_pickle=False)
-            if not isinstance(content, np.lib.npyio.NpzFile):
-                return {str(single): content}
             with content as file:
                 for key in file.files:
                     arrays[key] = file[key]

@@ -25,7 +25,7 @@ from dgmbench.runs.build import build_model, find_device, load_data
 from dgmbench.runs.folder import RunFolder
 from dgmbench.runs.progress import spinner
 from dgmbench.runs.record import remember
-from dgmbench.runs.weights import load_own
+from dgmbench.runs.weights import load_own, weights_of
 from dgmbench.versions import versions
 
 
@@ -74,6 +74,8 @@ def measure_run(
     ``@valid`` mark the others. Features of data are kept in ``data_root``, by default the run's own.
     A finished run's ``result`` says which weights its checkpoints must hold.
     """
+    run, first = run_name(completed, data.content_hash), protocol["checkpoint"][0]
+    checkpoint = weights_of(folder, first, run, result)
     model = build_model(completed, data.spec).to(device)
     require_measurable(model, data, protocol, features_folder(completed, data_root))
     metrics: dict[str, Any] = {}
@@ -82,7 +84,8 @@ def measure_run(
     known: dict[str, Measured] = {}
     with spinner(enabled=completed["trainer"]["progress"]) as note:
         for rule in protocol["checkpoint"]:
-            load_own(model, folder, rule, run_name(completed, data.content_hash), result)
+            checkpoint = checkpoint if rule == first else weights_of(folder, rule, run, result)
+            load_own(model, folder, rule, checkpoint)
             if weights is None or not _equal(weights, model.state_dict()):
                 known = {}
             weights = {name: value.clone() for name, value in model.state_dict().items()}

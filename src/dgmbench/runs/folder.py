@@ -14,6 +14,7 @@ import yaml
 from dgmbench.config.bounded import load_yaml, read_bytes
 from dgmbench.data.spec import DataSpec
 from dgmbench.errors import UserError, nearest
+from dgmbench.runs.record import file_hash, is_as_written, sealed
 from dgmbench.system import Lock
 from dgmbench.training.files import disk_errors, write_atomically, write_json
 
@@ -102,16 +103,18 @@ class RunFolder:
 
     def write_spec(self, spec: DataSpec, data_hash: str) -> None:
         """Store what the data are like and their hash, so that the model can be built again without them."""
-        write_json(self.spec, {"data_hash": data_hash, "spec": spec.as_dict()})
+        write_json(self.spec, sealed({"data_hash": data_hash, "spec": spec.as_dict()}))
 
     def read_spec(self) -> tuple[DataSpec, str] | None:
         """What the data of the run are like, and their hash; None if an earlier version has made it."""
         try:
-            found = json.loads(self.spec.read_bytes())
+            found = json.loads(read_bytes(self.spec))
+            if not is_as_written(found):
+                raise ValueError("it is not what was written")
             return DataSpec(**found["spec"]), str(found["data_hash"])
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OSError, RecursionError) as error:
             raise UserError(f"{self.spec} is damaged; remove it, and it is read from the data instead.") from error
 
     def read_config(self) -> dict[str, Any]:
@@ -145,8 +148,17 @@ class RunFolder:
             result = None
         if not isinstance(result, dict) or not set(result) >= RESULT_KEYS:
             raise UserError(f"{self.result_file} is damaged; remove it and give the command again.")
+        if not is_as_written(result):
+            raise UserError(
+                f"{self.result_file} is not what was written: something in it has been changed since; put the original "
+                "back, or remove it and give the command again."
+            )
         return {"measured": [], **result}
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Store the result, last of all: only this file means success."""
-        write_json(self.result_file, result)
+        write_json(self.result_file, sealed(result))
+
+    def hashes(self) -> dict[str, str]:
+        """sha256 of the configuration and of the metric rows, for the result."""
+        return {file.name: file_hash(file) for file in (self.config, self.metrics)}

@@ -23,7 +23,7 @@ from dgmbench.models.conditions import under
 from dgmbench.models.contract import CanSample, HasLogProb, HasTemperature, IsClassConditional, Model
 from dgmbench.runs.build import build_model, find_device, load_data
 from dgmbench.runs.folder import RunFolder
-from dgmbench.runs.weights import load_own
+from dgmbench.runs.weights import load_own, weights_of
 
 # Samples are drawn, and examples judged, this many at a time, which bounds the memory for any number.
 BATCH = 500
@@ -131,10 +131,11 @@ def load_run(
     completed = folder.read_config()
     spec, data_hash = folder.read_spec() or _of_data(load_data(completed, data_root))
     where = find_device({"accelerator": "auto"}) if device == "auto" else torch.device(device)
-    model = build_model(completed, spec).to(where)
     result = folder.read_result()
     trained_on = data_hash if result is None else result["data_hash"]
-    load_own(model, folder, checkpoint, run_name(completed, trained_on), result)
+    weights = weights_of(folder, checkpoint, run_name(completed, trained_on), result)  # before anything large is built
+    model = build_model(completed, spec).to(where)
+    load_own(model, folder, checkpoint, weights)
     return Run(folder.path, model, spec, completed, result, checkpoint, where)
 
 

@@ -3,15 +3,44 @@
 Each entry has a protocol, the versions that measured it, and which numbers are its own: names with their protocol ids.
 So it can be told whether a run has been measured under a protocol, whole, and which of several numbers of one name
 belong to it.
+
+A result carries the hash of its contents (``sealed``), and of the run's configuration and log (``files``), so that a
+number that somebody or some disk has changed is not believed.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from dgmbench.runs.metric_names import together, under_protocol
 
 Result = dict[str, Any]
+
+DIGEST = "digest"
+"""A result's key with the hash of all others."""
+
+
+def sealed(result: Mapping[str, Any]) -> Result:
+    """A result as it is written: with the hash of its numbers and what belongs to them."""
+    return {**{key: value for key, value in result.items() if key != DIGEST}, DIGEST: _digest(result)}
+
+
+def is_as_written(result: Mapping[str, Any]) -> bool:
+    """Whether a result that was read is the one that was written; those of before had no hash."""
+    return DIGEST not in result or result[DIGEST] == _digest(result)
+
+
+def file_hash(file: Path) -> str:
+    """sha256 of a file of a run."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _digest(result: Mapping[str, Any]) -> str:
+    plain = json.dumps({key: value for key, value in result.items() if key != DIGEST}, sort_keys=True)
+    return hashlib.sha256(plain.encode()).hexdigest()
 
 
 def remember(result: Result, protocol: Mapping[str, Any], found: Mapping[str, Any]) -> None:

@@ -244,6 +244,7 @@ class _Run:
                 self.rows.close()
         self.folder.traceback_file.unlink(missing_ok=True)
         self._status("done")
+        result["files"] = self.folder.hashes()
         self.folder.write_result(result)
         return Outcome(self.folder.path, result, resumed + (" and stopped early" if result["stopped_early"] else ""))
 
@@ -353,7 +354,7 @@ class _Run:
         reset_peak_memory(self.device)
         measured = measure_run(self.folder, self.completed, self.data, self.completed["protocol"], self.device)
         measuring_seconds, measuring_peak = time.perf_counter() - begin, peak_memory(self.device)
-        load_own(model.to(self.device), self.folder, "best", self.folder.path.name)
+        load_own(model.to(self.device), self.folder, "best", own_checkpoint(self.folder.best, self.folder.path.name))
         names = self.completed["names"]
         result: dict[str, Any] = {
             "model": names["model"],

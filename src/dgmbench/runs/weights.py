@@ -30,28 +30,37 @@ def own_checkpoint(path: Path, run: str | None) -> dict[str, Any]:
     return checkpoint
 
 
-def load_own(
-    model: Model, folder: RunFolder, rule: str, run: str | None, result: Mapping[str, Any] | None = None
+def weights_of(
+    folder: RunFolder, rule: str, run: str | None, result: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Put the ``best`` or ``final`` weights of a run into its model, and return their checkpoint.
+    """The checkpoint with a run's ``best`` or ``final`` weights, before any model is built by its configuration.
 
     ``result`` of a finished run says after how many images they were the best ones, and the last ones.
     """
     path = folder.checkpoint(rule)
     checkpoint = own_checkpoint(path, run)
-    expected = None if result is None else (result["objective"] if rule == "best" else result["cost"]).get("images")
     try:
         images = checkpoint["dgmbench"]["clock"]["images"]
-        if expected is None or images == expected:
-            load_weights(model, checkpoint)
+        known = {} if result is None else result["objective"] if rule == "best" else result["cost"]
+        expected = known.get("images", images)
+        if images == expected:
             return checkpoint
+        sentence = (
+            f"The checkpoint {path} was saved after {images:,} images, but the run's {rule} weights are those after "
+            f"{expected:,}: put the right checkpoint in its place, or train the run again."
+        )
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"{path} does not say from which time of the run it is; train it again.") from error
+    raise UserError(sentence)
+
+
+def load_own(model: Model, folder: RunFolder, rule: str, checkpoint: Mapping[str, Any]) -> None:
+    """Put the weights of a run's checkpoint into its model."""
+    try:
+        load_weights(model, checkpoint)
     except (RuntimeError, KeyError, TypeError, AttributeError, ValueError) as error:
         reason = (str(error).splitlines() or [""])[0].rstrip(":. ")
         raise UserError(
-            f"The checkpoint {path} does not fit {type(model).__name__} as {folder.config} describes it "
-            f"({type(error).__name__}: {reason}): put the run's own checkpoint in its place, or train the run again."
+            f"The checkpoint {folder.checkpoint(rule)} does not fit {type(model).__name__} as {folder.config} has it "
+            f"({type(error).__name__}: {reason}): put the run's own in its place, or train the run again."
         ) from error
-    raise UserError(
-        f"The checkpoint {path} was saved after {images:,} images, but the run's {rule} weights are those after "
-        f"{expected:,}: put the right checkpoint in its place, or train the run again."
-    )

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from dgmbench.config.bounded import read_bytes
 from dgmbench.errors import FULL, UserError
 from dgmbench.system import sync_folder
 
@@ -212,7 +213,12 @@ class RowWriter:
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """All complete rows of a JSON-lines file; a torn last line (a kill while writing) is left out."""
     rows = []
-    for line in path.read_bytes().splitlines(keepends=True):
-        if line.endswith(b"\n"):
-            rows.append(json.loads(line))
+    for number, line in enumerate(read_bytes(path).split(b"\n")[:-1], 1):
+        try:
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise ValueError("it is no row of named values")
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path} is damaged in line {number} ({error}); put a good copy in its place.") from error
+        rows.append(row)
     return rows

@@ -546,7 +546,7 @@ def test_curves_of_any_length_are_thinned(tmp_path: Path) -> None:
     assert read_curves(few)["train"]["images"] == list(range(150))
 
 
-def test_pictures_are_made_small_or_left_out(tmp_path: Path) -> None:
+def test_pictures_are_made_small_or_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     samples = tmp_path / "samples"
     samples.mkdir()
     for name in ("000000000000.png", "000000025200.png"):
@@ -573,6 +573,9 @@ def test_pictures_are_made_small_or_left_out(tmp_path: Path) -> None:
     assert list(json.loads(cache.read_text()).values()) == [made]
     large.write_bytes(large.read_bytes()[:1000])
     assert picture_uri(large, 100) is None
+    large.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n")
+    monkeypatch.setattr("subprocess.check_call", lambda *words, **more: pytest.fail("a program is started"))
+    assert picture_uri(large, 100_000) is None
 
 
 def test_numbers_show_the_digits_that_their_spread_allows() -> None:

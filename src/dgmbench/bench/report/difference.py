@@ -12,6 +12,7 @@ from dgmbench.bench.report.settings import flatten
 from dgmbench.config.bounded import read_bytes
 from dgmbench.errors import UserError
 from dgmbench.runs.metric_names import without_protocol
+from dgmbench.runs.record import file_hash, is_as_written
 
 Difference = tuple[str, str, str, str, str]
 """Where, what, the first run's value, the second's, and their difference if they are numbers of one protocol."""
@@ -28,7 +29,7 @@ def differences(first: Path, second: Path) -> list[Difference]:
     except (AttributeError, TypeError, KeyError, ValueError, IndexError) as error:
         raise UserError(
             f"The results of {first} and {second} are not of one shape ({type(error).__name__}: {error}): one is "
-            "damaged, or of another version; measure them again by dgm evaluate."
+            "damaged, or of another version; measure it again by dgm evaluate."
         ) from error
 
 
@@ -36,6 +37,8 @@ def _differences(first: Path, second: Path) -> list[Difference]:
     configs = [_config(path) for path in (first, second)]
     found = _unequal("config", *configs)
     results = [read_result(path) for path in (first, second)]
+    here, there = (_config_note(path, result) for path, result in zip((first, second), results, strict=True))
+    found += [("note", "config.yaml", here, there, "")] if (here, there) != ("-", "-") else []
     found += _unequal("version", *(result.get("versions") or {} for result in results))
     found += _unequal("cost", *(result.get("cost") or {} for result in results))
     metrics = [result.get("metrics") or {} for result in results]
@@ -78,6 +81,11 @@ def _config(path: Path) -> dict[str, Any]:
     return {key: value for key, value in config.items() if not key.startswith(("paths.", "model.card.", "data.card."))}
 
 
+def _config_note(path: Path, result: Mapping[str, Any]) -> str:
+    expected = (result.get("files") or {}).get("config.yaml")
+    return "-" if expected in (None, file_hash(path / "config.yaml")) else "changed since the run was made"
+
+
 def read_result(path: Path) -> dict[str, Any]:
     """The ``result.json`` of a run's folder; nothing where the run is not finished."""
     try:
@@ -86,6 +94,11 @@ def read_result(path: Path) -> dict[str, Any]:
         return {}
     except (ValueError, RecursionError, OSError) as error:
         raise UserError(f"{path / 'result.json'} is damaged; remove it and give the run's command again.") from error
+    if isinstance(result, dict) and not is_as_written(result):
+        raise UserError(
+            f"{path / 'result.json'} is not what was written: something in it has been changed since; put the original "
+            "back, or remove it and give the run's command again."
+        )
     return result if isinstance(result, dict) else {}
 
 

@@ -1,5 +1,6 @@
 """What the report keeps of every run, so that a second report reads only what has changed."""
 
+import hashlib
 import json
 import os
 import re
@@ -9,11 +10,13 @@ from typing import Any
 from dgmbench.bench.report.settings import settings_key
 from dgmbench.config.bounded import load_yaml, read_bytes
 from dgmbench.errors import UserError
+from dgmbench.runs.record import DIGEST, is_as_written, sealed
 
 INDEX = "report.index.json"
-INDEX_VERSION = 3
+INDEX_VERSION = 4
 _KEPT = (
     "model", "family", "data", "seed", "run", "config_hash", "metrics", "cost", "versions", "finished", "unlabelled",
+    "files",
 )  # fmt: skip
 
 
@@ -23,7 +26,7 @@ class Index:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         stored = read_json(folder / INDEX)
-        usable = stored.get("version") == INDEX_VERSION
+        usable = stored.get("version") == INDEX_VERSION and DIGEST in stored and is_as_written(stored)
         self.runs: dict[str, dict[str, Any]] = stored.get("runs", {}) if usable else {}
         self._protocols: dict[str, dict[str, Any]] = stored.get("protocols", {}) if usable else {}
         self._used: dict[str, dict[str, Any]] = {}
@@ -58,11 +61,16 @@ class Index:
             return {**record, "damaged": f"result.json cannot be read ({error.strerror})"}
         try:
             result = json.loads(content)
+            if not is_as_written(result):
+                raise ValueError("it is not what was written")
             _check(result)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             why = f"{type(error).__name__}: {error}"
             return {**record, "damaged": f"result.json is damaged ({why}); remove it and run the cell again"}
         self._protocols.update(result["protocols"])
+        made_of = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+        if (result.get("files") or {}).get("config.yaml", made_of) != made_of:
+            record["changed"] = True
         return {**record, "result": {key: result[key] for key in _KEPT if key in result}}
 
     def protocols(self) -> dict[str, dict[str, Any]]:
@@ -74,7 +82,7 @@ class Index:
     def save(self) -> None:
         """Write the index if anything in it is new."""
         if self._changed or self._used.keys() != self.runs.keys():
-            content = {"version": INDEX_VERSION, "protocols": self.protocols(), "runs": self._used}
+            content = sealed({"version": INDEX_VERSION, "protocols": self.protocols(), "runs": self._used})
             write_file(self.folder / INDEX, json.dumps(content, separators=(",", ":")))
 
 
@@ -131,7 +139,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def file_text(path: Path) -> str:
     """The text of a file, or nothing where it cannot be read."""
     try:
-        return read_bytes(path).decode("utf-8", errors="replace")
+        return read_bytes(path).decode("utf-8", errors="surrogateescape")
     except OSError:
         return ""
 

@@ -67,6 +67,10 @@ class Cell:
     finished: float | None = None
     unlabelled: dict[str, list[int]] = field(default_factory=dict)
     """For splits with examples without a label: how many, and how many examples there are."""
+    changed: bool = False
+    """Whether the run's configuration is no longer the one that it was made by."""
+    log_hash: str | None = None
+    """sha256 of the run's metric rows, if its result says it."""
     origin: str = ""
     """The name of the run that the numbers come from, whatever its folder is called now."""
 
@@ -107,6 +111,8 @@ def read_ledger(folder: Path) -> Ledger:
         raise UserError(f"{folder} holds neither a cells.json with cells nor the folder of a run: nothing to report.")
     cells = _once(cells, notes)
     notes += [f"{cell.run or cell.id}: {cell.reason}" for cell in cells if cell.status == "damaged"]
+    notes += [f"{cell.run}/config.yaml has been changed since the run was made; believe its numbers, not its settings."
+              for cell in cells if cell.changed]  # fmt: skip
     notes += dict.fromkeys(text for cell in cells for text in unlabelled_words(cell.data, cell.unlabelled))
     protocols = index.protocols()
     index.save()
@@ -217,7 +223,8 @@ def _with_run(cell: Cell, path: Path, record: Mapping[str, Any], held: bool | No
     result = record.get("result")
     if result is not None:
         cell.metrics, cell.cost, cell.versions = result["metrics"], result["cost"], result["versions"]
-        cell.origin = str(result.get("run") or "")
+        cell.origin, cell.changed = str(result.get("run") or ""), bool(record.get("changed"))
+        cell.log_hash = (result.get("files") or {}).get("metrics.jsonl")
         cell.finished, cell.unlabelled = result.get("finished"), result.get("unlabelled") or {}
         stale = cell.status == "stale" or _source_changed(record["target"], cell.versions.get("model_source"))
         cell.status, cell.reason = "stale" if stale else "done", ""

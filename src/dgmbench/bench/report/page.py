@@ -22,11 +22,14 @@ from dgmbench.bench.report.tables import model_label
 from dgmbench.config.bounded import read_bytes
 from dgmbench.config.cards import FAMILIES, family_title
 from dgmbench.runs.metric_names import under_protocol
+from dgmbench.runs.record import file_hash
 
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_CURVES = 400
 MAX_PICTURES = 500
 CURVE_BYTES = 5_000_000
+MOST_HASHED = 2**25
+"""Bytes of a log that is compared with its hash before its curve is shown."""
 PICTURE_BYTES = 9_000_000
 TEXT_BYTES = 60_000_000
 """Configurations and tracebacks before packing, which makes them about fifty times smaller."""
@@ -198,7 +201,17 @@ def _curves(ledger: Ledger, groups: Sequence[Group], notes: list[str]) -> list[l
             left = len(turn) - position
             notes.append(f"Learning curves are shown of {len(curves)} runs; those of {left} more lie in their folders.")
             break
-        found = read_curves(ledger.folder / ledger.cells[number].run / "metrics.jsonl")
+        cell = ledger.cells[number]
+        log = ledger.folder / cell.run / "metrics.jsonl"
+        found = read_curves(log)
+        if (
+            found
+            and cell.log_hash is not None
+            and log.stat().st_size <= MOST_HASHED
+            and file_hash(log) != cell.log_hash
+        ):
+            notes.append(f"{cell.run}/metrics.jsonl has been changed since the run was made; its curve is not shown.")
+            continue
         if found:
             curves.append([number, found])
             size += 8 * sum(len(column) for columns in found.values() for column in columns.values())

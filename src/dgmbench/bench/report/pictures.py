@@ -54,7 +54,7 @@ def picture_uri(file: Path, limit: int) -> str | None:
     from PIL import Image
 
     try:
-        with Image.open(BytesIO(content)) as opened:
+        with Image.open(BytesIO(content), formats=("PNG",)) as opened:  # others may start programs
             if opened.width * opened.height > MAX_PIXELS:
                 return None
             image = opened.convert("RGB")
