@@ -22,7 +22,8 @@ class Excessive(UserError):
 
 def read_bytes(path: Path) -> bytes:
     """The content of a regular file; a pipe would wait for ever, and a device give without end: an OSError each."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    # not every system has these: not to wait for a pipe's writer, and bytes as they are
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "it is no regular file", str(path))
