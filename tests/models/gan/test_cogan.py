@@ -165,7 +165,7 @@ def agreement(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def test_members_of_a_tuple_are_of_one_class_and_those_of_unshared_networks_are_not() -> None:
-    """Digits and their negatives, never seen in pairs; classes by an independent classifier, means of three seeds."""
+    """Digits and their negatives, never seen in pairs; classes by an independent classifier, means of two seeds."""
     data = load_digits()
     classifier = SVC(gamma=0.001).fit(data.data, data.target)
     small = torch.tensor(data.images, dtype=torch.float32)[:, None]
@@ -178,10 +178,10 @@ def test_members_of_a_tuple_are_of_one_class_and_those_of_unshared_networks_are_
     means = []
     for own in (1, 3):
         found = []
-        for seed in range(3):
+        for seed in range(2):
             tuples = trained(x, domain, own=own, seed=seed).tuples(400, generator=seeded(1))
             found.append(agreement(classes(tuples[:, 0]), classes(16 - tuples[:, 1])))
-        means.append(sum(found) / 3)
+        means.append(sum(found) / 2)
     assert means[0] > 0.35
     assert means[0] > means[1] + 0.25
 

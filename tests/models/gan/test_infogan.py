@@ -159,7 +159,7 @@ def matched_accuracy(code: np.ndarray, label: np.ndarray) -> float:
 
 
 def test_the_category_becomes_the_class_of_digits() -> None:
-    """Labels of samples are an independent classifier's; means of three seeds."""
+    """Labels of samples are an independent classifier's; means of two seeds."""
     data = load_digits()
     classifier = SVC(gamma=0.001).fit(data.data[:900], data.target[:900])
     assert classifier.score(data.data[900:], data.target[900:]) >= 0.95
@@ -167,12 +167,12 @@ def test_the_category_becomes_the_class_of_digits() -> None:
     means = []
     for weight in (1.0, 0.0):
         accuracies = []
-        for seed in range(3):
+        for seed in range(2):
             model = trained(weight, seed, x)
             codes = model.draw(500, seeded(100))
             labels = classifier.predict(model.of_codes(codes).flatten(1).numpy())
             accuracies.append(matched_accuracy(codes.category.numpy(), labels))
-        means.append(sum(accuracies) / 3)
+        means.append(sum(accuracies) / 2)
 
     assert means[0] > 0.4
     assert means[0] > means[1] + 0.1
