@@ -15,7 +15,7 @@ import torch
 
 from dgmbench.data import Batch, BatchStream, DataSet, DataSpec, Split
 from dgmbench.models.vae.vae import Vae
-from dgmbench.runs.run import _quiet
+from dgmbench.runs.progress import quiet_lightning
 from dgmbench.training.module import Training
 from dgmbench.training.plan import make_plan
 from dgmbench.training.schedule import Schedule
@@ -66,7 +66,7 @@ def ours(steps: int) -> float:
     )
     module = Training(net, plan=plan, stream=stream, initial=lambda: stream.batch(0), seed=0,
                       optimizers=lambda player, parameters: adam(parameters), schedule=schedule)  # fmt: skip
-    with _quiet():
+    with quiet_lightning():
         fitter = trainer()
         begin = time.perf_counter()
         fitter.fit(module)
@@ -102,7 +102,7 @@ class Batches:
 
 
 def automatic(steps: int) -> float:
-    with _quiet():
+    with quiet_lightning():
         module, fitter = Automatic(steps), trainer()
         begin = time.perf_counter()
         fitter.fit(module)

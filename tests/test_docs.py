@@ -38,7 +38,7 @@ def test_what_is_typed_is_a_verb_and_composes(page: str, command: str, tmp_path:
     assert verb in VERBS
     if verb != "train" or "-m" in words or "--config-dir" in words:
         return
-    for word in ("images", "npz"):
+    for word in ("images", "npz", "csv"):
         if f"data={word}" in words:
             words = [w for w in words if not w.startswith("data.path=")] + [f"data.path={tmp_path}"]
     complete(compose("train", expand_experiments(words, [])))

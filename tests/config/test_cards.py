@@ -39,7 +39,7 @@ def test_every_model_composes_with_the_data_of_its_card(name: str) -> None:
 
 @pytest.mark.parametrize("name", options("data"))
 def test_every_data_set_composes(name: str, tmp_path: Path) -> None:
-    own = [f"data.path={tmp_path}"] if name in ("images", "npz") else []
+    own = [f"data.path={tmp_path}"] if name in ("images", "npz", "csv") else []
     completed = complete(compose("train", ["model=vae", f"data={name}", *own]))
     assert completed["names"]["data"] == name
 

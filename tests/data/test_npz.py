@@ -178,10 +178,6 @@ def test_bad_files_are_refused(config: Config, tmp_path: Path) -> None:
     path.write_bytes(b"")
     with pytest.raises(UserError, match="no readable"):
         attempt()
-    with path.open("wb") as file:
-        np.save(file, BYTES)
-    with pytest.raises(UserError, match="is a single array"):
-        attempt()
     np.savez_compressed(path, x_train=BYTES)
     content = bytearray(path.read_bytes())
     content[200] ^= 0xFF
@@ -201,3 +197,41 @@ def test_a_changed_file_is_read_again(config: Config, tmp_path: Path) -> None:
     second = load(config("npz", path=str(path)), tmp_path)
     assert first.content_hash != second.content_hash
     assert sum(len(part) for part in second.splits.values()) == 30
+
+
+def test_a_single_array_is_the_training_set(config: Config, tmp_path: Path) -> None:
+    np.save(tmp_path / "bytes.npy", BYTES)
+    data = load(config("npz", path=str(tmp_path / "bytes.npy")), tmp_path / "root")
+    assert data.spec == DataSpec((1, 6, 6), "discrete", levels=256)
+    assert {split: len(part) for split, part in data.splits.items()} == {"train": 32, "valid": 4, "test": 4}
+    found = np.concatenate([part.x for part in data.splits.values()])
+    assert sorted(found.tobytes()) == sorted(BYTES.tobytes())
+
+
+CLEAN = RNG.normal(size=(40, 4))
+
+
+@pytest.mark.parametrize(
+    ("x", "options", "words"),
+    [
+        (CLEAN, {}, []),
+        (BYTES, {}, []),
+        (BYTES / 255, {}, ["x is 256 grey levels as floats in [0, 1], taken for real values"]),
+        (BYTES / 255, {"kind": "real"}, []),
+        ((BYTES / 255).astype(np.float32).reshape(40, 36), {}, ["x is 256 grey levels as floats in [0, 1]"]),
+        (RNG.uniform(size=(40, 1, 3, 3)), {}, ["x is floats in [0, 1] of images, taken for real values"]),
+        (RNG.uniform(size=(40, 9)), {}, []),
+        (-BYTES.astype(np.int16), {}, ["x is whole numbers from -255 to 0, taken for real values"]),
+        (BYTES.astype(float).reshape(40, 36), {}, ["x is whole numbers from 0 to 255 kept as floats"]),
+        (np.c_[CLEAN, np.full(40, 3.0)], {}, ["1 column (4) of x is constant: a density has no bound there"]),
+        (np.c_[CLEAN, CLEAN[:, 2]], {}, ["1 column (4 = 2) of x is the same as another one"]),
+        (np.c_[CLEAN, CLEAN[:, :2].round(0)], {}, ["2 columns (4: ", "of x are rounded, with many equal values"]),
+    ],
+)
+def test_notes_say_what_values_were_taken_for_and_where_densities_have_no_bound(
+    open_npz: Open, x: np.ndarray, options: dict[str, Any], words: list[str]
+) -> None:
+    notes = open_npz(x_train=x, x_valid=x[:5], x_test=x[5:10], options=options).meta["notes"]
+    about = [note for note in notes if "rounded" not in note or "rounded" in "".join(words)]
+    assert bool(about) == bool(words)
+    assert all(word in about[0] for word in words)

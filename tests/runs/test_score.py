@@ -106,6 +106,9 @@ def test_two_folders_against_each_other(tmp_path: Path) -> None:
     assert found["metrics"]["fd_random_conv"]["value"] > 0
     metric = found["metrics"]["fd_random_conv"]
     assert found["protocols"][metric["protocol_id"]]["samples"] == 40
+    (one / "readme.txt").touch()
+    again = score(f"samples={one}", f"against={two}", to=tmp_path / "noted.json")
+    assert again["notes"] == [f"{one}: passed over as no pictures by their ending: 1 file (readme.txt)"]
     arrays = score(f"samples={tmp_path / 'a.npz'}", f"against={tmp_path / 'b.npz'}", to=tmp_path / "arrays.json")
     assert arrays["metrics"] == found["metrics"]
     same = score(f"samples={one}", f"against={one}", to=tmp_path / "aa.json")

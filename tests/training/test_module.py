@@ -13,7 +13,7 @@ from dgmbench.data import BatchStream, DataSet, DataSpec, Split
 from dgmbench.data.spec import Batch
 from dgmbench.errors import RunFailed, UserError
 from dgmbench.models.contract import Model, Stage, player_parameters
-from dgmbench.runs.run import _quiet
+from dgmbench.runs.progress import quiet_lightning
 from dgmbench.training.ema import Ema
 from dgmbench.training.module import Training
 from dgmbench.training.plan import Plan, make_plan
@@ -51,7 +51,7 @@ def fit(model: Model, *, hooks: Hooks | None = None, schedule: str = "constant",
     )  # fmt: skip
     if resume is not None:
         module.resume_from(resume)
-    with _quiet():
+    with quiet_lightning():
         trainer_ = pl.Trainer(accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False,
                               enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0)  # fmt: skip
         trainer_.fit(module)

@@ -26,6 +26,11 @@ def listing(word: str, config_dirs: Folders = ()) -> str:
         return model_page(cards[name])
     known = groups(config_dirs)
     if group not in known:
+        if group in (cards := read_cards(config_dirs)):
+            return model_page(cards[group])
+        for other in known:
+            if group in options(other, config_dirs):
+                raise UserError(f"'{group}' is one of {other}: dgm list {other} shows them all.")
         raise UserError(nearest(group, known, what="group"))
     if group == "model":
         return model_list(read_cards(config_dirs))

@@ -9,6 +9,8 @@ from dgmbench.errors import UserError
 
 CONFIG_DIR = "a folder of your own configurations (DIR/model/NAME.yaml); your code in DIR or here can be imported"
 
+AFTER_CFG = {("--cfg", "job"), ("--cfg", "all")}
+
 
 class Parser(argparse.ArgumentParser):
     """A parser of one verb's flags and overrides, whose errors are sentences."""
@@ -49,7 +51,9 @@ def choices(*groups: str) -> str:
 
 def parse(parser: argparse.ArgumentParser, rest: list[str]) -> argparse.Namespace:
     """The flags and overrides among the words; the user's own code can be imported from then on."""
-    arguments = parser.parse_intermixed_args(rest)
+    # other tools, Hydra's own among them, name after --cfg what is to be shown
+    words = [word for before, word in zip(["", *rest], rest, strict=False) if (before, word) not in AFTER_CFG]
+    arguments = parser.parse_intermixed_args(words)
     own = search_path(getattr(arguments, "config_dir", []))[:-1]
     if own:
         import_from(own)

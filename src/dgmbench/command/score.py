@@ -42,6 +42,7 @@ examples:
         data_root=Path(complete_paths(cfg["paths"])["data"]),
     )
     print_metrics(found["metrics"])
+    print(*(f"{note}\n" for note in found["notes"]), sep="", end="")
     if cfg["to"] is not None:
         target = Path(str(cfg["to"])).expanduser()
         write_json(target, found)

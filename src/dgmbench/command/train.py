@@ -53,6 +53,11 @@ examples:
     quiet = cfg.trainer.progress is False
     if not quiet:  # at once: PyTorch alone takes seconds
         print(f"{cfg.names.model} on {cfg.names.data}: loading PyTorch, the data and the model ...", flush=True)
+    if cfg.trainer.get("dry_run"):
+        from dgmbench.runs.dry_run import dry_run
+
+        print(dry_run(cfg))
+        return 0
     return train_one(cfg, quiet=quiet)
 
 

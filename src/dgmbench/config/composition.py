@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dgmbench.config.feature_nets import read_net
 from dgmbench.config.files import check_own_files, config_dir, options, search_path
+from dgmbench.config.habits import understood
 from dgmbench.config.overrides import OBJECTS, quoted, rewrite
 from dgmbench.config.signatures import show
 from dgmbench.config.sweeps import require_harmless
@@ -31,6 +32,7 @@ def compose(config_name: str, overrides: Sequence[str] = (), *, config_dirs: Ite
 
     config_dirs = list(config_dirs)
     check_own_files(config_dirs)
+    overrides = [understood(text, config_dirs) for text in overrides]  # errors speak of these words
     rewritten = rewrite(overrides, config_dirs=config_dirs)
     with (
         hydra_errors(config_name, overrides, config_dirs),

@@ -10,8 +10,10 @@ from typing import Any
 NOT_HASHED = {
     "model": ("card",),
     "data": ("card", "path", "download", "verify"),
-    "trainer": ("progress", "checkpoint", "samples"),
+    "trainer": ("progress", "checkpoint", "samples", "dry_run"),
 }
+# Settings with these values are as if they were not there, so that runs from before there were such keep their name.
+NEUTRAL = {("trainer", "patience", None)}
 GROUPS_NOT_HASHED = ("paths", "logger", "protocol", "names")
 
 
@@ -23,7 +25,7 @@ def config_hash(completed: Mapping[str, Any], data_hash: str) -> str:
     pictures, the card, the names of the chosen files, and the evaluation's protocol.
     """
     content = {
-        key: {name: item for name, item in value.items() if name not in NOT_HASHED.get(key, ())}
+        key: {name: item for name, item in value.items() if _counts(key, name, item)}
         if isinstance(value, Mapping)
         else value
         for key, value in completed.items()
@@ -33,6 +35,12 @@ def config_hash(completed: Mapping[str, Any], data_hash: str) -> str:
     content["hardware"] = {"precision": hardware["precision"], "processes": hardware["devices"] * hardware["nodes"]}
     content["data_hash"] = data_hash
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _counts(group: str, name: str, value: Any) -> bool:
+    if name in NOT_HASHED.get(group, ()):
+        return False
+    return not any((group, name) == each[:2] and value is each[2] for each in NEUTRAL)
 
 
 def run_name(completed: Mapping[str, Any], data_hash: str) -> str:

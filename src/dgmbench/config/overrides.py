@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dgmbench.config.files import options, read_settings
+from dgmbench.config.habits import understood
 from dgmbench.config.signatures import show
 from dgmbench.errors import UserError, nearest
 
@@ -28,7 +29,7 @@ def rewrite(overrides: Sequence[str], *, multirun: bool = False, config_dirs: It
     stands for the contents of its configuration.
     """
     config_dirs = list(config_dirs)
-    return [one for text in overrides for one in _rewritten(text, multirun, config_dirs)]
+    return [one for text in overrides for one in _rewritten(understood(text, config_dirs), multirun, config_dirs)]
 
 
 def _rewritten(text: str, multirun: bool, config_dirs: list[str | Path]) -> list[str]:

@@ -25,12 +25,14 @@ class Trainer:
     accumulate: int
     ema: float
     progress: bool
+    patience: int | None = None
+    dry_run: bool = False
 
     def __post_init__(self) -> None:
         for key in ("budget", "validate", "samples"):
             Amount.parse(getattr(self, key), what=f"trainer.{key}")
         Amount.parse(self.checkpoint, ("s", "ep", "ba", "im"), what="trainer.checkpoint")
-        _positive("trainer", self, "batch_size", "accumulate", "clip", "validate_examples")
+        _positive("trainer", self, "batch_size", "accumulate", "clip", "validate_examples", "patience")
         if not 0 <= self.ema < 1:
             raise UserError(f"trainer.ema={self.ema} must be at least 0 and less than 1 (0 = no moving average).")
 

@@ -29,6 +29,16 @@ class Found:
     broken: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
 
+    def passed_over(self) -> list[str]:
+        """What is there and was not taken, in words."""
+        reasons = {
+            "hidden": (self.hidden, "name"),
+            "links into a folder that they lie in": (self.loops, "name"),
+            "no files (pipes, devices, links to nothing)": (self.broken, "name"),
+            "no pictures by their ending": (self.others, "file"),
+        }
+        return [f"passed over as {why}: {some_of(names, what)}" for why, (names, what) in reasons.items() if names]
+
 
 def find(folder: Path) -> Found:
     """Look below ``folder`` for pictures; links are followed, but not into a folder that they lie in."""
@@ -207,12 +217,6 @@ class Images(Reader):
 
     def _passed_over(self, outside: list[str], damaged: Mapping[str, str]) -> list[str]:
         """What is in the folder and not in the set, in words."""
-        reasons = {
-            "outside of the folders train, valid and test": (outside, "picture"),
-            "damaged": (list(damaged), "picture"),
-            "hidden": (self._found.hidden, "name"),
-            "links into a folder that they lie in": (self._found.loops, "name"),
-            "no files (pipes, devices, links to nothing)": (self._found.broken, "name"),
-            "no pictures by their ending": (self._found.others, "file"),
-        }
-        return [f"passed over as {why}: {some_of(names, what)}" for why, (names, what) in reasons.items() if names]
+        reasons = {"outside of the folders train, valid and test": outside, "damaged": list(damaged)}
+        own = [f"passed over as {why}: {some_of(names, 'picture')}" for why, names in reasons.items() if names]
+        return own + self._found.passed_over()

@@ -1,41 +1,43 @@
 """A user's own arrays: an .npz file with ``x_train`` and, where there are any, ``x_valid``, ``x_test``, ``y_*``,
-``given_*`` and ``length_*``.
+``given_*`` and ``length_*``; or an .npy file, a single array that is ``x_train``.
 """
 
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, ClassVar, cast, get_args
 
 import numpy as np
 
-from dgmbench.data.archives import ZIP_DAMAGE, check_header, open_zip
+from dgmbench.data.archives import ZIP_DAMAGE, check_header, open_zip, read_npy
 from dgmbench.data.checks import exactly
 from dgmbench.data.files import state
 from dgmbench.data.labels import numbered
 from dgmbench.data.reader import SPLITS, Decoded, Part, Reader, split_at_random, take_parts
 from dgmbench.data.spec import DataSpec, Kind
+from dgmbench.data.taken_for import taken_for, unbounded
 from dgmbench.errors import UserError, nearest
 
 Arrays = dict[str, np.ndarray]
 """One array for each split."""
 
 
-def open_npz(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an .npz file; pickled objects are refused."""
+def open_npz(path: Path, *, single: str | None = None) -> dict[str, np.ndarray]:
+    """All arrays of an .npz file; pickled objects are refused. ``single`` is what a single array (.npy) is called."""
     arrays: dict[str, np.ndarray] = {}
     key = ""
     try:
         with path.open("rb") as stream:
-            if stream.read(6) == np.lib.format.MAGIC_PREFIX:
-                raise UserError(f"{path} is a single array; save it with np.savez(FILE, x_train=...).")
+            alone = stream.read(6) == np.lib.format.MAGIC_PREFIX
+        if alone and single is not None:
+            return {single: read_npy(path)}
+        if alone:
+            raise UserError(f"{path} is a single array; save it with np.savez(FILE, x_train=...).")
         if zipfile.is_zipfile(path):
             _check_members(path)
         # opened here, because np.load leaves a file open that it cannot read
         with path.open("rb") as stream:
             content = np.load(stream, allow_pickle=False)
-            if not isinstance(content, np.lib.npyio.NpzFile):
-                raise UserError(f"{path} is a single array; save it with np.savez(FILE, x_train=...).")
             with content as file:
                 for key in file.files:
                     arrays[key] = file[key]
@@ -77,6 +79,9 @@ class Npz(Reader):
     ``valid`` and ``test``.
     """
 
+    door: ClassVar[str] = "npz"
+    wanted: ClassVar[str] = "an .npz file with x_train, or an .npy file"
+
     def __init__(
         self,
         *,
@@ -88,7 +93,7 @@ class Npz(Reader):
         split_seed: int = 0,
     ) -> None:
         if not path:
-            raise UserError("data=npz needs data.path=FILE, an .npz file with x_train.")
+            raise UserError(f"data={self.door} needs data.path=FILE, {self.wanted}.")
         if kind is not None and kind not in get_args(Kind):
             raise UserError(nearest(kind, get_args(Kind), what="kind of data"))
         if kind == "tokens" and levels is None:
@@ -97,6 +102,8 @@ class Npz(Reader):
             raise UserError(f"data.levels is {levels}; discrete data have 2 to 256 levels.")
         self.file, self.kind, self.levels = Path(path).expanduser(), cast(Kind | None, kind), levels
         self.valid, self.test, self.split_seed = valid, test, split_seed
+        self.class_names: tuple[str, ...] | None = None
+        self.notes: list[str] = []
 
     def source(self, folder: Path) -> Mapping[str, Any]:
         """The state of the file."""
@@ -105,11 +112,11 @@ class Npz(Reader):
     def fetch(self, folder: Path) -> None:
         """The file must exist."""
         if not self.file.is_file():
-            raise UserError(f"There is no file {self.file}; data.path must name an .npz file with x_train.")
+            raise UserError(f"There is no file {self.file}; data.path must name {self.wanted}.")
 
     def read(self, folder: Path) -> Decoded:
         """Read, check, cast and split."""
-        arrays = open_npz(self.file)
+        arrays, columns = self.arrays()
         xs = {split: arrays[f"x_{split}"] for split in SPLITS if f"x_{split}" in arrays}
         ys = {split: arrays[f"y_{split}"] for split in SPLITS if f"y_{split}" in arrays}
         if "train" not in xs:
@@ -131,6 +138,7 @@ class Npz(Reader):
         if ys:
             ys = {split: self._labels(y, f"y_{split}", xs[split]) for split, y in ys.items()}
             ys, classes, names = numbered(ys)
+            names = self.class_names or names
             self._require_repeated(ys["train"], classes)
         given, about = self._given(arrays, xs)
         lengths = self._lengths(arrays, xs)
@@ -139,8 +147,15 @@ class Npz(Reader):
             xs["train"].shape[1:], kind, levels, classes, class_names=names, given=about, step_labels=steps,
             lengths=bool(lengths),
         )  # fmt: skip
+        notes = [*([] if self.kind else taken_for(xs, spec)), *self.notes]
         xs = {split: self._cast(x, f"x_{split}", spec) for split, x in xs.items()}
-        return Decoded(spec, self._parts(xs, ys, given, lengths), {"kind": "given" if self.kind else "inferred"})
+        notes += unbounded(xs["train"], spec, columns)
+        remarks = {"kind": "given" if self.kind else "inferred", **({"columns": columns} if columns else {})}
+        return Decoded(spec, self._parts(xs, ys, given, lengths), remarks, lambda: notes)
+
+    def arrays(self) -> tuple[Arrays, list[str]]:
+        """The arrays by their names, and the names of the columns of x where they have any."""
+        return open_npz(self.file, single="x_train"), []
 
     def _beside(self, arrays: Mapping[str, np.ndarray], xs: Arrays, what: str) -> Arrays:
         """The arrays ``<what>_<split>`` of all splits, or none at all; one row for each example."""

@@ -4,6 +4,7 @@ A model is a plain ``nn.Module`` that works without trainer or configuration: ``
 can do by the methods it has; nothing in dgmbench asks for a model's name. ``docs/adding_a_model.md`` shows a whole one.
 """
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -11,6 +12,7 @@ from torch import Generator, Tensor, nn
 
 from dgmbench.data.policy import BatchPolicy
 from dgmbench.data.spec import Batch, DataSpec
+from dgmbench.models.space import METHODS, in_space
 from dgmbench.models.stages import Facts as Facts
 from dgmbench.models.stages import Stage as Stage
 from dgmbench.models.undirected import AnnealingPath as AnnealingPath
@@ -40,6 +42,9 @@ class Model(nn.Module):
     *Labels.* ``batch.y`` is -1 where a label is not known; ``batch_policy`` says which examples make up a batch.
     ``initialise`` and ``settle`` see all examples.
 
+    *Values.* Methods about raw values x refuse, in a sentence, an x of another size, and fractions where the data have
+    none.
+
     *State.* ``loss`` computes and changes nothing. Whatever changes without an optimiser (chains, fast weights,
     clipping, running means, step counters) is a registered buffer and changes in ``after_step``.
     """
@@ -48,6 +53,12 @@ class Model(nn.Module):
     """Whether validation objectives of different stages compare, because all stages train the same model for one end.
     Else the best checkpoint is that of the last stage.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in METHODS:
+            if inspect.isfunction(method := cls.__dict__.get(name)):
+                setattr(cls, name, in_space(method))
 
     def __init__(self, spec: DataSpec) -> None:
         super().__init__()

@@ -67,10 +67,17 @@ class JointDiscriminator(nn.Module):
 
 
 def make_projection_discriminator(
-    net: NetName, spec: DataSpec, *, classes: int, hidden_sizes: Sequence[int], channels: int, norm: Norm = "batch"
+    net: NetName,
+    spec: DataSpec,
+    *,
+    classes: int,
+    hidden_sizes: Sequence[int],
+    channels: int,
+    norm: Norm = "batch",
+    bias: bool = True,
 ) -> ProjectionDiscriminator:
-    """The discriminator of x called ``net``, made one of (x, y) by projection."""
-    plain = make_discriminator(net, spec, hidden_sizes=hidden_sizes, channels=channels, norm=norm)
+    """The discriminator of x called ``net``, made one of (x, y) by projection; ``bias`` is that of the last layer."""
+    plain = make_discriminator(net, spec, hidden_sizes=hidden_sizes, channels=channels, norm=norm, bias=bias)
     return ProjectionDiscriminator(plain, classes=classes, features=plain.head.weight[0].numel())
 
 

@@ -72,3 +72,28 @@ def label_nll(logits: Float[Tensor, "b c"], y: Tensor) -> Float[Tensor, ""]:
     """-log p(y | x) from unnormalised scores, the mean over the examples whose label is known; 0 if none is."""
     total = F.cross_entropy(logits, y, ignore_index=-1, reduction="sum")
     return total / (y >= 0).sum().clamp_min(1)
+
+
+def factor_of(y: Tensor, spec: DataSpec, factor: str) -> Tensor:
+    """The values (n,) of a factor that belong to labels y (n,), numbers of combinations; -1 stays unknown."""
+    names, sizes = zip(*(spec.factors or ()), strict=True)
+    place = names.index(factor)
+    return (y // math.prod(sizes[place + 1 :]) % sizes[place]).where(y >= 0, -1)
+
+
+def domains_of(spec: DataSpec) -> tuple[str | None, int]:
+    """What says which domain an example is from, the factor ``domain`` or (None) the label, and how many there are."""
+    sizes = dict(spec.factors or ())
+    name, count = ("domain", sizes["domain"]) if "domain" in sizes else (None, spec.num_classes or 0)
+    if spec.step_labels or count < 2:
+        raise UserError(
+            f"The model needs data of at least two domains, a factor called domain or labels, and these have {count}; "
+            "choose data=digits_two_domains, say."
+        )
+    return name, count
+
+
+def domain_of(y: Tensor, spec: DataSpec) -> Tensor:
+    """The domains (n,) that labels y (n,) are of, -1 where unknown."""
+    name, _ = domains_of(spec)
+    return y if name is None else factor_of(y, spec, name)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from dgmbench.data.dataset import SplitName
 from dgmbench.models.contract import Model
 from dgmbench.training.plan import Plan
 
+WIDTH = 80
 SPLITS: tuple[SplitName, ...] = ("train", "valid", "test")
 
 
@@ -29,7 +31,7 @@ def header(
     return [
         f"data    {names['data']}: {sizes}",
         f"        {data.spec}{classes}",
-        *(f"        {note}" for note in data.meta.get("notes", [])),
+        *(fill(note, WIDTH, initial_indent=" " * 8, subsequent_indent=" " * 10) for note in data.meta.get("notes", [])),
         f"model   {names['model']}: {parameters:,} parameters{trained_by}",
         f"budget  {trainer['budget']}: {plan.images:,} images in batches of {plan.batch_size}{stages}, on {where}",
         f"folder  {run}",

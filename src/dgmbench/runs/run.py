@@ -94,6 +94,8 @@ def train(cfg: Mapping[str, Any], *, announce: Callable[[str], None] = lambda te
         SystemExit: with code 130 or 143 after Ctrl-C or SIGTERM; the run can be resumed.
     """
     completed = complete(cfg)
+    if completed["trainer"]["dry_run"]:
+        raise UserError("trainer.dry_run=true tries a single 'dgm train'; leave it out of sweeps, suites and reruns.")
     hardware = completed["hardware"]
     hardware["devices"] = count_devices(hardware)
     ranks = find_ranks(hardware["devices"], hardware["nodes"])
@@ -244,7 +246,7 @@ class _Run:
         self._status("done")
         result["files"] = self.folder.hashes()
         self.folder.write_result(result)
-        return Outcome(self.folder.path, result, resumed)
+        return Outcome(self.folder.path, result, resumed + (" and stopped early" if result["stopped_early"] else ""))
 
     def _status(self, status: str, **details: Any) -> None:
         if self.ranks.is_first:
@@ -291,6 +293,9 @@ class _Run:
         self._write_row({"kind": "valid", **position, name: metric.value})
         if self.selection.consider(name, metric, position):
             self._save_as(self.folder.best)
+        last, patience = self.plan.stages[-1].name, self.completed["trainer"]["patience"]
+        if patience and position["stage"] == last and self.selection.without_gain(last) >= patience:
+            module.clock.stopped = True
         if not self.warned and self.ranks.is_first and (decline := self.selection.decline()) is not None:
             self.warned = True
             print(f"dgm: note: {decline}.", file=sys.stderr)  # noqa: T201
@@ -364,6 +369,7 @@ class _Run:
             **({"unlabelled": unlabelled} if (unlabelled := count_unlabelled(self.data)) else {}),
             **({"data_notes": notes} if (notes := self.data.meta["notes"]) else {}),
             "objective": self._objective(),
+            "stopped_early": clock.stopped and clock.update < self.plan.updates,
             "cost": {
                 "parameters": sum(p.numel() for p in model.parameters()),
                 "images": clock.images,

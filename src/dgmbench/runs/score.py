@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from dgmbench.data import DataSet, DataSpec, load
-from dgmbench.data.archives import read_npy
 from dgmbench.data.images import find
 from dgmbench.data.npz import kind_of, open_npz
 from dgmbench.data.pictures import Decoder
@@ -38,6 +37,7 @@ def score_samples(
     """
     if (data is None) == (against is None):
         raise UserError("Samples are scored against one thing: add data=NAME, or against=PATH for other samples.")
+    notes: list[str] = []
     if data is not None:
         dataset, splits = load(data, data_root), list(protocol["splits"])
         if dataset.spec.given is not None:
@@ -46,9 +46,9 @@ def score_samples(
             )
     else:
         assert against is not None
-        dataset, splits = _reference(against), ["train"]
+        dataset, splits = _reference(against, notes), ["train"]
     require_nets(protocol["quality"]["features"] or [], dataset, data_root / "features")
-    values = read_samples(samples, dataset.spec)
+    values = read_samples(samples, dataset.spec, notes)
     device, metrics, protocols = find_device(hardware), {}, {}
     with spinner(enabled=True) as note:
         for split in splits:
@@ -64,19 +64,23 @@ def score_samples(
         "against": dataset.name,
         "data_hash": dataset.content_hash,
         "n": len(values),
+        "notes": notes,
         "metrics": metrics,
         "protocols": protocols,
         "versions": evaluation_versions(),
     }
 
 
-def read_samples(path: Path, spec: DataSpec) -> Tensor:
-    """The samples at a path as raw values (n, *shape) of the spec; refused where they are none, never made to fit."""
+def read_samples(path: Path, spec: DataSpec, notes: list[str] | None = None) -> Tensor:
+    """The samples at a path as raw values (n, *shape) of the spec; refused where they are none, never made to fit.
+
+    To ``notes`` is added what was done with pictures, and what else is in their folder.
+    """
     if not path.is_dir():
         return as_values(_fitted(_array(path), spec), spec, f"{path}")
     if not spec.is_image or spec.kind not in ("binary", "discrete") or spec.shape[0] not in (1, 3):
         raise UserError(f"{path} is a folder of pictures, but the data are {spec}; give an .npz file of raw values.")
-    pixels = torch.from_numpy(_pictures(path))
+    pixels = torch.from_numpy(_pictures(path, notes))
     if tuple(pixels.shape[2:]) != spec.shape[1:]:
         sizes = ["x".join(map(str, size)) for size in (pixels.shape[2:], spec.shape[1:])]
         raise UserError(
@@ -90,10 +94,10 @@ def read_samples(path: Path, spec: DataSpec) -> Tensor:
     return from_bytes(pixels, spec)
 
 
-def _reference(path: Path) -> DataSet:
+def _reference(path: Path, notes: list[str]) -> DataSet:
     """The samples at a path as the data that others are compared with; pictures in colour, arrays as they are."""
     if path.is_dir():
-        pixels = torch.from_numpy(_pictures(path))
+        pixels = torch.from_numpy(_pictures(path, notes))
         return reference(path.name, pixels, DataSpec(tuple(pixels.shape[1:]), "discrete", levels=256))
     x = _array(path)
     if x.ndim == 3:
@@ -105,21 +109,22 @@ def _reference(path: Path) -> DataSet:
     return reference(path.stem, as_values(np.ascontiguousarray(x), spec, str(path)), spec)
 
 
-def _pictures(folder: Path) -> np.ndarray:
+def _pictures(folder: Path, notes: list[str] | None) -> np.ndarray:
     """All pictures below a folder in colour, (n, 3, height, width)."""
-    names = find(folder).pictures
-    if not names:
+    found, decoder = find(folder), Decoder(None, 3)
+    if not found.pictures:
         raise UserError(f"{folder} holds no pictures.")
-    return Decoder(None, 3).as_they_are(names, lambda name: (folder / name).read_bytes())
+    pixels = decoder.as_they_are(found.pictures, lambda name: (folder / name).read_bytes())
+    if notes is not None:
+        notes += [f"{folder}: {note}" for note in (*found.passed_over(), *decoder.notes())]
+    return pixels
 
 
 def _array(path: Path) -> np.ndarray:
     """The array of samples in a file: ``x`` of an .npz, or its only one; an .npy as it is."""
     if not path.is_file():
         raise UserError(f"There is no {path}; samples are a folder of pictures, or an .npz or .npy file.")
-    if path.suffix.lower() == ".npy":
-        return read_npy(path)
-    arrays = open_npz(path)
+    arrays = open_npz(path, single="x")
     if "x" in arrays:
         return arrays["x"]
     if len(arrays) != 1:

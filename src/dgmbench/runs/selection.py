@@ -55,6 +55,13 @@ class Selection:
         """Whether there is a best objective, and one that those of a stage compare with."""
         return self.best is not None and (self.compare or self.best.get("stage", stage) == stage)
 
+    def without_gain(self, stage: str) -> int:
+        """How many validations of a stage (of all, where they compare) have passed since the best one."""
+        if self.best is None or not self.holds_for(stage):
+            return 0
+        seen = [v for v in self.validated if self.compare or v["stage"] == stage]
+        return sum(v["images"] > self.best["images"] for v in seen)
+
     def decline(self) -> str | None:
         """In words, if the objective has been getting worse for most of the run, or of its last stage; else None."""
         if self.best is None:

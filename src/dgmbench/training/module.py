@@ -99,7 +99,7 @@ class Training(Updates):
         One slice instead of one update a call keeps the loop around it from costing more than the model's mathematics.
         """
         end = time.monotonic() + SLICE_SECONDS
-        while self.clock.update < self.plan.updates:  # Lightning has asked for one slice ahead
+        while not self.done:  # Lightning has asked for one slice ahead
             self._update(self.clock.update)
             alone = self.ranks.world == 1
             over = time.monotonic() >= end if alone else self.clock.update % SLICE_UPDATES == 0
@@ -111,10 +111,15 @@ class Training(Updates):
         self._between(self._unfinished() | {"save"})
 
     @property
+    def done(self) -> bool:
+        """Whether no update is left: the budget is used up, or a validation has ended the training."""
+        return self.clock.stopped or self.clock.update >= self.plan.updates
+
+    @property
     def ended(self) -> bool:
         """Whether all updates are done, and so is what comes after the last one."""
         clock = self.clock
-        return clock.update >= self.plan.updates and clock.validated_at == clock.sampled_at == clock.batches
+        return self.done and clock.validated_at == clock.sampled_at == clock.batches
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add our part: clock, optimisers by player, EMA and every process's open window of logs."""
@@ -284,5 +289,5 @@ class _Slices:
 
     def __iter__(self) -> Iterator[int]:
         yield self.module.clock.update
-        while self.module.clock.update < self.module.plan.updates:
+        while not self.module.done:
             yield self.module.clock.update

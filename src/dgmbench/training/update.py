@@ -37,6 +37,8 @@ class Clock:
     sampled_at: int = -1
     saved_at: int = 0
     train_seconds: float = 0.0
+    stopped: bool = False
+    """Whether the run has asked to end before its budget does."""
 
     def state_dict(self) -> dict[str, int | float]:
         """All counters."""

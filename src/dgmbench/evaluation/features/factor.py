@@ -1,17 +1,16 @@
 """A classifier of one known factor of the data, trained as the one of labels is."""
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from dgmbench.data import DataSet, DataSpec
 from dgmbench.data.dataset import Split
 from dgmbench.errors import UserError, nearest
 from dgmbench.evaluation.features.classifier import Classifier
 from dgmbench.evaluation.features.net import Note
+from dgmbench.nn.labels import factor_of
 
 
 class FactorClassifier(Classifier):
@@ -44,10 +43,3 @@ class FactorClassifier(Classifier):
         splits = {name: relabelled(split) for name, split in data.splits.items()}
         spec = replace(data.spec, num_classes=self.spec.num_classes)
         super().prepare(replace(data, spec=spec, splits=splits), folder, note)
-
-
-def factor_of(y: Tensor, spec: DataSpec, factor: str) -> Tensor:
-    """The values (n,) of a factor that belong to labels y (n,), numbers of combinations; -1 stays unknown."""
-    names, sizes = zip(*(spec.factors or ()), strict=True)
-    place = names.index(factor)
-    return (y // math.prod(sizes[place + 1 :]) % sizes[place]).where(y >= 0, -1)

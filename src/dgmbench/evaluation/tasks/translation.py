@@ -17,13 +17,14 @@ from dgmbench.data.spec import Batch
 from dgmbench.errors import UserError, nearest
 from dgmbench.evaluation.features.build import build_net
 from dgmbench.evaluation.features.classifier import Classifier
-from dgmbench.evaluation.features.factor import FactorClassifier, factor_of
+from dgmbench.evaluation.features.factor import FactorClassifier
 from dgmbench.evaluation.features.net import FeatureNet
 from dgmbench.evaluation.metrics import Metric
 from dgmbench.evaluation.parts import Context, Found, Note
 from dgmbench.evaluation.tasks.held_out import mean
 from dgmbench.models.contract import Model
 from dgmbench.models.tasks import CanTranslate, HeldOut
+from dgmbench.nn.labels import factor_of
 from dgmbench.nn.scaling import Scaling
 
 

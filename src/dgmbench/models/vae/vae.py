@@ -7,7 +7,13 @@ posterior, and both follow the gradient of the bound, made differentiable by z =
     KL = 1/2 sum_j (mean_j^2 + sigma_j^2 - 1 - log sigma_j^2),      loss = -E_data[elbo].
 
 With the options, the loss is -reconstruction + beta sum_j max(KL_j, free_bits), KL_j the batch's mean of the j-th
-term, beta rising linearly from 0 to 1 over ``kl_warmup`` updates. That is no bound; the logged ``elbo`` always is.
+term, the weight rising linearly from 0 to ``beta`` over ``kl_warmup`` updates. With ``capacity`` it is -reconstruction
++ beta |KL - C|, where C nats rise linearly from 0 to ``capacity`` over ``capacity_warmup`` updates. That is no bound;
+the logged ``elbo`` always is.
+
+``model=beta_vae`` is this class with beta > 1. With the best encoder and decoder of Gaussian data with variances l_j,
+and a fixed sigma, KL_j = 1/2 log(l_j / (beta sigma^2)) where that is positive, and 0 elsewhere: beta sigma^2 is a noise
+floor, below which nothing is encoded.
 
 A ``flow`` makes q(z | x) more than a Gaussian (``models/flow/planar_vae.py`` and ``iaf_vae.py``): a draw z_0 of the
 Gaussian is mapped to z, and log q(z | x) = log N(z_0; mean, sigma^2) - log |det dz/dz_0|. The KL is then estimated by
@@ -21,11 +27,14 @@ Shapes and units: x is raw (b, *shape), z (b, latent); every likelihood is in na
 
 Paper: Kingma, Welling, "Auto-Encoding Variational Bayes", ICLR 2014, https://arxiv.org/abs/1312.6114.
 Warm-up: Soenderby et al. 2016, https://arxiv.org/abs/1602.02282. Free bits: Kingma et al. 2016,
-https://arxiv.org/abs/1606.04934 (here per dimension).
+https://arxiv.org/abs/1606.04934 (here per dimension). beta: Higgins, Matthey, Pal, Burgess, Glorot, Botvinick,
+Mohamed, Lerchner, "beta-VAE: Learning Basic Visual Concepts with a Constrained Variational Framework", ICLR 2017,
+https://openreview.net/forum?id=Sy2fzU9gl. Capacity: Burgess et al. 2018, https://arxiv.org/abs/1804.03599.
 
 Different from the paper: two hidden layers of 200 and 50 latent dimensions, as in the comparisons of Burda et al.
 2016, in place of one hidden layer of 500; Adam in place of Adagrad; conv and resnet networks; discrete data has
-its own observation model, where the paper rescales it and treats it as real.
+its own observation model, where the paper rescales it and treats it as real. Capacity rises in a tenth of the paper's
+100,000 updates.
 """
 
 from abc import ABC, abstractmethod
@@ -68,37 +77,54 @@ class Draws(NamedTuple):
 
 
 class ElboModel(Model):
-    """What models trained on the bound share: the loss with warm-up and free bits, and the bound itself.
+    """What models trained on the bound share: the loss with a weight of the KL, and the bound itself.
 
     A subclass gives ``_terms``. Its arguments are those of ``Vae``.
     """
 
     step: Tensor
 
-    def __init__(self, spec: DataSpec, *, samples: int, kl_warmup: int, free_bits: float) -> None:
+    def __init__(
+        self, spec: DataSpec, *, samples: int, kl_warmup: int, free_bits: float, beta: float = 1.0,
+        capacity: float | None = None, capacity_warmup: int = 0,
+    ) -> None:  # fmt: skip
         super().__init__(spec)
         require(least=1, samples=samples)
-        require(least=0, kl_warmup=kl_warmup, free_bits=free_bits)
-        self.samples, self.kl_warmup, self.free_bits = samples, kl_warmup, free_bits
+        require(least=0, kl_warmup=kl_warmup, free_bits=free_bits, beta=beta)
+        require(least=0, capacity=capacity, capacity_warmup=capacity_warmup)
+        if capacity is not None and free_bits:
+            raise UserError(f"model.capacity={capacity} and model.free_bits={free_bits} exclude each other; set one.")
+        self.samples, self.kl_warmup, self.free_bits, self.kl_weight = samples, kl_warmup, free_bits, beta
+        self.capacity, self.capacity_warmup = capacity, capacity_warmup
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
     def loss(self, player: str, batch: Batch, generator: Generator) -> tuple[Tensor, Logs]:
-        """The negative bound, with warm-up and free bits where they are set."""
+        """The negative bound, with the options where they are set."""
         reconstruction, kl = self._terms(batch.x, self.samples, generator)
         reconstruction, kl = reconstruction.mean(), kl.mean(0)
-        beta = (self.step / self.kl_warmup).clamp(max=1.0) if self.kl_warmup else 1.0
-        loss = -reconstruction + beta * kl.clamp(min=self.free_bits).sum()
+        loss = -reconstruction + self._charge(kl)
         kl, reconstruction = kl.detach().sum(), reconstruction.detach()
         return loss, {"elbo": reconstruction - kl, "reconstruction": reconstruction, "kl": kl}
 
     def after_step(self, player: str, batch: Batch, generator: Generator) -> None:
-        """Advance the counter of the warm-up."""
+        """Advance the counter of the schedules."""
         self.step += 1
 
     def elbo(self, x: Tensor, *, generator: Generator | None = None) -> Float[Tensor, " b"]:
         """One draw of the bound of raw x (b, *shape), with what is known of the KL in closed form."""
         reconstruction, kl = self._terms(x, 1, generator)
         return reconstruction - kl.sum(1)
+
+    def _charge(self, kl: Float[Tensor, " parts"]) -> Float[Tensor, ""]:
+        """What the loss charges for the batch's mean KL in parts, at the present update."""
+        beta = self.kl_weight * self._risen(self.kl_warmup)
+        if self.capacity is None:
+            return beta * kl.clamp(min=self.free_bits).sum()
+        return beta * (kl.sum() - self.capacity * self._risen(self.capacity_warmup)).abs()
+
+    def _risen(self, updates: int) -> Tensor | float:
+        """How far a schedule of so many updates has come, from 0 to 1."""
+        return (self.step / updates).clamp(max=1.0) if updates else 1.0
 
     def _terms(self, x: Tensor, samples: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
         """Reconstruction term (b,), averaged over samples of z, and the KL (b, parts); free bits are for each part."""
@@ -118,17 +144,24 @@ class Vae(ElboModel):
         sigma: Fixed standard deviation of a gaussian observation; learned if None.
         components: Logistics in the mixture of a discrete dimension.
         samples: Draws of z for each example in one estimate of the bound (L in the paper).
-        kl_warmup: Updates over which the weight of the KL rises from 0 to 1.
+        beta: Weight of the KL in the loss.
+        kl_warmup: Updates over which the weight of the KL rises from 0 to beta.
         free_bits: Nats of KL for each latent dimension that the loss does not charge for.
+        capacity: Nats that the KL is held at; None lets it go.
+        capacity_warmup: Updates over which they rise from 0.
         flow: What maps the draws of the Gaussian; none by default.
     """
 
     def __init__(
         self, spec: DataSpec, *, net: NetName = "mlp", hidden_sizes: Sequence[int] = (200, 200), channels: int = 32,
         latent: int = 50, observation: ObservationName = "auto", sigma: float | None = None, components: int = 5,
-        samples: int = 1, kl_warmup: int = 0, free_bits: float = 0.0, flow: PosteriorFlow | None = None,
+        samples: int = 1, beta: float = 1.0, kl_warmup: int = 0, free_bits: float = 0.0,
+        capacity: float | None = None, capacity_warmup: int = 10_000, flow: PosteriorFlow | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(spec, samples=samples, kl_warmup=kl_warmup, free_bits=free_bits)
+        super().__init__(
+            spec, samples=samples, kl_warmup=kl_warmup, free_bits=free_bits, beta=beta, capacity=capacity,
+            capacity_warmup=capacity_warmup,
+        )  # fmt: skip
         require(least=1, hidden_sizes=hidden_sizes, channels=channels, latent=latent, components=components)
         require(above=0, sigma=sigma)
         if not isinstance(flow, PosteriorFlow | None):
