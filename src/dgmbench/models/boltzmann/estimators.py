@@ -112,6 +112,13 @@ class Estimator(nn.Module):
 
     binary_only: ClassVar[bool] = False  # whether the data must be 0 and 1, not means in between
     persistent: ClassVar[bool] = False  # whether chains live on between batches
+    kinds: ClassVar[tuple[str, ...]] = ("binary", "discrete", "real", "counts")  # of data that it is for
+    otherwise: ClassVar[str] = ""  # what it needs, and what to use of other data
+
+    @property
+    def particles(self) -> Tensor | None:
+        """States (chains, d) that follow the model itself; None where no chains persist."""
+        return None
 
     def attach(self, rbm: Machine) -> None:
         """Register the buffers and parameters for a machine of this size; called once, by the machine."""
@@ -152,6 +159,11 @@ class PCD(Estimator):
         super().__init__()
         require("model.estimator", least=1, k=k, chains=chains)
         self.k, self.chains = k, chains
+
+    @property
+    def particles(self) -> Tensor:
+        """The chains' states."""
+        return self.chain
 
     def attach(self, rbm: Machine) -> None:
         """The particles' states."""
@@ -240,6 +252,11 @@ class PT(Estimator):
         require("model.estimator", least=2, temperatures=temperatures)
         self.k, self.chains, self.temperatures = k, chains, temperatures
 
+    @property
+    def particles(self) -> Tensor:
+        """The states at beta = 1."""
+        return self.visible[-1]
+
     def attach(self, rbm: Machine) -> None:
         """The states (temperatures, chains, units) and the inverse temperatures."""
         visible, hidden = rbm.state_sizes()
@@ -306,6 +323,8 @@ class RatioMatching(Estimator):
     """
 
     binary_only = True
+    kinds = ("binary",)
+    otherwise = "it flips bits; of real values the like is model/estimator=score_matching"
 
     def loss(self, rbm: Machine, v: Float[Tensor, "b v"], generator: Generator) -> tuple[Tensor, Logs]:
         """The objective; it needs 0/1 data and no negative phase."""
