@@ -392,8 +392,9 @@ class Independent(NamedTuple):
 
 
 def joined(layers: Sequence[Independent]) -> Independent:
-    """Layers side by side; a single one is itself."""
+    """Layers side by side; a single one is itself, and those of bits are one layer of bits."""
     if len(layers) == 1:
         return layers[0]
-    sizes = tuple(layer.eta.shape[-1] for layer in layers)
-    return Independent(Joined(tuple(layer.units for layer in layers), sizes), torch.cat([x.eta for x in layers], -1))
+    eta, sizes = torch.cat([layer.eta for layer in layers], -1), tuple(layer.eta.shape[-1] for layer in layers)
+    bits = all(isinstance(layer.units, Bernoulli) for layer in layers)
+    return Independent(BERNOULLI if bits else Joined(tuple(layer.units for layer in layers), sizes), eta)

@@ -14,7 +14,7 @@ the hidden units given some layers: its variational free energy lies above the t
 Shapes: the states of layer l are floats (n, units_l); a joint state has the carried layers side by side, (n, sum).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -53,13 +53,23 @@ class Machine:
         """Of the states of all layers."""
         return [layer.units.feature(x) for layer, x in zip(self.layers, states, strict=True)]
 
-    def inputs(self, layer: int, features: Sequence[Tensor]) -> Float[Tensor, "n units"]:
-        """Natural parameters of a layer's units given the features of all layers; lateral inputs included."""
-        eta = self.layers[layer].eta
+    def inputs(
+        self,
+        layer: int,
+        features: Sequence[Tensor],
+        *,
+        among: Collection[int] | None = None,
+        onto: Tensor | None = None,
+    ) -> Float[Tensor, "... units"]:
+        """Natural parameters of a layer's units given the features of all layers; lateral inputs included.
+
+        With ``among``, what these layers alone add to ``onto`` (by default the layer's bias).
+        """
+        eta = self.layers[layer].eta if onto is None else onto
         for (i, j), weight in self.weights.items():
-            if i == layer:
+            if i == layer and (among is None or j in among):
                 eta = eta + features[j] @ weight.t()
-            elif j == layer:
+            elif j == layer and (among is None or i in among):
                 eta = eta + features[i] @ weight
         return eta
 
@@ -158,14 +168,21 @@ class Machine:
     # ---- mean field ----
 
     def mean_field(
-        self, given: Mapping[int, Tensor], *, steps: int, start: Mapping[int, Tensor] | None = None
+        self,
+        given: Mapping[int, Tensor],
+        *,
+        steps: int,
+        start: Mapping[int, Tensor] | None = None,
+        tolerance: float = 0.0,
     ) -> MeanField:
-        """Update the mean features of all layers that are not ``given``, by turns, ``steps`` times.
+        """Update the mean features of all layers that are not ``given``, by turns, at most ``steps`` times.
 
         They start at ``start``, or at what a layer's bias alone gives, and carry no gradient, so that the gradient of
-        the free energy is that at fixed means. A layer with lateral couplings is damped by a half.
+        the free energy is that at fixed means. A layer with lateral couplings is damped by a half. A row is left alone
+        once a step has changed none of its means by more than ``tolerance``, whatever the other rows do.
         """
         n = len(next(iter(given.values())))
+        hidden = [k for k in range(len(self.layers)) if k not in given]
         with torch.no_grad():
             means = [
                 layer.units.feature(given[k])
@@ -173,11 +190,7 @@ class Machine:
                 else (start or {}).get(k, layer.units.mean(layer.eta).expand(n, -1))
                 for k, layer in enumerate(self.layers)
             ]
-            hidden = [k for k in range(len(self.layers)) if k not in given]
-            for _ in range(steps):
-                for k in hidden:
-                    new = self.layers[k].units.mean(self.inputs(k, means).expand(n, -1))
-                    means[k] = 0.5 * (means[k] + new) if (k, k) in self.weights else new
+            means = self._settled(means, hidden, steps, tolerance)
         free = self._coupled(
             [self.layers[k].units.feature(given[k]) if k in given else means[k] for k in range(len(self.layers))]
         )
@@ -188,6 +201,31 @@ class Machine:
             else:
                 free = free - layer.units.entropy_of_mean(means[k])
         return MeanField(tuple(means), free)
+
+    def _settled(self, means: list[Tensor], hidden: list[int], steps: int, tolerance: float) -> list[Tensor]:
+        """The means after at most ``steps`` updates; only rows that still move are computed."""
+        given = [k for k in range(len(self.layers)) if k not in hidden]
+        fixed = {k: self.inputs(k, means, among=given).expand(len(means[k]), -1) for k in hidden}
+        ended = [means[k].clone() if k in hidden else means[k] for k in range(len(self.layers))]
+        moving = torch.arange(len(means[0]), device=means[0].device)
+        for _ in range(steps):
+            change = means[0].new_zeros(len(moving))
+            for k in hidden:
+                new = self.layers[k].units.mean(self.inputs(k, means, among=hidden, onto=fixed[k]))
+                new = 0.5 * (means[k] + new) if (k, k) in self.weights else new
+                change = torch.maximum(change, (new - means[k]).abs().amax(-1)) if tolerance else change
+                means[k] = new
+            keep = change > tolerance
+            if tolerance and not bool(keep.all()):
+                for k in hidden:
+                    ended[k][moving] = means[k]
+                moving, means = moving[keep], [one[keep] for one in means]
+                fixed = {k: one[keep] for k, one in fixed.items()}
+            if not len(moving):
+                break
+        for k in hidden:
+            ended[k][moving] = means[k]
+        return ended
 
     def whole(self) -> "WholeMachine":
         """The machine with chains that carry all units, where no parity can be summed out."""
