@@ -1,5 +1,6 @@
 """Locks, cores, memory and a parent's death, with and without what only Linux has."""
 
+import mmap
 import os
 import pathlib
 import subprocess
@@ -8,7 +9,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-import torch
 
 from dgmbench import system
 from dgmbench.system import Lock, is_alive, is_locked, locked
@@ -89,16 +89,18 @@ def test_cores_where_nothing_pins() -> None:
 
 def test_memory_of_a_process_grows_by_what_it_takes() -> None:
     before = system.private_memory(os.getpid())
-    taken = torch.ones(2**24)
-    assert system.private_memory(os.getpid()) - before == pytest.approx(taken.nbytes, rel=0.1)
+    with mmap.mmap(-1, 2**26) as taken:  # new pages, which nothing freed before can serve
+        taken.write(bytes(2**26))
+        assert system.private_memory(os.getpid()) - before == pytest.approx(2**26, rel=0.1)
     assert system.private_memory(2**22 + 1) == 0  # no process has this number on Linux
 
 
 @pytest.mark.usefixtures("bare")
 def test_memory_of_a_process_without_linux() -> None:
     before = system.private_memory(os.getpid())
-    taken = torch.ones(2**24)
-    assert system.private_memory(os.getpid()) - before == pytest.approx(taken.nbytes, rel=0.1)
+    with mmap.mmap(-1, 2**26) as taken:  # new pages, which nothing freed before can serve
+        taken.write(bytes(2**26))
+        assert system.private_memory(os.getpid()) - before == pytest.approx(2**26, rel=0.1)
     assert system.private_memory(2**22 + 1) == 0
 
 

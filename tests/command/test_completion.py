@@ -32,7 +32,7 @@ def candidates(words: list[str]) -> list[str]:
             ["train", "optimizer.schedule.name=co"],
             ["optimizer.schedule.name=constant", "optimizer.schedule.name=cosine"],
         ),
-        (["train", "--config-dir", str(OWN), "model=gau"], ["model=gaussian"]),
+        (["train", "--config-dir", str(OWN), "model=gau"], ["model=gaussian", "model=gaussian_rbm"]),
         (["train", "--config-dir", str(OWN), "model=gaussian", "model.ra"], ["model.rate="]),
         (["train", "--mu"], ["--multirun"]),
         (["verify", "model=mad"], ["model=made"]),
