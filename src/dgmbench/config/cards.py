@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dgmbench.config.files import group_files
 from dgmbench.errors import UserError, nearest
@@ -51,8 +51,10 @@ class Card:
     image: bool = False
     labels: bool = False
     """Whether the model needs data with labels."""
-    given: bool = False
-    """Whether it models x given a condition: data need one, and data with one need such a model."""
+    given: bool | Literal["optional"] = False
+    """Whether it models x given a condition: data need one, and data with one need such a model. ``optional``: it takes
+    data with and without.
+    """
     lengths: bool = False
     """Whether it takes sequences of different lengths."""
     sizes: tuple[int, ...] = ()
@@ -108,7 +110,7 @@ OPTIONAL: dict[str, type] = {
     "tiny": object,
     "image": bool,
     "labels": bool,
-    "given": bool,
+    "given": object,
     "lengths": bool,
     "sizes": list,
 }
@@ -133,6 +135,8 @@ def _wrong_values(block: Mapping[str, Any]) -> Iterator[str]:
         yield f"card.{wrong}"
     if isinstance(likelihood := block.get("likelihood"), str) and likelihood not in LIKELIHOODS:
         yield f"card.likelihood={likelihood} must be one of {', '.join(LIKELIHOODS)}."
+    if block.get("given", False) not in (True, False, "optional"):
+        yield f"card.given={block['given']} must be true, false or optional."
     kinds = block.get("kinds")
     for kind in kinds if isinstance(kinds, list) else ():
         if kind not in KINDS:

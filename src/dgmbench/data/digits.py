@@ -14,6 +14,9 @@ from dgmbench.data.reader import Decoded, Reader, split_at_random, take_parts
 from dgmbench.data.spec import DataSpec
 from dgmbench.errors import UserError
 
+THRESHOLD = 8
+"""The grey level, of 0 ... 16, from which a pixel is one."""
+
 
 def enlarge(x: np.ndarray) -> np.ndarray:
     """8x8 images with values 0 ... 16 -> 32x32 images with values 0 ... 255, by bilinear interpolation.
@@ -106,3 +109,34 @@ class DigitsFewLabels(Digits):
         kept = few_labels(train.y, per_class=self.labels_per_class, draw=self.draw)
         remarks = {"labels_per_class": self.labels_per_class, "draw": self.draw}
         return replace(decoded, parts={**decoded.parts, "train": replace(train, y=kept)}, remarks=remarks)
+
+
+class DigitsQuadrants(Digits):
+    """Binary 8x8 digits cut in two: some quadrants are given, and x is the rest.
+
+    Both are pictures of the whole size, zero where the other one is, so that their sum is the digit. ``quadrants`` are
+    given: 1 is the lower left one, 2 the left half, 3 all but the upper right one (the tasks of Sohn, Lee, Yan 2015).
+    The zeros of x are certain: a model loses next to no nats on them once it knows the biases of its outputs.
+    """
+
+    def __init__(
+        self, *, quadrants: Literal[1, 2, 3] = 1, valid: int | float = 0.1, test: int | float = 0.2, split_seed: int = 0
+    ) -> None:
+        super().__init__(size=8, valid=valid, test=test, split_seed=split_seed)
+        if quadrants not in (1, 2, 3):
+            raise UserError(f"data.quadrants={quadrants} must be 1, 2 or 3 of the four that a picture has.")
+        self.quadrants = quadrants
+
+    def read(self, folder: Path) -> Decoded:
+        """The digits of ``digits_binary``, each in its two parts."""
+        decoded = super().read(folder)
+        seen = np.zeros((8, 8), np.uint8)
+        for top, left in ((4, 0), (0, 0), (4, 4))[: self.quadrants]:
+            seen[top : top + 4, left : left + 4] = 1
+        parts = {}
+        for split, part in decoded.parts.items():
+            assert isinstance(part.x, np.ndarray)
+            x = (part.x >= THRESHOLD).astype(np.uint8)
+            parts[split] = replace(part, x=x * (1 - seen), given=x * seen)
+        spec = DataSpec((1, 8, 8), "binary", num_classes=10, given=DataSpec((1, 8, 8), "binary"))
+        return Decoded(spec, parts, remarks={"quadrants": self.quadrants})

@@ -82,7 +82,7 @@ def check_pair(model_card: Mapping[str, Any], spec: DataSpec, data_name: str, mo
             f"model={model_name} takes images (c, h, w), but data={data_name} is {spec}; "
             f"choose {_choices(model_card, kinds)}."
         )
-    if model_card.get("labels") and spec.num_classes == 0:
+    if model_card.get("labels") and spec.num_classes == 0 and spec.given is None:
         raise UserError(
             f"model={model_name} takes data with labels, and data={data_name} has none; choose data with classes "
             "(dgm list data)."
@@ -100,13 +100,13 @@ def check_pair(model_card: Mapping[str, Any], spec: DataSpec, data_name: str, mo
 
 def _check_beside(model_card: Mapping[str, Any], spec: DataSpec, data_name: str, model_name: str) -> None:
     """Conditions and lengths need a model that takes them, and a model of p(x | given) needs conditions."""
-    takes = bool(model_card.get("given"))
+    takes = model_card.get("given")
     if spec.given is not None and not takes:
         raise UserError(
             f"data={data_name} gives a condition with every example ({spec.given}), but model={model_name} takes none; "
             "choose a model whose card says given: true (dgm list), or data without conditions."
         )
-    if takes and spec.given is None:
+    if takes is True and spec.given is None:
         raise UserError(
             f"model={model_name} models x given a condition, and data={data_name} gives none; choose data with "
             "conditions (dgm list data)."

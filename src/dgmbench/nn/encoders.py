@@ -5,10 +5,12 @@ size: each stage halves height and width (rounding up) until the shorter side is
 to four times the first; the decoder walks the same sizes back.
 """
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, cast
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -80,6 +82,30 @@ def build_encoder(
     layers += [ResidualBlock(widths[-1])] if net == "resnet" else []
     smallest = widths[-1] * sizes[-1][0] * sizes[-1][1]
     return nn.Sequential(*layers, nn.SiLU(), nn.Flatten(), nn.Linear(smallest, features))
+
+
+class JoinedEncoder(nn.Module):
+    """An encoder of x (b, *shape) together with a vector c (b, joined), such as a label: (b, features).
+
+    The mlp takes c beside the flattened x; the other networks see it as one more channel, which is linear in c.
+    """
+
+    def __init__(
+        self, net: NetName, shape: Sequence[int], joined: int, features: int, *, hidden_sizes: Sequence[int],
+        channels: int = 32,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        _check(net, shape, hidden_sizes, channels)
+        dim = math.prod(shape)
+        self.channel = None if net == "mlp" else nn.Linear(joined, shape[1] * shape[2])
+        both = (dim + joined,) if net == "mlp" else (shape[0] + 1, *shape[1:])
+        self.net = build_encoder(net, both, features, hidden_sizes=hidden_sizes, channels=channels)
+
+    def forward(self, x: Float[Tensor, "b *shape"], c: Float[Tensor, "b j"]) -> Float[Tensor, "b f"]:
+        """Features of x and c."""
+        if self.channel is None:
+            return cast(Tensor, self.net(torch.cat([x.flatten(1), c], 1)))
+        return cast(Tensor, self.net(torch.cat([x, self.channel(c).view(len(x), 1, *x.shape[2:])], 1)))
 
 
 def build_decoder(

@@ -100,7 +100,10 @@ class ElboModel(Model):
 
     def loss(self, player: str, batch: Batch, generator: Generator) -> tuple[Tensor, Logs]:
         """The negative bound, with the options where they are set."""
-        reconstruction, kl = self._terms(batch.x, self.samples, generator)
+        return self.objective(*self._terms(batch.x, self.samples, generator))
+
+    def objective(self, reconstruction: Float[Tensor, " b"], kl: Float[Tensor, "b parts"]) -> tuple[Tensor, Logs]:
+        """The loss and the logs of the two parts of the bound, with the options."""
         reconstruction, kl = reconstruction.mean(), kl.mean(0)
         loss = -reconstruction + self._charge(kl)
         kl, reconstruction = kl.detach().sum(), reconstruction.detach()
