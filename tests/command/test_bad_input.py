@@ -79,7 +79,7 @@ def test_unknown_group(refused: Refused) -> None:
     [
         ("model.latnet=3", "model setting 'latnet'; did you mean latent"),
         ("trainer.bugdet=3ep", "trainer setting 'bugdet'; did you mean budget"),
-        ("optimizer.step_size=1e-3", "optimizer setting 'step_size'; choose one of"),
+        ("optimizer.bettas=[0.5,0.9]", "optimizer setting 'bettas'; did you mean betas"),
         ("data.binarize=dynamic", "data setting 'binarize'; did you mean binarise"),
         ("hardware.thread=1", "hardware setting 'thread'; did you mean threads"),
         ("protocol.ks=3", "protocol setting 'ks'; did you mean k"),
