@@ -2,8 +2,6 @@
 
 import pytest
 import torch
-from sklearn.datasets import load_digits
-from sklearn.svm import SVC
 from torch import Generator, Tensor
 
 from dgmbench.data.policy import BatchPolicy
@@ -11,6 +9,8 @@ from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError
 from dgmbench.models.gan.acgan import AcGan
 from dgmbench.nn.labels import label_nll
+
+from .four_digits import FourDigits
 
 TWO = DataSpec((1, 4, 4), "discrete", levels=4, num_classes=2)
 
@@ -112,21 +112,11 @@ def trained(x: Tensor, y: Tensor) -> AcGan:
 
 def test_samples_are_of_their_class_and_shuffled_labels_teach_none() -> None:
     """By an independent classifier; chance is 1/4, and 500 samples leave a standard error of 0.02."""
-    digits = load_digits(n_class=4)
-    x, y = torch.tensor(digits.images, dtype=torch.uint8)[:, None], torch.tensor(digits.target)
-    half = torch.randperm(len(x), generator=seeded()) < len(x) // 2
-    classifier = SVC(gamma=0.001).fit(digits.data[half.numpy()], digits.target[half.numpy()])
-    assert classifier.score(digits.data[~half.numpy()], digits.target[~half.numpy()]) >= 0.95
-    labels = torch.arange(4).repeat(125)
-
-    def accuracy(model: AcGan) -> float:
-        return float(classifier.score(model.sample(500, labels, generator=seeded()).flatten(1).numpy(), labels.numpy()))
-
-    model = trained(x, y)
-    assert accuracy(model) >= 0.8
-    assert (model.classify(x).argmax(1) == y).double().mean() >= 0.9
-    shuffled = y[torch.randperm(len(y), generator=seeded(1))]
-    assert accuracy(trained(x, shuffled)) == pytest.approx(0.25, abs=0.08)
+    digits = FourDigits()
+    model = trained(digits.x, digits.y)
+    assert digits.accuracy(model) >= 0.8
+    assert (model.classify(digits.x).argmax(1) == digits.y).double().mean() >= 0.9
+    assert digits.accuracy(trained(digits.x, digits.shuffled)) == pytest.approx(0.25, abs=0.08)
 
 
 def test_data_without_labels_are_refused() -> None:

@@ -9,8 +9,6 @@ from statistics import NormalDist
 import jaxtyping
 import pytest
 import torch
-from sklearn.datasets import load_digits
-from sklearn.svm import SVC
 from torch import Generator, Tensor, nn
 
 from dgmbench.data.spec import Batch, DataSpec
@@ -20,6 +18,7 @@ from dgmbench.nn.adversarial_losses import FDivergence, LeastSquares, Relativist
 from dgmbench.nn.batchnorm import BatchNorm
 
 from .alphabet import LETTERS, P_FAKE, P_REAL, Fixed, alphabet, linear_critic, optimum, seeded
+from .four_digits import FourDigits
 
 DIGITS = DataSpec((1, 8, 8), "discrete", levels=17, num_classes=10)
 
@@ -475,17 +474,6 @@ def trained_on_digits(x: Tensor, y: Tensor, steps: int) -> Gan:
 
 def test_conditional_samples_have_their_class_and_shuffled_labels_teach_none() -> None:
     """Against an independent classifier; chance is 1/4, and 500 samples leave a standard error of 0.02."""
-    digits = load_digits(n_class=4)
-    x, y = torch.tensor(digits.images, dtype=torch.uint8)[:, None], torch.tensor(digits.target)
-    half = torch.randperm(len(x), generator=seeded()) < len(x) // 2
-    classifier = SVC(gamma=0.001).fit(digits.data[half.numpy()], digits.target[half.numpy()])
-    assert classifier.score(digits.data[~half.numpy()], digits.target[~half.numpy()]) >= 0.95
-    labels = torch.arange(4).repeat(125)
-
-    def accuracy(model: Gan) -> float:
-        samples = model.eval().sample(500, labels, generator=seeded())
-        return float(classifier.score(samples.flatten(1).numpy(), labels.numpy()))
-
-    assert accuracy(trained_on_digits(x, y, 250)) >= 0.8
-    shuffled = y[torch.randperm(len(y), generator=seeded(1))]
-    assert accuracy(trained_on_digits(x, shuffled, 250)) == pytest.approx(0.25, abs=0.08)
+    digits = FourDigits()
+    assert digits.accuracy(trained_on_digits(digits.x, digits.y, 250)) >= 0.8
+    assert digits.accuracy(trained_on_digits(digits.x, digits.shuffled, 250)) == pytest.approx(0.25, abs=0.08)
