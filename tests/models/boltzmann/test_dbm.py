@@ -291,19 +291,6 @@ def test_settling_takes_the_hidden_means_of_the_data():
     assert torch.equal(dbm.rates[:6], before[:6])
 
 
-def test_unknown_units_are_filled_in_by_mean_field():
-    """With one update the unknown units' log-odds follow from the means by hand; known units stay."""
-    dbm = make()
-    x, known = data(3).double(), torch.rand(3, 6, generator=seeded()) < 0.5
-    (w1, w2), (a, b1, b2) = dbm.weights, dbm.biases
-    start = torch.where(known, x, dbm.rates[:6])
-    h1 = (start @ w1 + b2.sigmoid() @ w2.T + b1).sigmoid()
-    torch.testing.assert_close(dbm.fill_in(x, known, steps=1), h1 @ w1.T + a)
-    again = torch.where(known, x, (h1 @ w1.T + a).sigmoid())
-    h1 = (again @ w1 + (h1 @ w2 + b2).sigmoid() @ w2.T + b1).sigmoid()
-    torch.testing.assert_close(dbm.fill_in(x, known, steps=2), h1 @ w1.T + a)
-
-
 def test_capabilities_have_the_shape_of_images():
     dbm = Dbm(DataSpec((1, 2, 3), "binary"), hidden_sizes=(4, 3), sample_steps=2)
     x = data().view(-1, 1, 2, 3)

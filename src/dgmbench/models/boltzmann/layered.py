@@ -24,7 +24,7 @@ from dgmbench.errors import UserError, require
 from dgmbench.models.boltzmann.couplings import Couplings, GeometricPath
 from dgmbench.models.boltzmann.energy_model import EnergyModel
 from dgmbench.models.boltzmann.machine import Machine, MeanField
-from dgmbench.nn.unit_layers import BERNOULLI, Independent, Units, joined, smoothed_rates
+from dgmbench.nn.unit_layers import BERNOULLI, Independent, draw, joined, smoothed_rates
 
 SETTLING = 10_000  # training examples from which the hidden layers' means are taken
 
@@ -34,8 +34,7 @@ class Layered(EnergyModel):
 
     Args:
         spec: binary data of any shape.
-        hidden_sizes: units of each hidden layer of bits, from the data upwards; at least two.
-        above: units of other types above them, and how many.
+        hidden_sizes: units of each hidden layer, from the data upwards; at least two.
         mean_field_steps: the most updates of the mean field.
         tolerance: an example's mean field has settled when no mean changes by more in an update.
         weight_std: standard deviation of the initial weights.
@@ -50,7 +49,6 @@ class Layered(EnergyModel):
         spec: DataSpec,
         *,
         hidden_sizes: Sequence[int],
-        above: Sequence[tuple[Units, int]] = (),
         mean_field_steps: int,
         tolerance: float,
         weight_std: float,
@@ -71,13 +69,11 @@ class Layered(EnergyModel):
         require(least=1, hidden_sizes=hidden_sizes, mean_field_steps=mean_field_steps, sample_steps=sample_steps)
         require(least=0, tolerance=tolerance, weight_std=weight_std)
         self.mean_field_steps, self.tolerance, self.sample_steps = mean_field_steps, tolerance, sample_steps
-        self.sizes = (spec.dim, *hidden_sizes, *(size for _, size in above))
-        self.types: tuple[Units, ...] = (*[BERNOULLI] * (1 + len(hidden_sizes)), *(units for units, _ in above))
+        self.sizes = (spec.dim, *hidden_sizes)
         self.biases = nn.ParameterList(torch.zeros(size) for size in self.sizes)
         self.weights = nn.ParameterList(weight_std * torch.randn(pair) for pair in pairwise(self.sizes))
         # means under the data, layer by layer, and what is taken off the units in the energy
-        means = [units.mean(torch.zeros(size)) for units, size in zip(self.types, self.sizes, strict=True)]
-        self.register_buffer("rates", torch.cat(means))
+        self.register_buffer("rates", torch.full((sum(self.sizes),), 0.5))
         self.register_buffer("offsets", torch.zeros(sum(self.sizes)))
 
     # ---- the distribution ----
@@ -110,7 +106,7 @@ class Layered(EnergyModel):
             both = [slow + quick for slow, quick in zip([*biases, *weights], fast, strict=True)]
             biases, weights = both[: len(biases)], both[len(biases) :]
         biases = self.shifted(biases, weights, -self.offsets)
-        layers = tuple(Independent(units, bias) for units, bias in zip(self.types, biases, strict=True))
+        layers = tuple(Independent(BERNOULLI, bias) for bias in biases)
         return Machine(layers, {(n, n + 1): weight for n, weight in enumerate(weights)})
 
     def couplings(self, fast: Sequence[Tensor] | None = None) -> Couplings:
@@ -119,8 +115,7 @@ class Layered(EnergyModel):
 
     def base(self) -> Independent:
         """The even layers as independent units with their means under the data."""
-        even = list(zip(self.types, self.of_layers(self.rates), strict=True))[::2]
-        return joined([Independent(units, rates.logit() if units.binary else rates.log()) for units, rates in even])
+        return joined([Independent(BERNOULLI, rates.logit()) for rates in self.of_layers(self.rates)[::2]])
 
     def state_sizes(self) -> tuple[int, int]:
         """Units of the even and of the odd layers."""
@@ -134,7 +129,7 @@ class Layered(EnergyModel):
         offsets, means = self.of_layers(self.offsets), {0: v}
         for n, weight in enumerate(weights):
             twice = 2 if n + 1 < len(weights) else 1
-            means[n + 1] = self.types[n + 1].mean(twice * (means[n] - offsets[n]) @ weight + biases[n + 1])
+            means[n + 1] = (twice * (means[n] - offsets[n]) @ weight + biases[n + 1]).sigmoid()
         return means
 
     def mean_field(self, v: Float[Tensor, "b v"]) -> MeanField:
@@ -145,11 +140,7 @@ class Layered(EnergyModel):
 
     def even_states(self, means: Sequence[Tensor], v: Tensor, generator: Generator | None) -> Float[Tensor, "b d"]:
         """States of the even layers: v, and draws from q with these means."""
-        drawn = [
-            units.sample(mean.log() if not units.binary else mean.logit(eps=1e-7), generator)
-            for units, mean in list(zip(self.types, means, strict=True))[2::2]
-        ]
-        return torch.cat([v, *drawn], 1)
+        return torch.cat([v, *(draw(mean, generator) for mean in means[2::2])], 1)
 
     def positive(self, now: Any, v: Tensor, generator: Generator | None = None) -> Float[Tensor, " b"]:
         """The variational free energy, above the exact one."""
@@ -207,28 +198,10 @@ class Layered(EnergyModel):
         return torch.where(known, x, self.raw(state))
 
     def encode(self, x: Tensor) -> Float[Tensor, "b h"]:
-        """Mean-field means of the highest layer of bits."""
-        means = self.mean_field(self.flatten(x)).means
-        return next(mean for units, mean in reversed(list(zip(self.types, means, strict=True))) if units.binary)
+        """Mean-field means of the highest layer."""
+        return self.mean_field(self.flatten(x)).means[-1]
 
     def reconstruct(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
         """Probabilities of the visible units at the mean-field means of the layer above, (b, *shape)."""
         means = self.mean_field(self.flatten(x)).means
         return self.machine().inputs(0, means).sigmoid().view(x.shape)
-
-    def fill_in(self, v: Float[Tensor, "b v"], known: Tensor, *, steps: int) -> Float[Tensor, "b v"]:
-        """Log-odds of the visible units by ``steps`` mean-field updates in which the unknown ones take part.
-
-        Unknown units start at their means under the data, hidden ones at what their biases give; with gradients.
-        """
-        machine = self.machine()
-        means = [layer.units.mean(layer.eta).expand(len(v), -1) for layer in machine.layers]
-        means[0] = torch.where(known, v, self.of_layers(self.rates)[0])
-        logits = means[0]
-        for _ in range(steps):
-            for n in (*range(1, len(means), 2), *range(0, len(means), 2)):
-                eta = machine.inputs(n, means)
-                means[n] = machine.layers[n].units.mean(eta)
-                if n == 0:
-                    logits, means[0] = eta, torch.where(known, v, means[0])
-        return logits
