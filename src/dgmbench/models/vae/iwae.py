@@ -43,16 +43,9 @@ from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError
 from dgmbench.models.contract import Logs, Model
 from dgmbench.nn.encoders import NetName, build_decoder, build_encoder, mlp
+from dgmbench.nn.gaussians import Moments, moments
 from dgmbench.nn.observation import ObservationName, build_observation, gaussian_log_density
 from dgmbench.nn.scaling import Scaling
-
-Moments = tuple[Tensor, Tensor]
-"""Mean and log sigma of a diagonal Gaussian."""
-
-
-def _moments(parameters: Tensor) -> Moments:
-    mean, log_variance = parameters.chunk(2, dim=-1)
-    return mean, 0.5 * log_variance
 
 
 class Iwae(Model):
@@ -104,18 +97,18 @@ class Iwae(Model):
 
     def posterior(self, x: Tensor) -> Moments:
         """Mean and log sigma of q(z_1 | x) for raw x (b, *shape), each (b, latent_1)."""
-        return _moments(self.encoder(self.scaling(x).to(self._dtype)))
+        return moments(self.encoder(self.scaling(x).to(self._dtype)))
 
     def draw(self, first: Moments, k: int, generator: Generator | None) -> list[Float[Tensor, "k b _"]]:
         """k draws of z_1 ... z_L ~ q, reparametrised, from the moments of q(z_1 | x)."""
-        layers, moments = [], first
+        layers, now = [], first
         for layer in range(len(self.latent)):
-            mean, log_sigma = moments
+            mean, log_sigma = now
             shape = (k, *mean.shape) if layer == 0 else mean.shape
             noise = torch.randn(shape, generator=generator, device=mean.device, dtype=mean.dtype)
             layers.append(mean + log_sigma.exp() * noise)
             if layer < len(self.upwards):
-                moments = _moments(self.upwards[layer](layers[-1]))
+                now = moments(self.upwards[layer](layers[-1]))
         return layers
 
     def log_joint(self, x: Tensor, z: Sequence[Float[Tensor, "k b _"]]) -> Float[Tensor, "k b"]:
@@ -123,7 +116,7 @@ class Iwae(Model):
         parameters = self.decoder(z[0].flatten(0, 1)).unflatten(0, z[0].shape[:2])
         total = self.observation.log_prob(parameters, x)
         for net, (low, high) in zip(self.downwards, pairwise(z), strict=True):
-            total = total + gaussian_log_density(low, *_moments(net(high))).sum(-1)
+            total = total + gaussian_log_density(low, *moments(net(high))).sum(-1)
         return total + gaussian_log_density(z[-1], torch.zeros_like(z[-1]), torch.zeros_like(z[-1])).sum(-1)
 
     def log_posterior(
@@ -134,7 +127,7 @@ class Iwae(Model):
         total = gaussian_log_density(z[0], mean, log_sigma).sum(-1)
         for net, (low, high) in zip(self.upwards, pairwise(z), strict=True):
             weights = {name: p.detach() if fixed else p for name, p in net.named_parameters()}
-            total = total + gaussian_log_density(high, *_moments(functional_call(net, weights, (low,)))).sum(-1)
+            total = total + gaussian_log_density(high, *moments(functional_call(net, weights, (low,)))).sum(-1)
         return total
 
     def loss(self, player: str, batch: Batch, generator: Generator) -> tuple[Tensor, Logs]:
@@ -183,7 +176,7 @@ class Iwae(Model):
         """z_1 of the noise of all layers: z_L = noise_L, and then z_l = mean(z_{l+1}) + sigma(z_{l+1}) noise_l."""
         *lower, z = noise.to(self._dtype).split(self.latent, dim=1)
         for net, own in zip(reversed(self.downwards), reversed(lower), strict=True):
-            mean, log_sigma = _moments(net(z))
+            mean, log_sigma = moments(net(z))
             z = mean + log_sigma.exp() * own
         return z
 
@@ -191,7 +184,7 @@ class Iwae(Model):
         """The mean of the top layer, with the layers below it at their means, for raw x (b, *shape)."""
         mean = self.posterior(x)[0]
         for net in self.upwards:
-            mean = _moments(net(mean))[0]
+            mean = moments(net(mean))[0]
         return mean
 
     def reconstruct(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
