@@ -13,7 +13,7 @@ Convolutional nets halve or double the side between the image and a base of 4 or
 
 import itertools
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -308,6 +308,8 @@ def make_generator(
 
     Labels are joined to z, or give scale and shift of batch-norm, which the mlp lacks.
     """
+    if net not in get_args(NetName):
+        raise UserError(f"net must be mlp, dcgan or resnet, not '{net}'.")
     if net == "mlp":
         if labels == "batch_norm":
             raise UserError("labels=batch_norm needs a generator with batch-norm: net=dcgan or net=resnet, not mlp.")

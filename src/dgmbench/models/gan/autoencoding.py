@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from dgmbench.data.spec import Batch, DataSpec
-from dgmbench.errors import UserError, require
+from dgmbench.errors import require
 from dgmbench.models.contract import Model
 from dgmbench.nn.adversarial import NetName, make_discriminator, make_generator
 from dgmbench.nn.batchnorm import absorb_statistics
@@ -50,8 +50,6 @@ class AutoencodingGan(Model):
         self, spec: DataSpec, *, net: NetName, latent: int, code: int, hidden_sizes: Sequence[int], channels: int
     ) -> None:
         super().__init__(spec)
-        if net not in ("mlp", "dcgan", "resnet"):
-            raise UserError(f"net must be mlp, dcgan or resnet, not '{net}'.")
         require(least=1, latent=latent, code=code, hidden_sizes=hidden_sizes, channels=channels)
         self.latent = self.noise_dim = latent
         self.scaling = Scaling(spec)

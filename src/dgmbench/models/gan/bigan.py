@@ -62,8 +62,6 @@ class BiGan(Model):
         loss: AdversarialLossName | AdversarialLoss = "non_saturating",
     ) -> None:
         super().__init__(spec)
-        if net not in ("mlp", "dcgan", "resnet"):
-            raise UserError(f"net must be mlp, dcgan or resnet, not '{net}'.")
         if encoding not in ("deterministic", "stochastic"):
             raise UserError(f"encoding must be deterministic or stochastic, not '{encoding}'.")
         require(least=1, latent=latent, hidden_sizes=hidden_sizes, channels=channels)

@@ -90,8 +90,6 @@ class Gan(Model):
         conditional: bool = False,
     ) -> None:
         super().__init__(spec)
-        if net not in ("mlp", "dcgan", "resnet"):
-            raise UserError(f"net must be mlp, dcgan or resnet, not '{net}'.")
         self.adversarial = adversarial_loss(loss)
         if regulariser not in ("none", "gradient_penalty", "spectral_norm"):
             raise UserError(f"regulariser must be none, gradient_penalty or spectral_norm, not '{regulariser}'.")

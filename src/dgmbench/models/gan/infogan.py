@@ -30,7 +30,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from dgmbench.data.spec import Batch, DataSpec
-from dgmbench.errors import UserError, require
+from dgmbench.errors import require
 from dgmbench.models.contract import Logs, Model
 from dgmbench.nn.adversarial import NetName, joined, make_discriminator, make_generator
 from dgmbench.nn.adversarial_losses import AdversarialLoss, AdversarialLossName, adversarial_loss
@@ -80,8 +80,6 @@ class InfoGan(Model):
         loss: AdversarialLossName | AdversarialLoss = "non_saturating",
     ) -> None:
         super().__init__(spec)
-        if net not in ("mlp", "dcgan", "resnet"):
-            raise UserError(f"net must be mlp, dcgan or resnet, not '{net}'.")
         require(least=1, latent=latent, hidden_sizes=hidden_sizes, channels=channels)
         require(least=2, categories=categories)
         require(least=0, continuous=continuous, information=information, continuous_information=continuous_information)

@@ -39,8 +39,6 @@ class LabelledGan(Model):
         labels: Labels = "joined",
     ) -> None:
         super().__init__(spec)
-        if net not in ("mlp", "dcgan", "resnet"):
-            raise UserError(f"net must be mlp, dcgan or resnet, not '{net}'.")
         require(least=1, latent=latent, hidden_sizes=hidden_sizes, channels=channels)
         start_class_prior(self, spec)  # refuses data without labels
         self.adversarial = adversarial_loss(loss)

@@ -67,8 +67,6 @@ class VaeGan(Model):
         loss: Literal["minimax", "non_saturating"] | AdversarialLoss = "minimax",
     ) -> None:
         super().__init__(spec)
-        if net not in ("mlp", "dcgan", "resnet"):
-            raise UserError(f"net must be mlp, dcgan or resnet, not '{net}'.")
         adversarial = adversarial_loss(loss)
         if not isinstance(adversarial, Logistic):
             raise UserError(f"loss must be minimax or non_saturating, not '{loss}'.")

@@ -31,7 +31,6 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from dgmbench.data.spec import Batch, DataSpec
-from dgmbench.errors import UserError
 from dgmbench.models.contract import Logs
 from dgmbench.models.moment_matching.matching import MomentMatching
 from dgmbench.nn.adversarial import NetName, make_generator
@@ -66,8 +65,6 @@ class Gmmn(MomentMatching):
         block: int = 1024,
     ) -> None:
         super().__init__(spec, latent=latent, bandwidths=bandwidths, square_root=square_root, block=block)
-        if net not in ("mlp", "dcgan", "resnet"):
-            raise UserError(f"net must be mlp, dcgan or resnet, not '{net}'.")
         self.scaling = Scaling(spec)
         self.generator = make_generator(net, spec, latent=latent, hidden_sizes=tuple(hidden_sizes), channels=channels)
 

@@ -77,8 +77,6 @@ class MmdGan(Model):
         n_critic: int = 5,
     ) -> None:
         super().__init__(spec)
-        if net not in ("mlp", "dcgan", "resnet"):
-            raise UserError(f"net must be mlp, dcgan or resnet, not '{net}'.")
         if regulariser not in ("clip", "gradient_penalty"):
             raise UserError(f"regulariser must be clip or gradient_penalty, not '{regulariser}'.")
         require(least=1, latent=latent, code=code, hidden_sizes=hidden_sizes, channels=channels, n_critic=n_critic)
