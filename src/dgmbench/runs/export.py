@@ -12,6 +12,7 @@ from torch import Tensor
 from dgmbench.data.spec import DataSpec
 from dgmbench.data.values import as_bytes
 from dgmbench.errors import UserError
+from dgmbench.evaluation.parts import Note
 from dgmbench.runs.build import find_device
 from dgmbench.runs.load import draws, load_run
 from dgmbench.runs.progress import spinner
@@ -63,11 +64,12 @@ def export_run(
     return target
 
 
-def _noted(parts: Iterable[Tensor], n: int, note: object) -> Iterable[Tensor]:
+def _noted(parts: Iterable[Tensor], n: int, note: Note) -> Iterable[Tensor]:
+    """The parts, with a word on how far the drawing has come."""
     done = 0
     for part in parts:
         done += len(part)
-        note(f"sample {done:,} of {n:,}")  # type: ignore[operator]
+        note(f"sample {done:,} of {n:,}")
         yield part.cpu()
 
 
