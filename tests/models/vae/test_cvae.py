@@ -192,6 +192,23 @@ def test_what_does_not_fit_is_refused(spec: DataSpec, settings: dict[str, object
         Cvae(spec, **settings)  # type: ignore[arg-type]
 
 
+def test_a_convolutional_encoder_sees_the_condition_as_one_more_channel() -> None:
+    """Linear in the code: what a label adds to the first layer's input is its column of the map, at every pixel."""
+    spec = DataSpec((1, 8, 8), "binary", num_classes=3)
+    model = Cvae(spec, net="conv", channels=4, latent=2)
+    x, y = torch.randint(2, (6, 1, 8, 8), generator=seeded()).byte(), torch.tensor([0, 1, 2, 0, 1, 2])
+    assert model.encoder is not None
+    assert model.encoder.channel is not None
+    seen: list[Tensor] = []
+    model.encoder.net.register_forward_pre_hook(lambda net, inputs: seen.append(inputs[0]))
+    model.posterior_moments(x, model.code(y, None))
+    torch.testing.assert_close(seen[0][:, :1], model.scaling(x))
+    wanted = model.encoder.channel.weight.t()[y] + model.encoder.channel.bias
+    torch.testing.assert_close(seen[0][:, 1], wanted.view(6, 8, 8))
+    loss = model.loss("model", Batch(x, y=y), seeded())[0]
+    assert all(g.abs().max() > 0 for g in torch.autograd.grad(loss, list(model.parameters())))
+
+
 def test_a_condition_that_is_missing_is_asked_for() -> None:
     with pytest.raises(UserError, match="name it, given="):
         make(GIVEN).elbo(images(), generator=seeded())
