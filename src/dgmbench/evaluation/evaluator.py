@@ -14,6 +14,7 @@ from dgmbench.data.random import keyed_generator
 from dgmbench.errors import UserError
 from dgmbench.evaluation.chunks import Chunks
 from dgmbench.evaluation.codes.measure import disentanglement
+from dgmbench.evaluation.codes.usage import code_usage
 from dgmbench.evaluation.likelihood import bounds
 from dgmbench.evaluation.likelihood.ais import bracket
 from dgmbench.evaluation.likelihood.conditions import Conditions, brackets, exact_log_partitions
@@ -62,6 +63,7 @@ PARTS: list[Part] = [
     enhancement,
     codes,
     disentanglement,
+    code_usage,
 ]
 # Validation during training uses a short annealing schedule; the numbers that are reported use the protocol's.
 VALIDATION: dict[str, Any] = {"chains": 50, "temperatures": 1000, "burn_in": 100}

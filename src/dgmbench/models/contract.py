@@ -257,6 +257,18 @@ class CanEncode(Protocol):
 
 
 @runtime_checkable
+class HasCodeMaps(Protocol):
+    """Codes that are names out of books."""
+
+    code_books: Mapping[str, int]
+    """How many names each book has."""
+
+    def code_maps(self, x: Tensor) -> Mapping[str, Tensor]:
+        """The names (b, ...) int64 that raw values x (b, *shape) get from each book, 0 ... size - 1."""
+        ...
+
+
+@runtime_checkable
 class CanClassify(Protocol):
     """Labels of data, such as those of a semi-supervised model."""
 

@@ -26,8 +26,8 @@ def standard(like: Float[Tensor, "..."]) -> Moments:
     return Moments(zero, zero)
 
 
-def draw_normal(of: Moments, k: int, generator: Generator | None = None) -> Float[Tensor, "k b z"]:
-    """k draws of each Gaussian (b, z), reparametrised."""
+def draw_normal(of: Moments, k: int, generator: Generator | None = None) -> Float[Tensor, "k ... z"]:
+    """k draws of each Gaussian (..., z), reparametrised."""
     mean, log_sigma = of
     noise = torch.randn(k, *mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
     return mean + log_sigma.exp() * noise
@@ -38,3 +38,10 @@ def gaussian_kl(q: Moments, p: Moments) -> Float[Tensor, "... z"]:
     change = q.log_sigma - p.log_sigma
     apart = ((q.mean - p.mean) * torch.exp(-p.log_sigma)).square()
     return 0.5 * (apart + torch.exp(2 * change) - 1) - change
+
+
+def merged(a: Moments, b: Moments) -> Moments:
+    """The Gaussian that the product of two densities is proportional to: their means weighted by their precisions."""
+    share = torch.sigmoid(2 * (b.log_sigma - a.log_sigma))  # a's part of the precision
+    log_precision = torch.logaddexp(-2 * a.log_sigma, -2 * b.log_sigma)
+    return Moments(b.mean + share * (a.mean - b.mean), -0.5 * log_precision)

@@ -91,21 +91,32 @@ class PixelCnn(RasterModel):
 
 
 class ResidualBlock(RasterBlock):
-    """h + W_up relu(W * relu(W_down relu(h))), with mask B throughout."""
+    """h + W_up relu(W * relu(W_down relu(h)) + V c), with mask B throughout.
 
-    def __init__(self, features: int, channels: int, classes: int) -> None:
+    The condition c is a vector (b, condition), such as a one-hot label, or a map of them (b, condition, h, w).
+    """
+
+    def __init__(self, features: int, channels: int, condition: int) -> None:
         super().__init__()
         outer, inner = channel_groups(features, channels), channel_groups(max(features // 2, channels), channels)
         self.down = MaskedConv2d(outer, inner, "B")
         self.conv = MaskedConv2d(inner, inner, "B", above=INNER_KERNEL // 2, beside=INNER_KERNEL // 2)
         self.up = MaskedConv2d(inner, outer, "B")
-        self.label = nn.Linear(classes, len(inner), bias=False) if classes else None
+        self.label = nn.Linear(condition, len(inner), bias=False) if condition else None
+
+    def added(self, condition: Tensor | None) -> Float[Tensor, "b #h #w f"] | None:
+        """V c at every pixel, or for all of them."""
+        if self.label is None or condition is None:
+            return None
+        return cast(
+            Tensor, self.label((condition[:, :, None, None] if condition.dim() == 2 else condition).movedim(1, -1))
+        )
 
     def forward(self, h: Float[Tensor, "b f h w"], condition: Tensor | None) -> Float[Tensor, "b f h w"]:
         """All pixels at once."""
         inner = self.conv(self.down(h.relu()).relu())
-        if self.label is not None:
-            inner = inner + self.label(condition)[:, :, None, None]
+        if (added := self.added(condition)) is not None:
+            inner = inner + added.movedim(-1, 1)
         return h + self.up(inner.relu())
 
     def cached(self, n: int, width: int, condition: Tensor | None) -> "CachedResidualBlock":
@@ -118,13 +129,14 @@ class CachedResidualBlock:
 
     def __init__(self, block: ResidualBlock, n: int, width: int, condition: Tensor | None) -> None:
         self.layers = [CachedConv(layer, n, width) for layer in (block.down, block.conv, block.up)]
-        self.label = None if block.label is None else block.label(condition)[:, None]
+        self.added, self.row = block.added(condition), -1
 
     def start_row(self) -> None:
         """Begin the next row."""
+        self.row += 1
         down, conv, up = self.layers
         down.start_row()
-        conv.start_row(self.label)
+        conv.start_row(None if self.added is None else self.added[:, min(self.row, self.added.shape[1] - 1)])
         up.start_row()
 
     def step(self, x: int, channel: int, h: Float[Tensor, "n f"]) -> Float[Tensor, "n f"]:

@@ -110,7 +110,9 @@ class RasterBlock(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, h: Float[Tensor, "b f h w"], condition: Tensor | None) -> Float[Tensor, "b f h w"]:
-        """All pixels at once; the condition is a one-hot label (b, classes), or what else all blocks are given."""
+        """All pixels at once; the condition is a one-hot label (b, classes), or what else all blocks are given, such as
+        a map (b, features, h, w) of what is known of each pixel.
+        """
 
     @abstractmethod
     def cached(self, n: int, width: int, condition: Tensor | None) -> CachedBlock:
@@ -127,14 +129,16 @@ class RasterStack(nn.Module):
         blocks: the blocks.
         head: hidden features of the head.
         parameters: parameters of each value.
+        inputs: features of the images, shared out among their channels; one each if None. Codes come embedded.
     """
 
     def __init__(
-        self, channels: int, *, features: int, kernel: int, blocks: Sequence[RasterBlock], head: int, parameters: int
-    ) -> None:
+        self, channels: int, *, features: int, kernel: int, blocks: Sequence[RasterBlock], head: int, parameters: int,
+        inputs: int | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
-        groups = channel_groups(features, channels)
-        self.first = MaskedConv2d(torch.arange(channels), groups, "A", above=kernel // 2, beside=kernel // 2)
+        groups, seen = channel_groups(features, channels), channel_groups(inputs or channels, channels)
+        self.first = MaskedConv2d(seen, groups, "A", above=kernel // 2, beside=kernel // 2)
         self.blocks = nn.ModuleList(blocks)
         self.head = Head(features, head, channels, parameters)
 
@@ -170,16 +174,22 @@ class CachedStack:
             h = block.step(x, channel, h)
         return self.head.step(x, channel, h)
 
-    def write(self, x: int, channel: int, value: Float[Tensor, "n 1"]) -> None:
+    def write(self, x: int, channel: int, value: Float[Tensor, "n i"]) -> None:
         """The channel's value there, as the network sees it."""
         self.first.write(x, channel, value)
 
 
 def require_stack(spec: DataSpec, *, kernel: int, **sizes: int) -> None:
     """Refuse sizes that no stack has: an even kernel, or fewer features than channels."""
-    require("model", least=1, kernel=kernel, **sizes)
-    if kernel % 2 == 0:
-        raise UserError(f"model.kernel={kernel} must be odd: a kernel has its pixel in the middle.")
+    require("model", least=1, **sizes)
+    require_kernel("kernel", kernel)
     for name in ("features", "head"):
         if sizes[name] < spec.shape[0]:
             raise UserError(f"model.{name}={sizes[name]} must be at least {spec.shape[0]}, one for each channel.")
+
+
+def require_kernel(name: str, kernel: int) -> None:
+    """Refuse a kernel that has no middle."""
+    require("model", least=1, **{name: kernel})
+    if kernel % 2 == 0:
+        raise UserError(f"model.{name}={kernel} must be odd: a kernel has its pixel in the middle.")

@@ -230,7 +230,7 @@ class Vae(ElboModel):
     def _kl(self, q: Draws) -> Float[Tensor, "b g"]:
         """KL(q(z | x) || p(z)) in parts, in closed form but for what a flow changes."""
         kl = 0.5 * (q.mean.square() + torch.exp(2 * q.log_sigma) - 1) - q.log_sigma
-        if self.flow is None:
+        if self.flow is None and q.z is q.start:
             return kl
         change = 0.5 * (q.z.square() - q.start.square()).mean(0)
         if q.log_det.shape[2] != self.latent:  # the determinant is no product over dimensions: one part in all
