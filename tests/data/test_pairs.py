@@ -45,7 +45,7 @@ def test_other_kinds_name_embedded_sets_of_theirs() -> None:
     assert "data=toy2d or tabular" in message({"kinds": ["real"]}, BINARY, "digits_binary")
     assert "data=digits or digits32" in message({"kinds": ["discrete"]}, PLANE, "toy2d")
     assert "data=text_small" in message({"kinds": ["tokens"]}, PLANE, "toy2d")
-    assert "dgm list data" in message({"kinds": ["counts"]}, PLANE, "toy2d")
+    assert "data=topics" in message({"kinds": ["counts"]}, PLANE, "toy2d")
 
 
 def test_the_models_own_data_come_first() -> None:

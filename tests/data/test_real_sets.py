@@ -152,3 +152,16 @@ def test_penn_treebank_and_shakespeare(config: Config, shared: Path, tmp_path: P
     assert plays.spec.levels == 65
     assert decode_tokens(plays.splits["train"].x[:1], plays.spec)[0].startswith("First Citizen:\nBefore we proceed")
     check_batches(plays)
+
+
+def test_newsgroups(config: Config, shared: Path, tmp_path: Path) -> None:
+    (tmp_path / "newsgroups20").symlink_to(shared / "data" / "newsgroups20")
+    data = load(config("newsgroups20", words=200), tmp_path)
+    left_out = data.meta["remarks"]["documents_left_out"]
+    assert {s: len(part) + left_out[s] for s, part in data.splits.items()} == {
+        "train": 11_214, "valid": 100, "test": 7_531,
+    }  # fmt: skip
+    frequency = data.splits["train"].x.sum(0)
+    assert (np.diff(frequency) <= 0).all(), "the frequent words first"
+    assert "people" in data.spec.vocabulary[:20]
+    check_batches(data)

@@ -113,6 +113,37 @@ def test_the_evaluator_takes_each_examples_own_log_z():
     )
 
 
+def test_the_perplexity_of_documents_by_hand():
+    """exp(-mean log p / D), of sequences of words: without the multinomial coefficient, every document alike."""
+    toy, data = make(), dataset()
+    protocol = {"seed": 0, "k": 10, "ais": SCHEDULE, "max_examples": None}
+    nats = []
+    for words in documents(40, 2):
+        total = int(words.sum())
+        orders = math.factorial(total) // math.prod(math.factorial(int(n)) for n in words)
+        log_z = toy.annealing_path_given(torch.tensor([total])).exact_log_partition()
+        log_p = float(toy.log_prob_unnormalised(words[None]).detach() - log_z) - math.log(orders)
+        nats.append(-log_p / total)
+    with torch.no_grad():
+        found = {
+            name: (m, d) for name, m, d in likelihood(toy, Context(data, protocol, "test", CPU), lambda text: None)
+        }
+    exact, details = found["log_likelihood_perplexity"]
+    assert exact.value == pytest.approx(math.exp(sum(nats) / 40), rel=1e-9)
+    assert (exact.unit, exact.direction, exact.n) == ("perplexity", "lower", 40)
+    assert details["perplexity"] == "mean over documents"
+    for side in ("ais", "reverse_ais"):
+        metric, _ = found[f"log_likelihood_{side}_perplexity"]
+        assert abs(metric.value - exact.value) < 4 * metric.se_draws + 0.002
+    # the noise of log Z reaches the perplexity through the mean of 1 / D alone
+    same = torch.tensor([[3, 1, 0, 2], [0, 2, 2, 2], [6, 0, 0, 0]])
+    data = DataSet("toy", DataSpec((4,), "counts"), {name: Split(same.numpy(), None) for name in data.splits}, "2" * 64)
+    with torch.no_grad():
+        found = {name: m for name, m, _ in likelihood(toy, Context(data, protocol, "test", CPU), lambda text: None)}
+    p, log_z = found["log_likelihood_ais_perplexity"], found["log_z_ais"]
+    assert p.se_draws == pytest.approx(p.value * log_z.se / 6)
+
+
 def test_validation_by_condition_is_exact_or_near_it():
     toy, data = make(), dataset()
     with torch.no_grad():

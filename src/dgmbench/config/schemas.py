@@ -193,7 +193,14 @@ class Sampling:
     label: int | None
     temperature: float | None
     show: Literal[
-        "samples", "reconstructions", "interpolations", "completions", "translations", "enhanced", "predictions"
+        "samples",
+        "reconstructions",
+        "interpolations",
+        "completions",
+        "translations",
+        "enhanced",
+        "topics",
+        "predictions",
     ] = "samples"
 
     def __post_init__(self) -> None:

@@ -15,6 +15,7 @@ EMBEDDED = {
     "binary": ("digits_binary",),
     "discrete": ("digits", "digits32"),
     "real": ("toy2d", "tabular"),
+    "counts": ("topics",),
     "tokens": ("text_small",),
 }
 

@@ -41,11 +41,12 @@ class DataSpec:
     the fixed length t. What follows the first ``end`` is certain, so it carries no nats, and any other token there has
     probability zero. A sentence without ``end`` is one that was longer, of which only the first t tokens are known.
 
-    ``vocabulary`` (the word of each token) and ``sampling_rate`` (Hz) say what the values look or sound like. They are
-    no part of the space, so two specs that differ in nothing else are equal. Nor are ``factors``, names and numbers of
-    values of known factors of variation: where there are any, a label y is the number of their combination, the last
-    factor changing fastest (``numpy.unravel_index(y, sizes)``). Discrete values with a sampling rate are
-    mu-law codes of a waveform (see :mod:`dgmbench.data.audio`). ``class_names`` are the names of labels 0, 1, ....
+    ``vocabulary`` (the word of each token, or of each count) and ``sampling_rate`` (Hz) say what the values look or
+    sound like. They are no part of the space, so two specs that differ in nothing else are equal. Nor are ``factors``,
+    names and numbers of values of known factors of variation: where there are any, a label y is the number of their
+    combination, the last factor changing fastest (``numpy.unravel_index(y, sizes)``). Discrete values with a sampling
+    rate are mu-law codes of a waveform (see :mod:`dgmbench.data.audio`). ``class_names`` are the names of labels 0, 1,
+    ....
 
     *What is given.* Where ``given`` is a spec, an example comes with a condition c of that space (a caption, a small
     picture, a history), and models are of p(x | c).
@@ -74,8 +75,10 @@ class DataSpec:
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
         if self.vocabulary is not None:
             object.__setattr__(self, "vocabulary", tuple(self.vocabulary))
-            if len(self.vocabulary) != self.levels:
-                raise ValueError(f"a vocabulary of {len(self.vocabulary)} words does not name {self.levels} tokens")
+            counted = self.kind == "counts"
+            named, what = (self.dim, "dimensions") if counted else (self.levels, "tokens")
+            if len(self.vocabulary) != named:
+                raise ValueError(f"a vocabulary of {len(self.vocabulary)} words does not name {named} {what}")
         if self.factors is not None:
             object.__setattr__(self, "factors", tuple((str(name), int(size)) for name, size in self.factors))
         if self.class_names is not None:

@@ -10,6 +10,7 @@ from dgmbench.errors import UserError
 
 END = "<eos>"
 UNKNOWN = "<unk>"
+MOST_WORDS = 10  # of a document that is shown
 
 
 def build_vocabulary(sentences: Iterable[Sequence[str]], *, least: int = 1) -> tuple[str, ...]:
@@ -49,3 +50,20 @@ def decode_tokens(x: np.ndarray, spec: DataSpec) -> list[str]:
         stop = row.index(spec.end) if spec.end in row else len(row)
         texts.append(joint.join(spec.vocabulary[token] for token in row[:stop]))
     return texts
+
+
+def frequent_words(x: np.ndarray, spec: DataSpec) -> list[str]:
+    """The words with the largest counts, or scores, of each document x (n, words), those above 0 with their value."""
+    if spec.vocabulary is None:
+        raise ValueError("these counts have no vocabulary")
+    texts = []
+    for row in x:
+        first = np.argsort(-row, kind="stable")[:MOST_WORDS]
+        texts.append(", ".join(f"{spec.vocabulary[i]} {row[i]:.3g}" for i in first if row[i] > 0))
+    return texts
+
+
+def readable(x: np.ndarray, spec: DataSpec) -> list[str]:
+    """A line of text for each of x (n, *shape), tokens or counts of words."""
+    flat = x.reshape(len(x), -1)
+    return frequent_words(flat, spec) if spec.kind == "counts" else decode_tokens(flat, spec)

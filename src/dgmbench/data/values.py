@@ -33,6 +33,11 @@ def as_values(x: Tensor | np.ndarray, spec: DataSpec, name: str = "x") -> Tensor
     return found.to(spec.dtype)
 
 
+def log_orders(x: Tensor) -> Tensor:
+    """Log of the number of sequences of words that have counts x (..., words), floats: the multinomial coefficient."""
+    return torch.lgamma(x.sum(-1) + 1) - torch.lgamma(x + 1).sum(-1)
+
+
 def as_bytes(x: Tensor, spec: DataSpec) -> Tensor:
     """Raw values of 2 to 256 levels as the nearest bytes, black at 0 and the highest level at 255."""
     assert spec.levels is not None

@@ -16,6 +16,7 @@ from dgmbench.data import DataSet, evaluation_batches
 from dgmbench.data.dataset import SplitName
 from dgmbench.data.random import keyed_generator
 from dgmbench.data.spec import Batch
+from dgmbench.data.values import log_orders
 from dgmbench.nn.sequences import counted
 from dgmbench.training.ranks import Ranks
 
@@ -117,6 +118,13 @@ class Chunks:
         if self.data.spec.lengths:
             return torch.cat([batch.length.cpu() for batch in self.batches() if batch.length is not None])
         return torch.cat([counted(x.flatten(1), end).sum(1).cpu() for x in self])
+
+    def documents(self) -> tuple[Tensor, Tensor]:
+        """Of counts, the number of words of every example, and the log of the number of orders that these can have;
+        (n,) float64 on the CPU.
+        """
+        rows = [x.flatten(1).double() for x in self]
+        return torch.cat([x.sum(1).cpu() for x in rows]), torch.cat([log_orders(x).cpu() for x in rows])
 
     def each(self, name: str, value: Callable[[Tensor, Generator], Tensor]) -> Tensor:
         """Per-example results of ``value(x, generator)`` over all chunks, (n, ...) float64 on the CPU.

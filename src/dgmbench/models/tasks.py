@@ -39,6 +39,15 @@ class HasObjective(Protocol):
 
 
 @runtime_checkable
+class HasTopics(Protocol):
+    """Topics of documents, told by their words."""
+
+    def topics(self) -> Tensor:
+        """What each topic gives to every word, (topics, *shape); more is more of the topic."""
+        ...
+
+
+@runtime_checkable
 class CanTranslate(Protocol):
     """Examples taken to another domain; what else they show should stay."""
 

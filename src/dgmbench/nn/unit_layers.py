@@ -16,11 +16,9 @@ Rectified       [0, inf)                 x         that of SteppedSigmoid      t
 =============== ======================== ========= =========================== =============================
 
 *Temperatures.* At an inverse temperature beta the natural parameters are beta eta and the reference stays, so that
-every temperature can be normalised; of Bernoulli units that is beta times the energy.
-
-*Base.* ``fitted`` makes independent units with the moments of data, the start of chains and of annealing.
-
-Shapes: eta, x and features (n, units), or (..., units); sums run over the last dimension. ``draw`` takes means.
+every temperature can be normalised; of Bernoulli units that is beta times the energy. *Base.* ``fitted`` makes
+independent units with the moments of data, the start of chains and of annealing. *Shapes.* eta, x and features
+(n, units), or (..., units); sums run over the last dimension. ``draw`` takes means.
 """
 
 from collections.abc import Sequence
@@ -32,6 +30,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Generator, Tensor
+
+from dgmbench.data.values import log_orders
 
 WINDOW = 36  # softplus(36) - 36 is below the resolution of float64 beside 36
 
@@ -243,7 +243,7 @@ class Counts(Units):
 
     def log_reference(self, x: Tensor) -> Tensor | None:
         """Log of total! / prod x!."""
-        return torch.lgamma(x.sum(-1) + 1) - torch.lgamma(x + 1).sum(-1)
+        return log_orders(x)
 
     def log_partition(self, eta: Tensor) -> Tensor:
         """Total times the log of the sum of exp(eta)."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dgmbench.data.random import keyed_generator
 from dgmbench.data.spec import Batch, DataSpec
-from dgmbench.data.text import decode_tokens
+from dgmbench.data.text import readable
 from dgmbench.models.conditions import under
 from dgmbench.models.contract import CanSample
 from dgmbench.nn.scaling import Scaling
@@ -64,7 +64,7 @@ def _draw(axes: Any, x: Tensor, spec: DataSpec) -> None:
     elif spec.sampling_rate is not None:
         axes.plot(waveforms(x[None], spec)[0], linewidth=0.6)
     elif spec.vocabulary is not None:
-        text = decode_tokens(x[None].cpu().flatten(1).numpy(), spec)[0][:MOST_CHARACTERS].replace("$", r"\$")
+        text = readable(x[None].cpu().flatten(1).numpy(), spec)[0][:MOST_CHARACTERS].replace("$", r"\$")
         axes.text(0.5, 0.5, text, fontsize=6, ha="center", va="center", wrap=True)
     elif spec.kind == "real" and spec.dim == 2:
         axes.scatter(*x.flatten().float().cpu().tolist(), s=12)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dgmbench.data.audio import mu_law_decode, wav_bytes
 from dgmbench.data.spec import DataSpec
-from dgmbench.data.text import decode_tokens
+from dgmbench.data.text import readable
 from dgmbench.nn.scaling import Scaling
 from dgmbench.training.files import write_atomically
 
@@ -36,7 +36,7 @@ def write_samples(picture: Path, x: Tensor, spec: DataSpec, *, columns: int | No
         write_atomically(written[-1], wav_bytes(waveforms(x, spec), spec.sampling_rate))
     if spec.vocabulary is not None:
         written.append(picture.with_suffix(".txt"))
-        lines = [text + "\n" for text in decode_tokens(x.cpu().numpy(), spec)]
+        lines = [text + "\n" for text in readable(x.cpu().numpy(), spec)]
         # chunks of text have lines of their own, so something has to keep them apart
         write_atomically(written[-1], ("" if spec.end is not None else "-----\n").join(lines).encode())
     return written
@@ -130,7 +130,7 @@ def _figure(x: Tensor, spec: DataSpec) -> Any:
     figure = Figure(figsize=(6, 6), layout="constrained")
     values = x.cpu().flatten(1).numpy()
     if spec.vocabulary is not None:
-        _write_text(figure, decode_tokens(values, spec))
+        _write_text(figure, readable(values, spec))
         return figure
     axes = figure.subplots()
     if spec.dim == 2 and spec.kind == "real":

@@ -14,7 +14,7 @@ from dgmbench.evaluation.tasks.prediction import target_and_prediction
 from dgmbench.evaluation.tasks.translation import translated
 from dgmbench.models.conditions import under
 from dgmbench.models.contract import CanClassify, CanComplete, CanDecode, CanEncode, CanReconstruct, Model
-from dgmbench.models.tasks import CanEnhance, CanPredict, CanTranslate
+from dgmbench.models.tasks import CanEnhance, CanPredict, CanTranslate, HasTopics
 
 # Pictures from one example to the next, ends included, and draws of what completes one.
 STEPS, DRAWS = 10, 6
@@ -90,6 +90,14 @@ def enhancements(model: Model, batch: Batch, spec: DataSpec, generator: Generato
 
 
 @torch.no_grad()
+def topics(model: Model, batch: Batch, spec: DataSpec, generator: Generator) -> Tensor:
+    """The words of each topic, (topics, 1, *shape); examples have no part in it."""
+    if not isinstance(model, HasTopics):
+        raise UserError(f"{type(model).__name__} knows no topics: it has no topics() method.")
+    return model.topics()[:, None]
+
+
+@torch.no_grad()
 def predictions(model: Model, batch: Batch) -> dict[str, Tensor]:
     """Examples x (n, *shape), and beside them ``target`` and ``predicted``."""
     if not isinstance(model, CanPredict | CanClassify):
@@ -117,4 +125,5 @@ SHOWN: dict[str, Show] = {
     "completions": completions,
     "translations": translations,
     "enhanced": enhancements,
+    "topics": topics,
 }

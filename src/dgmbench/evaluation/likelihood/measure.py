@@ -13,7 +13,7 @@ from dgmbench.evaluation.likelihood.ais import Bracket, bracket
 from dgmbench.evaluation.likelihood.bounds import Draws
 from dgmbench.evaluation.likelihood.conditions import Conditions, brackets, exact_log_partitions
 from dgmbench.evaluation.likelihood.tails import heavy_tail
-from dgmbench.evaluation.likelihood.units import bits_per_dim, nats_per_token, perplexity
+from dgmbench.evaluation.likelihood.units import bits_per_dim, nats_per_token, nats_per_word, perplexity
 from dgmbench.evaluation.metrics import Metric, NumberKind
 from dgmbench.evaluation.parts import WITHOUT_EXAMPLES, WITHOUT_NOISE, Context, Found, Note
 from dgmbench.models.contract import (
@@ -143,6 +143,9 @@ def _nats(
         yield f"{name}_bits_per_dim", bits_per_dim(nats, spec.dim), details
     if spec.kind == "tokens":
         yield f"{name}_perplexity", perplexity(nats_per_token(values, context.chunks.tokens(), kind, variance)), details
+    elif spec.kind == "counts":
+        per_word = nats_per_word(values, *context.chunks.documents(), kind, variance)
+        yield f"{name}_perplexity", perplexity(per_word), details | {"perplexity": "mean over documents"}
 
 
 def _with_log_z(
@@ -238,7 +241,15 @@ def _both_sides(
         log_z = torch.tensor([one.log_z for one in estimates], dtype=torch.float64)
         normalised = values.minus(log_z[conditions.of_example])
         for each, metric, _ in _nats(context, f"{name}_{side}", normalised, "estimate", details):
-            draws = se / (1.0 if metric.unit == "nats" else context.data.spec.dim * math.log(2.0))
+            if metric.unit == "perplexity":  # the derivative of exp(-mean((log p - log Z) / words)) in each log Z
+                words, _ = context.chunks.documents()
+                each_word = torch.where(words > 0, 1 / words, 0.0)
+                parts = torch.bincount(conditions.of_example, each_word, minlength=len(shares)) / (words > 0).sum()
+                draws = metric.value * math.hypot(
+                    *(part * one.se for part, one in zip(parts.tolist(), estimates, strict=True))
+                )
+            else:
+                draws = se / (1.0 if metric.unit == "nats" else context.data.spec.dim * math.log(2.0))
             both = replace(
                 metric, se=math.hypot(metric.se or 0.0, draws), se_draws=math.hypot(metric.se_draws or 0.0, draws)
             )

@@ -50,6 +50,21 @@ def nats_per_token(values: Tensor, tokens: Tensor, kind: NumberKind, draw_varian
     return found.scaled(-1.0, "nats/token")
 
 
+def nats_per_word(
+    values: Tensor, words: Tensor, log_orders: Tensor, kind: NumberKind, draw_variance: Tensor | None = None
+) -> Metric:
+    """Negative log-likelihood per word of documents, from log-likelihoods of their counts (n,): the mean over documents
+    of -log p(sequence) / words, where all sequences of the same counts are alike (Salakhutdinov & Hinton 2009).
+
+    Every document weighs the same, a long one no more than a short one; those of no words are left out.
+    """
+    some = words > 0
+    per_word = (values.double() - log_orders)[some] / words[some]
+    variance = None if draw_variance is None else draw_variance[some] / words[some].square()
+    found = Metric.mean_of(per_word, unit="nats/word", kind=kind, direction="higher", draw_variance=variance)
+    return found.scaled(-1.0, "nats/word")
+
+
 def perplexity(per_token: Metric) -> Metric:
     """The one place where nats per token become a perplexity: exp(nats / token); a note where that is no number."""
     try:
