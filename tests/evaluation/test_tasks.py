@@ -21,6 +21,7 @@ from dgmbench.errors import UserError
 from dgmbench.evaluation.evaluator import Evaluator, validation_objective
 from dgmbench.evaluation.features.factor import FactorClassifier, factor_of
 from dgmbench.evaluation.metrics import Metric
+from dgmbench.evaluation.sample_distance import pixel_energy_distance
 from dgmbench.evaluation.tasks.enhancement import baseline
 from dgmbench.evaluation.tasks.prediction import edit_distance, word_error
 from dgmbench.models.contract import Model
@@ -220,6 +221,23 @@ def test_without_nets_only_the_cycle_is_measured_and_unlabelled_examples_are_sai
     assert [name for name in found if name.startswith("translation")] == ["translation_cycle_error"]
     assert found["translation_cycle_error"].n == (y >= 0).sum()
     assert found["translation_cycle_error"].note == f"{(y < 0).sum()} of 250 examples have no label"
+
+
+def test_translators_without_objectives_are_validated_by_the_distance_to_each_domain() -> None:
+    """The mean of the domains' energy distances, near zero where translations are like the domain that they went to."""
+    data = dataset()
+    name, right = validation_objective(Translator(IMAGES), data, device=CPU)
+    lazy = Translator(IMAGES, lazy=True)
+    _, wrong = validation_objective(lazy, data, device=CPU)
+    assert name == "translation_distance"
+    assert abs(right.value) < 4 * (right.se or 0.0)
+    assert wrong.value > 0.3
+    valid = data.splits["valid"]
+    to = torch.tensor([domain for _, domains in lazy.asked for domain in domains])
+    x, domain = torch.from_numpy(valid.x), torch.from_numpy(valid.y) // 2  # type: ignore[operator]
+    each = [pixel_energy_distance(x[to == k], x[domain == k], IMAGES) for k in range(3)]
+    assert wrong.value == pytest.approx(sum(one.value for one in each) / 3)
+    assert wrong.se == pytest.approx(math.sqrt(sum((one.se or 0.0) ** 2 for one in each)) / 3)
 
 
 def test_a_domain_that_the_data_do_not_have_is_refused() -> None:

@@ -34,7 +34,7 @@ from dgmbench.evaluation.quality.measure import (
 from dgmbench.evaluation.tasks.enhancement import enhancement
 from dgmbench.evaluation.tasks.held_out import held_out, own_objectives
 from dgmbench.evaluation.tasks.prediction import prediction
-from dgmbench.evaluation.tasks.translation import translation
+from dgmbench.evaluation.tasks.translation import translation, translation_distance
 from dgmbench.models.contract import (
     CanSample,
     HasConditions,
@@ -46,7 +46,7 @@ from dgmbench.models.contract import (
     HasUnnormalisedLogProb,
     Model,
 )
-from dgmbench.models.tasks import HasObjective
+from dgmbench.models.tasks import CanTranslate, HasObjective
 from dgmbench.training.ranks import Ranks
 
 # What is measured, in this order, before the parts of protocol.parts; each looks for the capabilities that it needs.
@@ -139,7 +139,8 @@ def validation_objective(
     The objective that the model names itself, if it does. Else the strongest statement that the model can make about
     held-out data: exact log-likelihood, else the evidence lower
     bound, else an estimate of either, else either of them with log Z by enumeration or from a short AIS bracket, else
-    an autoencoder's log-probability of the data given their codes, else the energy distance of samples to data.
+    an autoencoder's log-probability of the data given their codes, else the energy distance of samples to data, else
+    that of translations to the data of their domain.
     Of conditional data, all of them are under each example's own condition.
 
     The noise is the same at every call, so that values of one training compare. Several processes share the examples;
@@ -180,6 +181,8 @@ def validation_objective(
     if isinstance(model, CanSample):
         few = DISTANCE_SAMPLES if limit is None else min(limit, DISTANCE_SAMPLES)
         return "energy_distance", sample_distance(model, Chunks(data, "valid", seed=0, limit=few, device=device))
+    if isinstance(model, CanTranslate):
+        return "translation_distance", translation_distance(model, chunks)
     raise UserError(
         f"{type(model).__name__} has no likelihood, no bound and no samples, so there is nothing to validate it by; "
         "give it one of the methods of dgmbench.models.contract, or an objective of its own (objectives and held_out "

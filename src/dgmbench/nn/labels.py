@@ -97,3 +97,21 @@ def domain_of(y: Tensor, spec: DataSpec) -> Tensor:
     """The domains (n,) that labels y (n,) are of, -1 where unknown."""
     name, _ = domains_of(spec)
     return y if name is None else factor_of(y, spec, name)
+
+
+def domains_in(batch: Batch, spec: DataSpec) -> Tensor:
+    """The domains (b,) of a batch, -1 where unknown."""
+    if batch.y is None:
+        raise UserError("The model needs to know each example's domain, and this batch has no labels.")
+    return domain_of(batch.y, spec)
+
+
+def by_domain(batch: Batch, x: Tensor, spec: DataSpec) -> list[Tensor]:
+    """Values x (b, ...) of a batch's examples, one tensor a domain; those of unknown domain are left out."""
+    domain = domains_in(batch, spec)
+    parts = [x[domain == k] for k in range(domains_of(spec)[1])]
+    if any(not len(part) for part in parts):
+        raise UserError(
+            f"A batch of {len(x)} has no example of some of the {len(parts)} domains; set trainer.batch_size to more."
+        )
+    return parts

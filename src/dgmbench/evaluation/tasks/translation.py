@@ -7,20 +7,24 @@ absolute difference of the example and what came back (Zhu et al. 2017, eq. 2), 
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
 from dgmbench.data import DataSet, DataSpec
+from dgmbench.data.random import keyed_generator
 from dgmbench.data.spec import Batch
 from dgmbench.errors import UserError, nearest
+from dgmbench.evaluation.chunks import Chunks
 from dgmbench.evaluation.features.build import build_net
 from dgmbench.evaluation.features.classifier import Classifier
 from dgmbench.evaluation.features.factor import FactorClassifier
 from dgmbench.evaluation.features.net import FeatureNet
 from dgmbench.evaluation.metrics import Metric
 from dgmbench.evaluation.parts import Context, Found, Note
+from dgmbench.evaluation.sample_distance import no_distance, pixel_energy_distance
 from dgmbench.evaluation.tasks.held_out import mean
 from dgmbench.models.contract import Model
 from dgmbench.models.tasks import CanTranslate, HeldOut
@@ -77,6 +81,13 @@ def translated(
     model: CanTranslate, batch: Batch, spec: DataSpec, generator: Generator
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The domains (b,) of a batch, others drawn for them, the translations (b, *shape), and what comes back of them."""
+    domain, to = destinations(model, batch, spec, generator)
+    there = model.translate(batch.x, to, generator=generator)
+    return domain, to, there, model.translate(there, domain, generator=generator)
+
+
+def destinations(model: CanTranslate, batch: Batch, spec: DataSpec, generator: Generator) -> tuple[Tensor, Tensor]:
+    """The domains (b,) of a batch, 0 where unknown, and for each another one, drawn uniformly."""
     assert batch.y is not None
     if model.domain is None:
         domain, domains = batch.y, spec.num_classes or 0
@@ -86,9 +97,36 @@ def translated(
         raise UserError(f"There is nothing to translate to: the data have {domains} domain(s).")
     domain = domain.clamp_min(0)
     step = torch.randint(1, domains, domain.shape, generator=generator, device=domain.device)
-    to = (domain + step) % domains
-    there = model.translate(batch.x, to, generator=generator)
-    return domain, to, there, model.translate(there, domain, generator=generator)
+    return domain, (domain + step) % domains
+
+
+def translation_distance(model: CanTranslate, chunks: Chunks) -> Metric:
+    """The energy distance of translations into a domain to the examples of that domain, the mean over the domains.
+
+    Cheap, and needs no features: what a translator is validated by that names no objective of its own. It says how
+    translations look, not whether what they show is kept.
+    """
+    spec, rows = chunks.data.spec, []
+    for number, batch in enumerate(chunks.labelled().batches()):
+        generator = keyed_generator("translate", chunks.seed, number, device=chunks.device)
+        domain, to = destinations(model, batch, spec, generator)
+        try:
+            rows.append((domain, to, batch.x, model.translate(batch.x, to, generator=generator)))
+        except UserError as error:  # what is no value of the data's space, NaN for instance
+            return no_distance(spec, chunks.examples, error)
+    if not rows:
+        raise UserError("A translator is validated on examples whose domain is known, and none of these is labelled.")
+    domain, to, x, there = (torch.cat(each) for each in zip(*rows, strict=True))
+    found = [
+        pixel_energy_distance(there[to == k], x[domain == k], spec)
+        for k in range(int(domain.max()) + 1)
+        if min((to == k).sum(), (domain == k).sum()) > 1
+    ]
+    if not found:
+        return no_distance(spec, len(x), UserError("no domain has two examples and two translations into it"))
+    value = sum(each.value for each in found) / len(found)
+    se = math.sqrt(sum((each.se or 0.0) ** 2 for each in found)) / len(found)
+    return replace(found[0], value=value, se=se, se_draws=None, n=len(x))
 
 
 def _nets(model: CanTranslate, context: Context, note: Note) -> Iterator[tuple[str | None, FeatureNet]]:

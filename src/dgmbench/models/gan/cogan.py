@@ -32,7 +32,15 @@ from dgmbench.models.contract import Logs, Model
 from dgmbench.nn.adversarial_coupled import CoupledNetName, make_coupled_discriminator, make_coupled_generator
 from dgmbench.nn.adversarial_losses import AdversarialLoss, AdversarialLossName, adversarial_loss
 from dgmbench.nn.batchnorm import absorb_statistics, statistics_of
-from dgmbench.nn.labels import classes_of_noise, count_classes, domain_of, domains_of, draw_classes
+from dgmbench.nn.labels import (
+    by_domain,
+    classes_of_noise,
+    count_classes,
+    domain_of,
+    domains_in,
+    domains_of,
+    draw_classes,
+)
 from dgmbench.nn.scaling import Scaling
 
 
@@ -98,12 +106,11 @@ class CoGan(Model):
 
     def initialise(self, batch: Batch, generator: Generator) -> None:
         """Keep the domains' frequencies, from which ``sample`` draws where no label is given."""
-        count_classes(self.domain_log_prior, self.of(batch))
+        count_classes(self.domain_log_prior, domains_in(batch, self.spec))
 
     def loss(self, player: str, batch: Batch, generator: Generator) -> tuple[Tensor, Logs]:
         """The objective of ``player`` in the module's formulas: means over each domain, summed over domains."""
-        x, domain = self.scaling(batch.x), self.of(batch)
-        data = [x[domain == k] for k in range(len(self.domain_log_prior))]
+        data = by_domain(batch, self.scaling(batch.x), self.spec)
         z = self.noise(max(map(len, data)), generator)
         if player == "generator":
             with statistics_of(self.generator):
@@ -124,12 +131,6 @@ class CoGan(Model):
     def after_step(self, player: str, batch: Batch, generator: Generator) -> None:
         """Take up the batch-norm statistics of the network that stepped."""
         absorb_statistics(getattr(self, player))
-
-    def of(self, batch: Batch) -> Tensor:
-        """The domains (b,) of a batch, -1 where unknown."""
-        if batch.y is None:
-            raise UserError("The model needs to know each example's domain, and this batch has no labels.")
-        return domain_of(batch.y, self.spec)
 
     def noise(self, n: int, generator: Generator | None) -> Float[Tensor, "n latent"]:
         """Latents from N(0, I)."""
