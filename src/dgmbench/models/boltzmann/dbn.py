@@ -22,7 +22,7 @@ first: no label units; any estimator of ``estimators.py``.
 ``sample`` runs ``sample_steps`` Gibbs steps at the top and passes down once, so its draws are approximate.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal, cast
 
@@ -35,13 +35,12 @@ from dgmbench.errors import UserError, require
 from dgmbench.models.boltzmann.couplings import GeometricPath
 from dgmbench.models.boltzmann.estimators import CD, Estimator
 from dgmbench.models.boltzmann.rbm import Rbm
-from dgmbench.models.contract import Logs, Model, Stage
+from dgmbench.models.boltzmann.stack import Stack
+from dgmbench.models.contract import Logs, Stage
 from dgmbench.nn.unit_layers import draw, log_bernoulli
 
-EXAMPLES = 1000  # training examples that are kept to set the upper layers' base rates and chains
 
-
-class Dbn(Model):
+class Dbn(Stack):
     """Deep belief network of binary units.
 
     Args:
@@ -55,7 +54,6 @@ class Dbn(Model):
     """
 
     untied: Tensor
-    examples: Tensor
 
     def __init__(
         self,
@@ -78,12 +76,9 @@ class Dbn(Model):
                 f"dbn needs two or more hidden layers, but model.hidden_sizes is {list(hidden_sizes)}; "
                 "for one layer, use model=rbm."
             )
-        if view not in ("sample", "mean"):
-            raise UserError(f"model.view must be sample or mean, but it is {view}.")
         require(least=1, hidden_sizes=hidden_sizes, sample_steps=sample_steps)
         require(least=0, fine_tuning=fine_tuning, gibbs_steps=gibbs_steps)
-        self.view, self.fine_tuning = view, fine_tuning
-        self.gibbs_steps = gibbs_steps
+        self.fine_tuning, self.gibbs_steps = fine_tuning, gibbs_steps
         sizes = (spec.dim, *hidden_sizes)
         layers = len(hidden_sizes)
         own = (
@@ -95,19 +90,15 @@ class Dbn(Model):
             raise UserError(
                 f"dbn has {layers} RBMs, but {len(own)} estimators were given; give one for all, or one for each."
             )
-        if view == "mean" and any(one.binary_only for one in own[1:]):
-            raise UserError(
-                "ratio_matching and nce need 0/1 data, so upper layers cannot learn from means; use model.view=sample."
-            )
-        self.rbms = nn.ModuleList(
+        rbms = [
             Rbm(DataSpec((below,), "binary"), hidden=above, estimator=one, sample_steps=sample_steps)
             for (below, above), one in zip(pairwise(sizes), own, strict=True)
-        )
+        ]
+        self.stack(rbms, view)
         lower = list(pairwise(sizes[:-1])) if fine_tuning else []
         self.generative = nn.ModuleList(nn.Linear(above, below) for below, above in lower)
         self.recognition = nn.ModuleList(nn.Linear(below, above) for below, above in lower)
         self.register_buffer("untied", torch.zeros((), dtype=torch.bool))
-        self.register_buffer("examples", torch.zeros(EXAMPLES, spec.dim, dtype=torch.uint8))
 
     @property
     def top(self) -> Rbm:
@@ -130,23 +121,13 @@ class Dbn(Model):
         """Log-odds of the units above, given the states v below lower layer ``layer``."""
         if self.untied:
             return self.recognition[layer](v)
-        return self.rbm(layer).couplings().hidden_logits(v)
-
-    def wake_states(
-        self, x: Tensor, layers: int, *, mean: bool = False, generator: Generator | None = None
-    ) -> list[Tensor]:
-        """Return x and the first ``layers`` hidden layers, sampled upwards (or passed up as means)."""
-        states = [self.top.flatten(x)]
-        for layer in range(layers):
-            p = self._up(layer, states[-1]).sigmoid()
-            states.append(p if mean else draw(p, generator))
-        return states
+        return super()._up(layer, v)
 
     # ---- training ----
 
     def players(self) -> dict[str, list[nn.Parameter]]:
         """One for each RBM, and for the two directions of the lower layers."""
-        players = {f"rbm_{layer}": list(rbm.parameters()) for layer, rbm in enumerate(self.rbms, start=1)}
+        players = super().players()
         if self.fine_tuning:
             players |= {"wake": list(self.generative.parameters()), "sleep": list(self.recognition.parameters())}
         return players
@@ -154,34 +135,15 @@ class Dbn(Model):
     def stages(self) -> tuple[Stage, ...]:
         """The RBMs from the data upwards, then the up-down algorithm."""
         count = len(self.rbms)
-        greedy = [Stage("rbm_1", ("rbm_1",))]
-        for layer in range(2, count + 1):
-            greedy.append(Stage(f"rbm_{layer}", (f"rbm_{layer}",), view=self._view(layer - 1)))
         if not self.fine_tuning:
-            return tuple(greedy)
+            return self.greedy()
         up_down = Stage("up_down", ("wake", f"rbm_{count}", "sleep"), self.fine_tuning, self._wake)
-        return (*greedy, up_down)
-
-    def _view(self, layers: int) -> Callable[[Batch, Generator], Batch]:
-        """The view of data from hidden layer ``layers``."""
-
-        def view(batch: Batch, generator: Generator) -> Batch:
-            states = self.wake_states(batch.x, layers, mean=self.view == "mean", generator=generator)
-            return batch._replace(x=states[-1])
-
-        return view
+        return (*self.greedy(), up_down)
 
     def _wake(self, batch: Batch, generator: Generator) -> Batch:
         """All wake states, side by side."""
         states = self.wake_states(batch.x, len(self.rbms) - 1, generator=generator)
         return batch._replace(x=torch.cat(states, dim=1))
-
-    @torch.no_grad()
-    def initialise(self, batch: Batch, generator: Generator) -> None:
-        """Start the first RBM, and keep examples (drawn with replacement) for the start of the others."""
-        chosen = torch.randint(len(batch.x), (EXAMPLES,), device=batch.x.device, generator=generator)
-        self.examples.copy_(batch.x.flatten(1)[chosen])
-        self.rbm(0).initialise(batch, generator)
 
     @torch.no_grad()
     def enter_stage(self, stage: Stage, generator: Generator) -> None:
@@ -195,52 +157,21 @@ class Dbn(Model):
                     linear.weight.copy_(values)
                     linear.bias.copy_(bias)
             self.untied.fill_(True)
-        elif stage.view is not None:
-            layer = int(stage.name.removeprefix("rbm_")) - 1
-            self._start(layer, stage.view(Batch(self.examples), generator), generator)
-
-    def _start(self, layer: int, states: Batch, generator: Generator) -> None:
-        """Base rates and chains from the examples' states; weights tied to the RBM below where the sizes allow."""
-        rbm, below = self.rbm(layer), self.rbm(layer - 1)
-        rbm.initialise(states, generator)
-        if rbm.weight.shape == below.weight.t().shape:
-            tied = below.couplings().transposed()
-            for parameter, value in zip((rbm.weight, rbm.visible_bias, rbm.hidden_bias), tied, strict=True):
-                parameter.copy_(value)
-            rbm.estimator.initialise(rbm, generator)
-
-    def _seen(self, player: str, batch: Batch, generator: Generator) -> Tensor:
-        """The states that the player learns from; raw data go through the view of its last stage first."""
-        if not batch.x.is_floating_point():
-            stage = next(stage for stage in reversed(self.stages()) if player in stage.players)
-            batch = batch if stage.view is None else stage.view(batch, generator)
-        return self.top.flatten(batch.x)
-
-    def _layer(self, player: str, states: Tensor) -> tuple[Rbm, Batch]:
-        """The player's RBM and its visible states: the last ones, where several layers lie side by side."""
-        rbm = self.rbm(int(player.removeprefix("rbm_")) - 1)
-        return rbm, Batch(states[:, -rbm.spec.dim :])
+        else:
+            super().enter_stage(stage, generator)
 
     def loss(self, player: str, batch: Batch, generator: Generator) -> tuple[Tensor, Logs]:
         """The RBMs' own losses; -log p of wake states under the generative, of dreams under the recognition weights."""
+        if player.startswith("rbm_"):
+            return super().loss(player, batch, generator)
         with torch.no_grad():
             states = self._seen(player, batch, generator)
-        if player.startswith("rbm_"):
-            rbm, seen = self._layer(player, states)
-            return rbm.loss("model", seen, generator)
         layers = list(states.split([self.rbm(layer).spec.dim for layer in range(len(self.rbms))], dim=1))
         if player == "wake":
             return -self._log_generative(layers).mean(), {}
         with torch.no_grad():
             dream = self._downwards(self.top.gibbs(layers[-1], self.gibbs_steps, generator=generator), generator)
         return -self.log_recognition(dream).mean(), {}
-
-    @torch.no_grad()
-    def after_step(self, player: str, batch: Batch, generator: Generator) -> None:
-        """Move the estimator's chains."""
-        if player.startswith("rbm_"):
-            rbm, seen = self._layer(player, self._seen(player, batch, generator))
-            rbm.after_step("model", seen, generator)
 
     # ---- the bound ----
 
