@@ -41,6 +41,11 @@ class EnergyModel(Model):
                 f"{type(own).__name__} keeps chains between batches, but the energy of {type(self).__name__} depends "
                 "on the example, so that a chain would outlive what it is given; use model/estimator=cd."
             )
+        if self.conditioned and own.one_log_z:
+            raise UserError(
+                f"{type(own).__name__} learns one log Z, but that of {type(self).__name__} depends on the example; "
+                "use model/estimator=cd."
+            )
         if self.spec.kind not in own.kinds:
             raise UserError(f"{type(own).__name__} is not for {self.spec}: {own.otherwise}.")
         own.attach(cast(Any, self))

@@ -112,6 +112,7 @@ class Estimator(nn.Module):
 
     binary_only: ClassVar[bool] = False  # whether the data must be 0 and 1, not means in between
     persistent: ClassVar[bool] = False  # whether chains live on between batches
+    one_log_z: ClassVar[bool] = False  # whether it learns log Z as a number, of which there must then be one alone
     kinds: ClassVar[tuple[str, ...]] = ("binary", "discrete", "real", "counts")  # of data that it is for
     otherwise: ClassVar[str] = ""  # what it needs, and what to use of other data
 
@@ -346,6 +347,7 @@ class NCE(Estimator):
     """
 
     binary_only = True  # its noise is of the data's own space
+    one_log_z = True
 
     def __init__(self, *, nu: int = 10) -> None:
         super().__init__()
