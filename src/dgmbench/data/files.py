@@ -41,7 +41,7 @@ class PublishedReader(Reader):
     program may fetch.
     """
 
-    files: ClassVar[tuple[PublishedFile, ...]]
+    files: tuple[PublishedFile, ...]
     instead: ClassVar[str] = ""
 
     def __init__(self, *, download: bool = False, verify: bool = True) -> None:

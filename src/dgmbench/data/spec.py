@@ -56,6 +56,10 @@ class DataSpec:
 
     *Lengths.* With ``lengths``, examples are sequences along the first axis whose length differs: what lies behind it
     is padding, zeros in x and -1 in labels of steps, and no number depends on it. Models are of p(x | length).
+
+    *Steps.* What a step of a sequence (t, d) looks like is no part of the space, either: ``frame`` is a picture of d =
+    height * width values in rows; ``lowest_note`` is the MIDI number of the first of d notes that sound or not;
+    ``bones`` are pairs of points to be joined, where a step is d / 2 points x_1, y_1, x_2, y_2, ..., y upwards.
     """
 
     shape: tuple[int, ...]
@@ -70,6 +74,9 @@ class DataSpec:
     given: "DataSpec | None" = None
     step_labels: bool = False
     lengths: bool = False
+    frame: tuple[int, int] | None = field(default=None, compare=False, repr=False)
+    lowest_note: int | None = field(default=None, compare=False, repr=False)
+    bones: tuple[tuple[int, int], ...] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
@@ -85,6 +92,10 @@ class DataSpec:
             object.__setattr__(self, "class_names", tuple(map(str, self.class_names)))
             if len(self.class_names) != self.num_classes:
                 raise ValueError(f"{len(self.class_names)} class names do not name {self.num_classes} classes")
+        if self.frame is not None:
+            object.__setattr__(self, "frame", tuple(map(int, self.frame)))
+        if self.bones is not None:
+            object.__setattr__(self, "bones", tuple((int(a), int(b)) for a, b in self.bones))
         if isinstance(self.given, Mapping):
             object.__setattr__(self, "given", DataSpec(**self.given))
         if self.end is not None and not (self.kind == "tokens" and 0 <= self.end < (self.levels or 0)):

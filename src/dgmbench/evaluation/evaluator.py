@@ -1,6 +1,6 @@
 """Measuring a model by what it can do, and choosing between checkpoints."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,12 @@ from dgmbench.evaluation.chunks import Chunks
 from dgmbench.evaluation.codes.measure import disentanglement
 from dgmbench.evaluation.codes.usage import code_usage
 from dgmbench.evaluation.likelihood import bounds
-from dgmbench.evaluation.likelihood.ais import bracket
+from dgmbench.evaluation.likelihood.ais import Bracket, bracket
 from dgmbench.evaluation.likelihood.conditions import Conditions, brackets, exact_log_partitions
 from dgmbench.evaluation.likelihood.decoder_measure import decoder_ais, parzen
 from dgmbench.evaluation.likelihood.measure import CONDITIONED_EXAMPLES, likelihood
+from dgmbench.evaluation.likelihood.steps import STEP_CHAINS, Steps, step_brackets
+from dgmbench.evaluation.likelihood.units import nats_per_token
 from dgmbench.evaluation.metrics import Metric, NumberKind, protocol_id
 from dgmbench.evaluation.names import CONDITIONAL
 from dgmbench.evaluation.parts import Context, Note, Part, own_part
@@ -42,8 +44,10 @@ from dgmbench.models.contract import (
     HasLogProb,
     HasLogProbEstimate,
     HasReconstructionLogProb,
+    HasStepConditions,
     HasUnnormalisedElbo,
     HasUnnormalisedLogProb,
+    IsClassConditional,
     Model,
 )
 from dgmbench.models.tasks import CanTranslate, HasObjective
@@ -69,6 +73,7 @@ PARTS: list[Part] = [
 VALIDATION: dict[str, Any] = {"chains": 50, "temperatures": 1000, "burn_in": 100}
 # Where every condition has a log Z of its own, chains are shared out: so many states in all, and at least so many each.
 VALIDATION_ROWS, FEWEST_CHAINS = 5_000, 10
+VALIDATION_STEPS = 100  # of sequences, where every step has one
 
 Measured = dict[str, tuple[Metric, dict[str, Any]]]
 """Each metric by its name, with the protocol whose id it carries."""
@@ -160,6 +165,8 @@ def validation_objective(
         return f"{given}{model.estimate_protocol()['of']}_estimate", _mean_nats(values, "estimate")
     if isinstance(model, HasConditions):
         return _by_condition(model, data, chunks, device)
+    if isinstance(model, HasStepConditions):
+        return _by_step(model, chunks, device)
     if isinstance(model, HasUnnormalisedLogProb | HasUnnormalisedElbo):
         kind: NumberKind
         if isinstance(model, HasUnnormalisedLogProb):
@@ -203,9 +210,32 @@ def _by_condition(model: HasConditions, data: DataSet, chunks: Chunks, device: t
     generator = keyed_generator("ais", 0, device=device)
     found = brackets(model, conditions, examples, None, schedule=VALIDATION | {"chains": chains}, generator=generator)
     middle = torch.tensor([(one.forward.log_z + one.reverse.log_z) / 2 for one in found], dtype=torch.float64)
+    return "log_likelihood_ais", _mean_nats(values - middle[conditions.of_example], "estimate").noting(_wide(found))
+
+
+def _by_step(model: HasStepConditions, chunks: Chunks, device: torch.device) -> tuple[str, Metric]:
+    """The log-likelihood a step where every step has a log Z: exact, or in short brackets' middle for some."""
+    labelled = isinstance(model, IsClassConditional)
+    steps, given = Steps.of(model, chunks.labelled() if labelled else chunks), "_given_y" if labelled else ""
+    every = Conditions.of(steps.conditions)
+    exact = exact_log_partitions(model, every, device)
+    if exact is not None:
+        found = nats_per_token(steps.summed(steps.values - exact[every.of_example]), steps.counts, "exact")
+        return f"log_likelihood{given}_per_step", found.scaled(-1.0, "nats/step")
+    generator = keyed_generator("ais", 0, device=device)
+    some = steps.some(VALIDATION_STEPS, keyed_generator("steps", 0))
+    schedule = VALIDATION | {"chains": STEP_CHAINS}
+    conditions, sides = step_brackets(model, some, schedule=schedule, generator=generator)
+    middle = torch.tensor([(one.forward.log_z + one.reverse.log_z) / 2 for one in sides], dtype=torch.float64)
+    values = some.values - middle[conditions.of_example]
+    metric = Metric.mean_of(values, unit="nats/step", kind="estimate", direction="higher")
+    return f"log_likelihood{given}_ais_per_step", metric.noting(_wide(sides))
+
+
+def _wide(found: Sequence[Bracket]) -> str | None:
+    """How many brackets of several conditions are wide, and why the first is."""
     wide = [one.trouble for one in found if one.wide]
-    warning = f"wide bracket for {len(wide)} of {len(found)} conditions: {wide[0]}" if wide else None
-    return "log_likelihood_ais", _mean_nats(values - middle[conditions.of_example], "estimate").noting(warning)
+    return f"wide bracket for {len(wide)} of {len(found)} conditions: {wide[0]}" if wide else None
 
 
 def _mean_nats(values: Tensor, kind: NumberKind) -> Metric:

@@ -18,6 +18,7 @@ from dgmbench.errors import UserError
 BESIDE = ("given", "length")
 DISTRIBUTIONS = (
     "log_prob", "elbo", "log_weights", "log_prob_estimate", "log_prob_unnormalised", "elbo_unnormalised", "sample",
+    "step_log_prob_unnormalised", "step_conditions",
 )  # fmt: skip
 """Methods that would be about another distribution if they did not take what is given."""
 

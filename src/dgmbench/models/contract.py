@@ -17,6 +17,7 @@ from dgmbench.models.stages import Facts as Facts
 from dgmbench.models.stages import Stage as Stage
 from dgmbench.models.undirected import AnnealingPath as AnnealingPath
 from dgmbench.models.undirected import HasConditions as HasConditions
+from dgmbench.models.undirected import HasStepConditions as HasStepConditions
 from dgmbench.models.undirected import HasTransition as HasTransition
 from dgmbench.models.undirected import HasUnnormalisedElbo as HasUnnormalisedElbo
 from dgmbench.models.undirected import HasUnnormalisedLogProb as HasUnnormalisedLogProb

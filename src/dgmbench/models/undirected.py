@@ -87,6 +87,32 @@ class HasConditions(Protocol):
 
 
 @runtime_checkable
+class HasStepConditions(Protocol):
+    """Sequences: log p(x) = sum_t log p*(x_t | x_before(t)) - log Z(x_before(t)), an undirected model at every step
+    whose log Z depends on the steps before.
+
+    What there is of every step comes in one row a step, those of the first example first, its padding left out. Models
+    with a class prior take ``y=`` (b,) in all these methods, and are of p(x | y).
+    """
+
+    def log_prob_unnormalised(self, x: Tensor) -> Tensor:
+        """The sum over the steps of raw values x (b, *shape), as (b,)."""
+        ...
+
+    def step_log_prob_unnormalised(self, x: Tensor) -> Tensor:
+        """log p*(x_t | x_before(t)) of every step, as (steps,)."""
+        ...
+
+    def step_conditions(self, x: Tensor) -> Tensor:
+        """What log Z of every step depends on, (steps, ...); steps of equal conditions share it."""
+        ...
+
+    def annealing_path_given(self, condition: Tensor) -> AnnealingPath:
+        """The paths of single steps under conditions (n, ...), as in ``HasConditions``; data are (n, *shape[1:])."""
+        ...
+
+
+@runtime_checkable
 class HasTransition(Protocol):
     """A Markov kernel on x that leaves the model's distribution invariant."""
 

@@ -10,22 +10,25 @@ import numpy as np
 from torch import Tensor
 
 from dgmbench.data.audio import mu_law_decode, wav_bytes
+from dgmbench.data.midi import midi_bytes
 from dgmbench.data.spec import DataSpec
 from dgmbench.data.text import readable
 from dgmbench.nn.scaling import Scaling
+from dgmbench.runs.strips import draw_strips, shows_steps
 from dgmbench.training.files import write_atomically
 
 # The smallest side of a finished grid, so that 8x8 digits can be seen without a magnifying glass.
 SMALLEST_SIDE = 480
 # What fits into one picture.
 MOST_WAVES = 8
+REST = 4  # steps of silence between pieces of music
 MOST_PREDICTIONS, PREDICTIONS_A_ROW = 64, 8
 MOST_LINES = 32
 MOST_COLUMNS = 100
 
 
 def write_samples(picture: Path, x: Tensor, spec: DataSpec, *, columns: int | None = None) -> list[Path]:
-    """Write raw values (n, *shape) as a picture, and beside it as sound (.wav) or text (.txt) if they are that.
+    """Write raw values (n, *shape) as a picture; beside it as sound (.wav), music (.mid) or text (.txt) if they are.
 
     Returns the paths, the picture's first.
     """
@@ -34,6 +37,10 @@ def write_samples(picture: Path, x: Tensor, spec: DataSpec, *, columns: int | No
     if spec.sampling_rate is not None:
         written.append(picture.with_suffix(".wav"))
         write_atomically(written[-1], wav_bytes(waveforms(x, spec), spec.sampling_rate))
+    if spec.lowest_note is not None:
+        written.append(picture.with_suffix(".mid"))
+        rolls = np.pad(x[:MOST_WAVES].cpu().numpy(), ((0, 0), (0, REST), (0, 0)))
+        write_atomically(written[-1], midi_bytes(rolls.reshape(-1, rolls.shape[2]), lowest_note=spec.lowest_note))
     if spec.vocabulary is not None:
         written.append(picture.with_suffix(".txt"))
         lines = [text + "\n" for text in readable(x.cpu().numpy(), spec)]
@@ -109,7 +116,9 @@ def image_grid(x: Tensor, spec: DataSpec, columns: int | None = None) -> np.ndar
 
 
 def write_picture(path: Path, x: Tensor, spec: DataSpec, *, columns: int | None = None) -> None:
-    """Write raw values (n, *shape) as a PNG: a grid of images, waves and spectra, text, points, else a heat map."""
+    """Write raw values (n, *shape) as a PNG: a grid of images, strips of steps, waves and spectra, text, points, else a
+    heat map.
+    """
     buffer = io.BytesIO()
     if spec.is_image:
         from PIL import Image
@@ -123,6 +132,8 @@ def write_picture(path: Path, x: Tensor, spec: DataSpec, *, columns: int | None 
 def _figure(x: Tensor, spec: DataSpec) -> Any:
     from matplotlib.figure import Figure
 
+    if shows_steps(spec):
+        return draw_strips(x, spec)
     if spec.sampling_rate is not None:
         figure = Figure(figsize=(9, 9), layout="constrained")
         _draw_waves(figure, waveforms(x[:MOST_WAVES], spec), spec.sampling_rate)

@@ -25,6 +25,7 @@ from dgmbench.models.contract import (
     HasElbo,
     HasLogProb,
     HasLogWeights,
+    HasStepConditions,
     HasTransition,
     HasUnnormalisedElbo,
     HasUnnormalisedLogProb,
@@ -253,6 +254,11 @@ PARTS: dict[str, Callable[[Subject], Iterator[Check]]] = {
     "conditional": _mathematics(conditional.checks, IsClassConditional, CanComplete),
     "decoder": _mathematics(decoder.checks, HasDecoder, CanGenerate),
     "undirected": _mathematics(
-        undirected.checks, HasUnnormalisedLogProb, HasUnnormalisedElbo, HasConditions, HasTransition
+        undirected.checks,
+        HasUnnormalisedLogProb,
+        HasUnnormalisedElbo,
+        HasConditions,
+        HasStepConditions,
+        HasTransition,
     ),
 }

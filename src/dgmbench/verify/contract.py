@@ -20,6 +20,7 @@ from dgmbench.models.contract import (
     HasLogProbEstimate,
     HasLogWeights,
     HasReconstructionLogProb,
+    HasStepConditions,
     HasTransition,
     HasUnnormalisedElbo,
     HasUnnormalisedLogProb,
@@ -45,7 +46,7 @@ def outputs(model: Model) -> dict[str, tuple[Output, int]]:
         found["log_prob_estimate"] = (lambda x, g: model.log_prob_estimate(x, generator=g), 0)
     if isinstance(model, HasLogWeights):
         found["log_weights"] = (lambda x, g: model.log_weights(x, 3, generator=g), 1)
-    if isinstance(model, HasUnnormalisedLogProb | HasConditions):
+    if isinstance(model, HasUnnormalisedLogProb | HasConditions | HasStepConditions):
         found["log_prob_unnormalised"] = (lambda x, g: model.log_prob_unnormalised(x), 0)
     if isinstance(model, HasUnnormalisedElbo):
         found["elbo_unnormalised"] = (lambda x, g: model.elbo_unnormalised(x, generator=g), 0)
@@ -239,7 +240,7 @@ def _card(subject: Subject, model: Model) -> Check:
     needed: dict[str, tuple[type, ...]] = {
         "exact": (HasLogProb,),
         "lower bound": (HasElbo, HasLogWeights, HasUnnormalisedElbo, HasLogProb),
-        "AIS estimate": (HasUnnormalisedLogProb, HasUnnormalisedElbo, HasConditions),
+        "AIS estimate": (HasUnnormalisedLogProb, HasUnnormalisedElbo, HasConditions, HasStepConditions),
         "none": (Model,),
     }
     if subject.likelihood == "exact" and subject.spec.levels and isinstance(model, HasBijection):

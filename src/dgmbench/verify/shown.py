@@ -17,8 +17,13 @@ from dgmbench.models.contract import Model
 from dgmbench.verify.subject import Subject
 
 CONDITIONS = 3
-OF_LENGTH = ("log_prob", "elbo", "log_weights", "log_prob_estimate", "sample")
+OF_LENGTH = (
+    "log_prob", "elbo", "log_weights", "log_prob_estimate", "sample",
+    "log_prob_unnormalised", "step_log_prob_unnormalised", "step_conditions",
+)  # fmt: skip
 """The methods that are seen of a model of sequences, at one length."""
+OF_STEPS = ("annealing_path_given", "class_log_prior")
+"""What is seen of it that has no length."""
 
 Beside = Mapping[str, Tensor]
 
@@ -101,4 +106,6 @@ def _of_length(model: Model, beside: Beside, length: int, rest: int) -> Model:
 
         return call
 
-    return cast(Model, SimpleNamespace(**{name: shortened(name) for name in OF_LENGTH if hasattr(model, name)}))
+    methods = {name: shortened(name) for name in OF_LENGTH if hasattr(model, name)}
+    others = {name: getattr(model, name) for name in OF_STEPS if hasattr(model, name)}
+    return cast(Model, SimpleNamespace(**methods, **others))

@@ -12,12 +12,13 @@ from dgmbench.models.contract import (
     CanSample,
     HasConditions,
     HasLogProb,
+    HasStepConditions,
     HasTransition,
     HasUnnormalisedElbo,
     HasUnnormalisedLogProb,
     Model,
 )
-from dgmbench.verify import conditions
+from dgmbench.verify import conditions, steps
 from dgmbench.verify.bounds import below_frequencies, sums_to_at_most_one
 from dgmbench.verify.check import QUADRATURE, Check, chi_squared, frequencies, symmetry, undecided
 from dgmbench.verify.density import FINER
@@ -36,10 +37,13 @@ def checks(subject: Subject, model: Model) -> Iterator[Check]:
     if isinstance(model, HasConditions):
         yield from conditions.checks(subject, model)
         return
+    if isinstance(model, HasStepConditions):
+        yield from steps.checks(subject, model)
+        return
     if isinstance(model, HasUnnormalisedLogProb | HasUnnormalisedElbo):
         path = model.annealing_path()
         log_partition = path.exact_log_partition()
-        yield from _path(subject, path, log_partition)
+        yield from path_checks(subject, path, log_partition)
         if isinstance(model, HasUnnormalisedLogProb):
             if isinstance(support, str):
                 yield undecided("log Z by enumerating x", support)
@@ -111,7 +115,7 @@ def _samples(subject: Subject, model: CanSample, support: Support, log_prob: Ten
     return Check("samples are near p(x)", distance - noise, 0.05, distance - noise <= 0.05, note)
 
 
-def _path(subject: Subject, path: AnnealingPath, log_partition: Tensor | None) -> Iterator[Check]:
+def path_checks(subject: Subject, path: AnnealingPath, log_partition: Tensor | None) -> Iterator[Check]:
     """The annealing path: base, both ends' normalisers, the transitions, and the AIS bracket."""
     base = path.sample_base(CHAINS, generator=subject.generator("base"))
     dim = base.shape[1]

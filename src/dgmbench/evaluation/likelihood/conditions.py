@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from dgmbench.evaluation.likelihood.ais import Bracket, Progress, grouped_brackets
-from dgmbench.models.contract import HasConditions
+from dgmbench.models.contract import HasConditions, HasStepConditions
 
 ROWS = 20_000
 
@@ -46,14 +46,16 @@ class Conditions:
         return [x[rows.to(x.device)] for rows in same]
 
 
-def exact_log_partitions(model: HasConditions, conditions: Conditions, device: torch.device) -> Tensor | None:
+def exact_log_partitions(
+    model: HasConditions | HasStepConditions, conditions: Conditions, device: torch.device
+) -> Tensor | None:
     """log Z of every condition by enumeration, (m,) float64 on the CPU, or None."""
     found = model.annealing_path_given(conditions.values.to(device)).exact_log_partition()
     return None if found is None else found.double().cpu()
 
 
 def brackets(
-    model: HasConditions,
+    model: HasConditions | HasStepConditions,
     conditions: Conditions,
     examples: list[Tensor],
     exact: Tensor | None,

@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dgmbench.data.random import keyed_generator
 from dgmbench.evaluation.likelihood import bounds
 from dgmbench.evaluation.likelihood.ais import Bracket, bracket
 from dgmbench.evaluation.likelihood.bounds import Draws
 from dgmbench.evaluation.likelihood.conditions import Conditions, brackets, exact_log_partitions
+from dgmbench.evaluation.likelihood.steps import STEP_CHAINS, STEPS_A_CHAIN, Steps, step_brackets
 from dgmbench.evaluation.likelihood.tails import heavy_tail
 from dgmbench.evaluation.likelihood.units import bits_per_dim, nats_per_token, nats_per_word, perplexity
 from dgmbench.evaluation.metrics import Metric, NumberKind
@@ -23,11 +25,14 @@ from dgmbench.models.contract import (
     HasLogProb,
     HasLogProbEstimate,
     HasLogWeights,
+    HasStepConditions,
     HasUnnormalisedElbo,
     HasUnnormalisedLogProb,
     IsClassConditional,
     Model,
 )
+
+Emit = Callable[[Context, str, Draws, NumberKind, dict[str, Any]], Iterator[Found]]
 
 CONDITIONED_EXAMPLES = 1000  # training examples among which each condition looks for its own
 
@@ -60,6 +65,8 @@ def likelihood(model: Model, context: Context, note: Note) -> Iterator[Found]:
         yield from _use_of_conditions(model, context, note)
     if isinstance(model, HasConditions):
         yield from _by_condition(model, context, note)
+    elif isinstance(model, HasStepConditions):
+        yield from _by_step(model, context, note)
     elif isinstance(model, HasUnnormalisedLogProb):
         values = Draws(bounds.unnormalised_log_likelihood(model, context.chunks), None)
         yield from _with_log_z(context, "log_likelihood", values, "exact", model.annealing_path(), note)
@@ -127,17 +134,23 @@ def _estimate(model: HasLogProbEstimate, context: Context, note: Note) -> Iterat
 
 
 def _nats(
-    context: Context, name: str, found: Tensor | Draws, kind: NumberKind, details: dict[str, Any]
+    context: Context,
+    name: str,
+    found: Tensor | Draws,
+    kind: NumberKind,
+    details: dict[str, Any],
+    steps: Tensor | None = None,
 ) -> Iterator[Found]:
     """The mean of per-example nats, and on data with levels the same in bits per dimension, on text the perplexity,
-    on sequences of different lengths nats per step.
+    on sequences of different lengths, or of ``steps`` (n,), nats per step.
     """
     values, variance = (found.values, found.variance) if isinstance(found, Draws) else (found, None)
     nats = Metric.mean_of(values, unit="nats", kind=kind, direction="higher", draw_variance=variance)
     spec, name = context.data.spec, context.named(name)
     yield name, nats, details
-    if spec.lengths:  # the array's size says nothing about a sequence
-        per_step = nats_per_token(values, context.chunks.tokens(), kind, variance).scaled(-1.0, "nats/step")
+    if spec.lengths or steps is not None:  # the array's size says nothing about a sequence
+        counts = context.chunks.tokens() if steps is None else steps
+        per_step = nats_per_token(values, counts, kind, variance).scaled(-1.0, "nats/step")
         yield f"{name}_per_step", per_step, details
     elif spec.kind in ("binary", "discrete"):
         yield f"{name}_bits_per_dim", bits_per_dim(nats, spec.dim), details
@@ -189,11 +202,57 @@ def _by_condition(model: HasConditions, context: Context, note: Note) -> Iterato
     yield from _both_sides(context, "log_likelihood", values, found, conditions, start, {"log_z": "by condition"})
 
 
-def _exact(context: Context, name: str, values: Draws, kind: NumberKind) -> Iterator[Found]:
-    """What enumeration of log Z gives."""
-    yield from _nats(
-        context, name, values, kind, {"log_z": "enumeration"} | (WITHOUT_NOISE if values.variance is None else {})
+def _by_step(model: HasStepConditions, context: Context, note: Note) -> Iterator[Found]:
+    """The same where every step of a sequence has a log Z, that of its history: of all of them, or of some."""
+    schedule, name = context.protocol["ais"], "log_likelihood"
+    chunks = context.chunks
+    extra: dict[str, Any] = {"log_z": "by step"}
+    if isinstance(model, IsClassConditional):
+        labelled, name = context.labelled(), "log_likelihood_given_y"
+        if labelled is None:
+            return
+        chunks, extra = labelled, extra | {"given": "label"} | context.unlabelled()
+    note("log-likelihood of every step up to log Z")
+    steps = Steps.of(model, chunks)
+    every = Conditions.of(steps.conditions)
+    exact = exact_log_partitions(model, every, context.device)
+    if exact is not None:
+        values = Draws(steps.summed(steps.values - exact[every.of_example]), None)
+        yield from _exact(context, name, values, "exact", extra, steps.counts)
+    some = steps.some(STEPS_A_CHAIN * schedule["chains"], keyed_generator("steps", context.seed))
+    schedule = {**schedule, "chains": STEP_CHAINS}
+    extra = extra | {"steps": "all" if some is steps else {"random": len(some.values), "of": len(steps.values)}}
+    conditions, found = step_brackets(
+        model, some, schedule=schedule, generator=context.generator("ais"), progress=_progress(note)
     )
+    start = "steps of the same condition"
+
+    def per_step(
+        context: Context, name: str, found: Draws, kind: NumberKind, details: dict[str, Any]
+    ) -> Iterator[Found]:
+        metric = Metric.mean_of(found.values, unit="nats/step", kind=kind, direction="higher")
+        yield context.named(f"{name}_per_step"), metric, details
+
+    values = Draws(some.values, None)
+    sides = _both_sides(context, name, values, found, conditions, start, extra, emit=per_step, chains=STEP_CHAINS)
+    length = float(steps.counts.double().mean())
+    for each, metric, details in sides:
+        if metric.unit == "nats/step":
+            yield each.removesuffix("_per_step"), metric.scaled(length, "nats"), details
+        yield each, metric, details
+
+
+def _exact(
+    context: Context,
+    name: str,
+    values: Draws,
+    kind: NumberKind,
+    extra: dict[str, Any] | None = None,
+    steps: Tensor | None = None,
+) -> Iterator[Found]:
+    """What enumeration of log Z gives."""
+    details = {"log_z": "enumeration"} | (WITHOUT_NOISE if values.variance is None else {})
+    yield from _nats(context, name, values, kind, (extra or {}) | details, steps)
 
 
 def _progress(note: Note) -> Callable[[int, int], None]:
@@ -214,9 +273,13 @@ def _both_sides(
     conditions: Conditions,
     start: str | dict[str, Any],
     extra: dict[str, Any] | None = None,
+    *,
+    emit: Emit | None = None,
+    chains: int | None = None,
 ) -> Iterator[Found]:
     """The values minus each example's log Z from both sides; of log Z itself the mean over the examples."""
     schedule, shares = context.protocol["ais"], conditions.shares.tolist()
+    schedule = schedule if chains is None else {**schedule, "chains": chains}
     sides = found[0]
     forward = {"ais": {key: value for key, value in schedule.items() if key != "burn_in"}} | (extra or {})
     reverse = forward | {"reverse_start": start}
@@ -240,7 +303,7 @@ def _both_sides(
         n, se = min(one.chains for one in estimates), spread([one.se for one in estimates])
         log_z = torch.tensor([one.log_z for one in estimates], dtype=torch.float64)
         normalised = values.minus(log_z[conditions.of_example])
-        for each, metric, _ in _nats(context, f"{name}_{side}", normalised, "estimate", details):
+        for each, metric, _ in (emit or _nats)(context, f"{name}_{side}", normalised, "estimate", details):
             if metric.unit == "perplexity":  # the derivative of exp(-mean((log p - log Z) / words)) in each log Z
                 words, _ = context.chunks.documents()
                 each_word = torch.where(words > 0, 1 / words, 0.0)
@@ -249,7 +312,7 @@ def _both_sides(
                     *(part * one.se for part, one in zip(parts.tolist(), estimates, strict=True))
                 )
             else:
-                draws = se / (1.0 if metric.unit == "nats" else context.data.spec.dim * math.log(2.0))
+                draws = se / (context.data.spec.dim * math.log(2.0) if metric.unit == "bits/dim" else 1.0)
             both = replace(
                 metric, se=math.hypot(metric.se or 0.0, draws), se_draws=math.hypot(metric.se_draws or 0.0, draws)
             )

@@ -30,6 +30,7 @@ from dgmbench.nn.unit_layers import BERNOULLI, Independent, Units, dot
 
 ENUMERABLE = 20  # units of the smaller side: 2^20 states take seconds
 CHUNK = 1 << 13  # states enumerated at once
+MOST_ROWS = 1 << 22  # states times rows of their own that are enumerated: with a hundred other units, some seconds
 
 
 def binary_states(units: int, start: int, stop: int, *, like: Tensor) -> Float[Tensor, "n units"]:
@@ -157,11 +158,17 @@ class Couplings:
 
     # ---- enumeration ----
 
+    @property
+    def rows(self) -> int:
+        """How many rows of their own there are, 0 where all states share the biases."""
+        return max((len(bias) for bias in (self.visible_bias, self.hidden_bias) if bias.dim() == 2), default=0)
+
     def _smaller(self) -> "Couplings | None":
         """The side that can be enumerated as the visible one: bits, at most 20, the hidden ones if both are alike."""
         visible, hidden = self.weight.shape
         sides = [(hidden, self.hidden_units, 0), (visible, self.visible_units, 1)]
         fitting = [(size, order) for size, units, order in sides if units.binary and size <= ENUMERABLE]
+        fitting = [(size, order) for size, order in fitting if self.rows << size <= MOST_ROWS]
         if not fitting:
             return None
         return self if min(fitting)[1] else self.transposed()
@@ -170,7 +177,7 @@ class Couplings:
         """-F of every visible state in float64, in chunks: (states,), or (states, n) with rows of their own."""
         exact = self.detached().double()
         units, total = self.weight.shape[0], 1 << self.weight.shape[0]
-        rows = max((len(bias) for bias in (self.visible_bias, self.hidden_bias) if bias.dim() == 2), default=0)
+        rows = self.rows
         chunk = max(1, CHUNK // max(rows, 1))
         for start in range(0, total, chunk):
             v = binary_states(units, start, min(start + chunk, total), like=exact.weight)
@@ -222,7 +229,8 @@ class GeometricPath:
     """p_beta between independent visible units of log-odds ``base_logits`` (beta = 0) and ``couplings`` (beta = 1).
 
     ``base_logits`` are natural parameters in the features of the couplings' units, ``base_units`` the type where it
-    differs (of Gaussian units, by another deviation); the hidden units start at natural parameters 0.
+    differs (of Gaussian units, by another deviation), shared or for each row; the hidden units start at natural
+    parameters 0.
 
     Matrix products run in the couplings' dtype, the sums over units in float64. The products of the last states are
     kept, since an annealing step asks for the same states at two temperatures and then moves them. So states are not
@@ -234,7 +242,7 @@ class GeometricPath:
     def __init__(
         self,
         couplings: Couplings,
-        base_logits: Float[Tensor, " v"],
+        base_logits: Float[Tensor, "*n v"],
         *,
         base_units: Units | None = None,
         upwards: Callable[[Tensor, Generator | None], Tensor] | None = None,

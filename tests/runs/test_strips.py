@@ -1,0 +1,51 @@
+"""Strips of frames, piano rolls and stick figures, and the music beside a roll."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dgmbench.data.midi import TICKS, midi_bytes
+from dgmbench.data.spec import DataSpec
+from dgmbench.errors import UserError
+from dgmbench.runs.pictures import write_samples
+from dgmbench.runs.strips import _frames, draw_strips
+
+
+def test_a_strip_has_a_row_a_sequence_and_a_place_a_frame() -> None:
+    values = np.zeros((2, 3, 6), np.float32)
+    values[1, 2, 5] = 1.0  # the last pixel of the last frame
+    strip = _frames(values, (2, 3))
+    assert strip.shape == (2 * 3, 3 * 4)
+    assert strip[-1, -1] == 1.0
+    assert (strip == 1.0).sum() == 1
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        DataSpec((4, 6), "binary", frame=(2, 3)),
+        DataSpec((4, 6), "binary", lowest_note=60),
+        DataSpec((4, 6), "real", bones=((0, 1), (1, 2))),
+    ],
+)
+def test_pictures_of_every_kind_of_step(spec: DataSpec, tmp_path: Path) -> None:
+    written = write_samples(tmp_path / "x.png", torch.ones(9, 4, 6).to(spec.dtype), spec)
+    assert [path.suffix for path in written] == [".png"] + ([".mid"] if spec.lowest_note else [])
+    assert DataSpec(**spec.as_dict()).as_dict() == spec.as_dict()
+    assert draw_strips(torch.ones(1, 4, 6).to(spec.dtype), spec) is not None
+
+
+def test_midi_holds_notes_and_lets_time_pass() -> None:
+    roll = np.zeros((3, 2), np.uint8)
+    roll[0:2, 0], roll[2, 1] = 1, 1
+    found = midi_bytes(roll, lowest_note=60)
+    assert found[:4] == b"MThd"
+    events = found[found.index(b"MTrk") + 8 + 7 : -4]
+    wait = (2 * TICKS // 2).to_bytes(2, "big")
+    assert wait == b"\x01\xe0"
+    assert events == bytes.fromhex("00903c508360903c0000903d508170903d00")
+    assert int.from_bytes(found[18:22], "big") == len(found) - 22
+    with pytest.raises(UserError, match="piano roll"):
+        midi_bytes(roll, lowest_note=127)
