@@ -2,29 +2,16 @@
 
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
-from fnmatch import fnmatch
 from typing import Any
 
 from dgmbench.bench.report.numbers import HEADLINES, rounded
+from dgmbench.bench.report.statements import CODES, SAMPLES, TASKS, first_of_each, is_aside, statements
 from dgmbench.command.tables import print_table
-from dgmbench.runs.metric_names import EARLIER, bound_samples, is_called
+from dgmbench.runs.metric_names import EARLIER, is_called
 
 Metrics = Mapping[str, Mapping[str, Any]]
 
 FEWEST, MOST, WIDTH = 5, 8, 80
-LIKELIHOODS = tuple(name for name in HEADLINES if name != "energy_distance")
-TASKS = (
-    "classification_error",
-    "translation_*accuracy",
-    "enhanced_psnr",
-    "word_error",
-    "prediction_*",
-    "predictive_nll",
-)
-SAMPLES = ("oracle_nll", "fd_*", "energy_distance", "precision_*", "recall_*")
-CODES = ("linear_probe_error", "mig", "reconstruction_psnr", "reconstruction_mse", "reconstruction_token_error")
-ASIDE = ("*_bias", "*_inf", "*_ess", "*_tail_index", "*_train", "*_gap", "log_z_*", "*_acceptance", "*_sigma")
-"""What says something about another number; of the sample measures these are other variants."""
 
 
 def print_headline(result: Mapping[str, Any], run: str) -> None:
@@ -62,7 +49,7 @@ def chosen(metrics: Metrics, objective: object = None) -> list[str]:
         if len(found) < MOST:
             found[name] = None
     for name in sorted(names):
-        if len(found) < FEWEST and not any(fnmatch(name.partition("@")[0], aside) for aside in ASIDE):
+        if len(found) < FEWEST and not is_aside(name.partition("@")[0]):
             found[name] = None
     return list(found)
 
@@ -71,15 +58,12 @@ def _ranked(names: list[str], objective: object) -> Iterator[str]:
     bare = {name.partition("@")[0]: name for name in names}
     if objective in bare and not any(is_called(str(objective), known) for known in HEADLINES):
         yield bare[str(objective)]
-    statements = []
-    for wanted in LIKELIHOODS:
-        called = [name for name in bare if is_called(name, wanted)]
-        statements += [max(called, key=lambda name: bound_samples(name) or 0)] if called else []
-    for name in statements[:2]:
+    said = statements(bare)
+    for name in said[:2]:
         yield bare[name]
         yield from _of(bare, [name.replace("_ais", "_reverse_ais")])  # one side alone flatters
-    if statements:
-        units = [f"{statements[0]}_{unit}" for unit in ("bits_per_dim", "per_step", "perplexity")]
+    if said:
+        units = [f"{said[0]}_{unit}" for unit in ("bits_per_dim", "per_step", "perplexity")]
         yield from list(_of(bare, units))[:1]
     yield from list(_of(bare, TASKS))[:2]
     yield from _of(bare, SAMPLES)
@@ -87,10 +71,7 @@ def _ranked(names: list[str], objective: object) -> Iterator[str]:
 
 
 def _of(bare: Mapping[str, str], patterns: Iterable[str]) -> Iterator[str]:
-    """The first name for each pattern."""
-    for pattern in patterns:
-        fitting = [name for name in bare if fnmatch(name, pattern) and not any(fnmatch(name, a) for a in ASIDE)]
-        yield from (bare[name] for name in fitting[:1])
+    return (bare[name] for name in first_of_each(bare, patterns))
 
 
 def _value(metric: Mapping[str, Any], *, error: bool) -> str:

@@ -9,6 +9,8 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from dgmbench.data.spec import DataSpec
+from dgmbench.errors import UserError
 from dgmbench.nn.levels import draw_categories
 from dgmbench.nn.sequences import counted, sentence_log_prob
 
@@ -23,22 +25,37 @@ class RecurrentDecoder(nn.Module):
         width: Of the embeddings of tokens.
         hidden: Of the recurrent state.
         latent: Of the code; 0 for p(x) without one.
+        unknown: Whether the words that are seen may be ``self.unknown`` in place of what was said.
+        blind: Whether all of them are: then p(x | code) is a product over the places.
     """
 
-    def __init__(self, tokens: int, length: int, end: int | None, *, width: int, hidden: int, latent: int) -> None:
+    def __init__(
+        self, tokens: int, length: int, end: int | None, *, width: int, hidden: int, latent: int,
+        unknown: bool = False, blind: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.tokens, self.length, self.end = tokens, length, end
-        self.embedding = nn.Embedding(tokens + 1, width)  # the last entry is the beginning
+        self.tokens, self.length, self.end, self.blind = tokens, length, end, blind
+        self.unknown = tokens + 1 if unknown or blind else None
+        self.embedding = nn.Embedding(tokens + 1 + (self.unknown is not None), width)  # then the beginning, the unknown
         self.state = nn.Linear(latent, hidden) if latent else None
         self.gru = nn.GRU(width + latent, hidden, batch_first=True)
         self.top = nn.Linear(hidden, tokens)
 
-    def log_prob(self, x: Int[Tensor, "b t"], code: Float[Tensor, "b z"] | None = None) -> Float[Tensor, " b"]:
-        """log p(x | code), nats; places after the end cost nothing, neither nats nor time."""
+    def log_prob(
+        self,
+        x: Int[Tensor, "b t"],
+        code: Float[Tensor, "b z"] | None = None,
+        *,
+        seen: Int[Tensor, "b t"] | None = None,
+    ) -> Float[Tensor, " b"]:
+        """log p(x | code), nats; places after the end cost nothing, neither nats nor time.
+
+        With ``seen`` the next word is predicted from these words, some of them unknown, in place of x's.
+        """
         x = x.long()
         kept = counted(x, self.end)
         longest = int(kept.sum(1).max())
-        before = F.pad(x[:, : longest - 1], (1, 0), value=self.tokens)
+        before = F.pad((x if seen is None else seen)[:, : longest - 1], (1, 0), value=self.tokens)
         states, _ = self.gru(self._inputs(before, code), self._start(len(x), code))
         # of the places that count only: the vocabulary may be large
         kept = kept[:, :longest]
@@ -72,6 +89,10 @@ class RecurrentDecoder(nn.Module):
             if bool(ended.all()):
                 break
         return x
+
+    def greedy(self, n: int, code: Float[Tensor, "n z"] | None = None) -> Int[Tensor, "n t"]:
+        """The likeliest word after another, for each code."""
+        return self.search(n, code)[0]
 
     @torch.no_grad()
     def search(
@@ -109,6 +130,8 @@ class RecurrentDecoder(nn.Module):
         return x[rows, best], score[rows, best]
 
     def _inputs(self, tokens: Int[Tensor, "b t"], code: Float[Tensor, "b z"] | None) -> Float[Tensor, "b t i"]:
+        if self.blind:
+            tokens = tokens.masked_fill(tokens < self.tokens, self.tokens + 1)
         embedded = self.embedding(tokens)
         if code is None:
             return embedded
@@ -116,3 +139,20 @@ class RecurrentDecoder(nn.Module):
 
     def _start(self, n: int, code: Float[Tensor, "n z"] | None) -> Float[Tensor, "one n h"] | None:
         return None if self.state is None or code is None else torch.tanh(self.state(code))[None]
+
+
+def sentence_decoder(
+    spec: DataSpec, *, width: int, hidden: int, latent: int, unknown: bool = False, blind: bool = False
+) -> RecurrentDecoder:
+    """A decoder of the sentences of a data space, tokens (t,); ``UserError`` for others."""
+    return RecurrentDecoder(
+        require_sentences(spec), spec.dim, spec.end, width=width, hidden=hidden, latent=latent, unknown=unknown,
+        blind=blind,
+    )  # fmt: skip
+
+
+def require_sentences(spec: DataSpec) -> int:
+    """The size of the vocabulary of a data space of sentences; ``UserError`` for others."""
+    if spec.kind != "tokens" or spec.levels is None or len(spec.shape) != 1:
+        raise UserError(f"This model takes sequences of tokens (t,), not {spec}.")
+    return spec.levels

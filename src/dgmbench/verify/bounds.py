@@ -122,7 +122,8 @@ def _below(subject: Subject, model: HasElbo, support: Support, samples: Tensor |
     elbo = torch.cat(
         [model.elbo(many, generator=subject.generator("below", i)).view(repeats, -1) for i in range(calls)]
     ).double()
-    mean, error = elbo.mean(0), elbo.std(0) / len(elbo) ** 0.5
+    never = (elbo == -torch.inf).all(0)  # what cannot be, as words after the end of a sentence, is no noise
+    mean, error = elbo.mean(0), (elbo.std(0) / len(elbo) ** 0.5).masked_fill(never, 0.0)
     yield sums_to_at_most_one(mean + log_volume, error, points)
     if samples is not None and support.exact:
         yield below_frequencies(support, samples, mean, error)

@@ -66,6 +66,10 @@ def test_sort_filter_open_and_theme(rich_bench: Any, tmp_path: Path) -> None:
         const models = () => texts("#results-table tbody th");
         const heads = () => texts("#results-table thead button");
         const sort = (name) => all("#results-table thead button")[heads().indexOf(name)].click();
+        found.overview = all("#results-table tbody tr").map((row) => [...row.children].map((cell) => cell.textContent));
+        found.overviewHeads = heads();
+        found.captions = texts("#gallery figcaption span");
+        $("[data-view=wide]").click();
         found.heads = heads();
         found.models = models();
         sort("elbo (A)");
@@ -111,6 +115,13 @@ def test_sort_filter_open_and_theme(rich_bench: Any, tmp_path: Path) -> None:
     assert found["ready"] == "true"
     assert found["title"] == "A suite of one's own · dgm report"  # the failed run's text did not run
     assert found["images"] == 1
+    assert found["overviewHeads"][:4] == ["model", "data", "likelihood", "energy_distance"]
+    first, second = found["overview"][:2]  # the higher likelihood stands first, with what it is
+    assert first[:3] == ["iwae", "digits_binary", "−89.00 (1)elbo · lower bound · protocol B"]
+    assert second[:4] == ["vae", "digits_binary", "−91.0 ± 1.0 (3)elbo · lower bound · protocol A", "0.01 ± 0.00 (3)"]
+    assert second[4:6] == ["75,500", "2.5"]
+    assert [row[2] for row in found["overview"][2:]].count("") == 0  # what has no numbers says why
+    assert found["captions"] == ["digits_binary: samples, best weights"]
     assert {"elbo (A)", "elbo (B)", "energy_distance"} <= set(found["heads"])
     assert len(found["models"]) == found["again"] == 7
     assert found["sorted"] == "descending"  # higher is better
@@ -191,6 +202,7 @@ def test_warnings_and_values_that_are_not_finite(bench: Any, number: Callable, t
         bench.folder,
         tmp_path,
         """
+        $("[data-view=wide]").click();
         const buttons = all("#results-table tbody td .cell");
         const warned = buttons.find((node) => node.textContent.includes("⚠"));
         const found = { signs: texts("#results-table .mark").length, title: warned.querySelector(".mark").title };

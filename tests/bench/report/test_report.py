@@ -59,6 +59,11 @@ def page_of(folder: Path) -> tuple[Elements, dict[str, Any]]:
 
 
 def markdown_rows(folder: Path) -> list[dict[str, str]]:
+    """The rows of the main table."""
+    return [row for row in all_markdown_rows(folder) if OURS in row]
+
+
+def all_markdown_rows(folder: Path) -> list[dict[str, str]]:
     rows, titles = [], None
     for line in (folder / "report.md").read_text(encoding="utf-8").splitlines():
         if not line.startswith("|"):
@@ -89,6 +94,38 @@ def test_columns_begin_with_what_says_most_and_end_with_other_checkpoints(
     ]  # fmt: skip
     write_report(bench.folder)
     assert page_of(bench.folder)[1]["metricNames"] == found
+
+
+def test_the_overview_has_a_line_for_each_model_the_best_first(bench: Any, number: Callable) -> None:
+    def lower(value: float) -> dict[str, Any]:
+        return number(value) | {"direction": "lower", "kind": "estimate"}
+
+    exact = number(-21.5) | {"kind": "exact"}
+    for model, metrics in {
+        "gan": {"fd_classifier": lower(3.0), "fd_classifier_inf": lower(2.0), "prediction_mse@valid": lower(1.0)},
+        "better_gan": {"fd_classifier": lower(0.5), "classification_error": lower(0.1)},
+        "vae": {
+            "elbo": number(-22.5),
+            "iw_bound_k10": number(-22.0),
+            "iw_bound_k50": number(-21.8),
+            "mig": number(0.2),
+        },
+        "flow": {"log_likelihood": exact, "log_likelihood@final": number(-9.0), "fd_classifier": lower(1.0)},
+        "broken": {"elbo": number(0.0) | {"value": None}},
+    }.items():
+        for seed in range(2):
+            bench.cell(model, run=bench.run(model, seed=seed, metrics=metrics).name, status="done", seed=seed)
+    bench.cell("planned")
+    write_report(bench.folder)
+    rows = [row for row in all_markdown_rows(bench.folder) if OURS not in row]
+    assert [row["model"] for row in rows] == ["flow", "vae", "better_gan", "gan", "broken", "planned"]
+    assert [row["likelihood (nats)"] for row in rows[:4]] == ["-21.50 ± 0.00 (2)", "-21.80 ± 0.00 (2)", "", ""]
+    assert rows[1]["which, kind"] == "iw_bound_k50, lower bound"
+    assert rows[0]["which, kind"] == "log_likelihood, exact"
+    assert rows[4]["likelihood (nats)"] == "2 of 2 values are not finite, so there is no mean"
+    assert "fd_classifier_inf" not in rows[0]
+    assert [row["beside"].split(" ")[0] for row in rows[:4]] == ["", "mig", "classification_error", ""]
+    assert rows[0]["examples seen"] == "75500"
 
 
 def test_all_four_files_and_the_path(rich_bench: Any) -> None:
@@ -269,7 +306,7 @@ def test_the_page_holds_commands_protocols_curves_and_pictures(rich_bench: Any) 
     assert curves["train"]["images"][-1] == 100_000
     assert curves["valid"] == {"images": [50_000], "seconds": [50.0], "elbo": [-95.0]}
     ((cell, name, uri),) = data["pictures"]
-    assert (cell, name) == (0, "best-n64-s0.png")
+    assert (cell, name) == (0, "samples, best weights")
     assert uri.startswith("data:image/png;base64,")
 
 
@@ -555,6 +592,9 @@ def test_pictures_are_made_small_or_left_out(tmp_path: Path, monkeypatch: pytest
     noise = Image.frombytes("RGB", (600, 600), os.urandom(600 * 600 * 3))
     noise.save(samples / "best-n64-s0.png")
     large = find_picture(tmp_path)
+    for other in ("best-n64-s0-reconstructions", "best-n64-s0-y3", "best-n9-s0-t0.5", "zebra", "final-n64-s0"):
+        Image.new("L", (8, 8)).save(samples / f"{other}.png")
+    assert find_picture(tmp_path) == large  # plain samples of the weights that the numbers are of
     assert large == samples / "best-n64-s0.png"
     for limit in (100_000, 20_000):
         uri = picture_uri(large, limit)

@@ -53,8 +53,8 @@ def test_the_code_sees_the_sentence_and_nothing_after_its_end():
     length = int((x[3] != 0).sum()) + 1
     state = torch.zeros(1, 1, 9, dtype=torch.float64)
     for token in x[3][: min(length, 6)]:
-        _, state = model.reader(model.embedding(token.reshape(1, 1)), state)
-    assert torch.allclose(model.code(state[0]), code[3:4])
+        _, state = model.reader.gru(model.reader.embedding(token.reshape(1, 1)), state)
+    assert torch.allclose(model.reader.top(state[0]), code[3:4])
     kept = counted(x, 0)
     for t in range(6):
         moved = x.clone()

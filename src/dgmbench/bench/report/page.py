@@ -17,7 +17,8 @@ from dgmbench import __version__
 from dgmbench.bench.report.curves import read_curves
 from dgmbench.bench.report.ledger import HAS_NUMBERS, STATUSES, Cell, Ledger, read_traceback
 from dgmbench.bench.report.numbers import Group, Row, metric_order, signed
-from dgmbench.bench.report.pictures import CACHE, find_picture, picture_uris
+from dgmbench.bench.report.overview import overview, sample_measures
+from dgmbench.bench.report.pictures import CACHE, find_picture, picture_uris, what_is_shown
 from dgmbench.bench.report.tables import model_label
 from dgmbench.config.bounded import read_bytes
 from dgmbench.config.cards import FAMILIES, family_title
@@ -128,8 +129,29 @@ def _payload(ledger: Ledger, groups: Sequence[Group], notes: list[str]) -> dict[
         "papers": papers.values,
         "cells": cells,
         "groups": listed,
+        **_overview(ledger, groups),
         "pictures": _pictures(ledger, groups, notes),
         "curves": _curves(ledger, groups, notes),
+    }
+
+
+def _overview(ledger: Ledger, groups: Sequence[Group]) -> dict[str, Any]:
+    """Lines ``[group, likelihood, task, {measure: row}, images, seconds]``, rows by their number in their group."""
+    lines = overview(ledger, groups)
+    numbers = {id(group): number for number, group in enumerate(groups)}
+    rows = {id(row): number for group in groups for number, row in enumerate(group.rows)}
+    return {
+        "sampleMeasures": sample_measures(lines),
+        "overview": [
+            [
+                numbers[id(line.group)],
+                *(None if row is None else rows[id(row)] for row in (line.likelihood, line.task)),
+                {name: rows[id(row)] for name, row in line.samples.items()},
+                _safe(line.images),
+                _safe(line.seconds),
+            ]
+            for line in lines
+        ],
     }
 
 
@@ -163,7 +185,7 @@ def _in_turn(ledger: Ledger, groups: Iterable[Group]) -> list[int]:
 
 
 def _pictures(ledger: Ledger, groups: Sequence[Group], notes: list[str]) -> list[list[Any]]:
-    """One grid of samples for every group: ``[cell, name of the file, data URI]``."""
+    """One grid of samples for every group: ``[cell, what it shows, data URI]``."""
     found: list[tuple[int, Path]] = []
     left_out = 0
     for group in groups:
@@ -187,7 +209,7 @@ def _pictures(ledger: Ledger, groups: Sequence[Group], notes: list[str]) -> list
         if uri is None:
             notes.append(f"{ledger.cells[number].run}/samples/{file.name} is damaged and is not shown.")
         else:
-            pictures.append([number, file.name, uri])
+            pictures.append([number, what_is_shown(file), uri])
     return pictures
 
 

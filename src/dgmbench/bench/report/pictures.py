@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -11,17 +12,47 @@ from dgmbench.bench.report.index import stamp, write_file
 
 MAX_PIXELS = 40_000_000
 CACHE = "report.pictures.json"
+PLAIN = ("samples, best weights", "samples, final weights")
+IN_TRAINING = "during training"
+_NAME = re.compile(
+    r"(?P<weights>best|final)-n\d+-s\d+(-y(?P<label>\d+))?(-t(?P<temperature>[0-9.e+-]*\d))?(-(?P<show>[a-z_]+))?"
+)
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = "data:image/jpeg"
 
 
 def find_picture(run: Path) -> Path | None:
-    """The picture that shows a run best: drawn from its best weights, else its newest of training."""
+    """The picture that shows a run best: plain samples of its best weights, which the numbers are of, then of its last
+    ones, then its newest of training, then whatever else was drawn.
+    """
     found = [path for path in (run / "samples").glob("*.png") if path.is_file()]
-    if not found:
-        return None
-    ranks = {"best": 2, "final": 1}
-    return max(found, key=lambda path: (ranks.get(path.stem.partition("-")[0], 0), path.stem))
+    return max(found, key=lambda path: (_rank(path), path.stem)) if found else None
+
+
+def _rank(file: Path) -> int:
+    shown = what_is_shown(file)
+    return next((3 - rank for rank, name in enumerate((*PLAIN, IN_TRAINING)) if shown == name), 0)
+
+
+def what_is_shown(file: Path) -> str:
+    """What a picture of a run shows, from its name, as ``dgm sample`` gives it.
+
+    >>> what_is_shown(Path("best-n64-s0.png")), what_is_shown(Path("000000025160.png"))
+    ('samples, best weights', 'during training')
+    >>> what_is_shown(Path("best-n8-s0-t0.7.png")), what_is_shown(Path("final-n8-s1-reconstructions.png"))
+    ('samples at temperature 0.7, best weights', 'reconstructions, final weights')
+    >>> what_is_shown(Path("mine.png"))
+    'mine'
+    """
+    if file.stem.isdigit():
+        return IN_TRAINING
+    name = _NAME.fullmatch(file.stem)
+    if name is None:
+        return file.stem
+    shown = name["show"] or "samples"
+    shown += f" of class {name['label']}" if name["label"] else ""
+    shown += f" at temperature {name['temperature']}" if name["temperature"] else ""
+    return f"{shown}, {name['weights']} weights"
 
 
 def picture_uris(files: Sequence[Path], limit: int, cache: Path) -> list[str | None]:

@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterable, Sequence
 
 from dgmbench.bench.report.ledger import HAS_NUMBERS, Ledger
-from dgmbench.bench.report.numbers import Group, Row, finite_or_nan, signed
+from dgmbench.bench.report.numbers import Group, Row, finite_or_nan, rounded, signed
+from dgmbench.bench.report.overview import overview, sample_measures
 from dgmbench.runs.metric_names import without_protocol
 
 CSV_COLUMNS = (
@@ -99,19 +100,46 @@ def _difference(row: Row) -> str:
 
 
 def to_markdown(ledger: Ledger, groups: Sequence[Group]) -> str:
-    """The main table, one part for each data set."""
+    """For each data set an overview, one line a model, and then the main table."""
     parts = [f"# {_markdown(ledger.title)}"]
     if ledger.survey:
         parts.append(f"Survey: {_markdown(ledger.survey)}.")
     if ledger.notes:
         parts.append("\n".join(f"- **Note:** {_markdown(note)}" for note in ledger.notes))
     for data, members in _by_data(groups).items():
-        parts.append(f"## {_markdown(data)}")
-        rows = [COLUMNS, *(line for group in members for line in _lines(group))]
-        lines = ["| " + " | ".join(_markdown(text) for text in row) + " |" for row in rows]
-        lines.insert(1, "|" + "|".join("---:" if 2 <= i <= 4 else "---" for i in range(len(COLUMNS))) + "|")
-        parts.append("\n".join(lines))
+        parts += [f"## {_markdown(data)}", _markdown_overview(ledger, members), "Every number:"]
+        parts.append(_markdown_table(COLUMNS, [line for group in members for line in _lines(group)], range(2, 5)))
     return "\n\n".join(parts) + "\n"
+
+
+def _markdown_overview(ledger: Ledger, members: Sequence[Group]) -> str:
+    lines = overview(ledger, members)
+    samples = sample_measures(lines)
+    titles = ("model", "likelihood (nats)", "which, kind", *samples, "beside", "examples seen", "seconds")
+    rows = []
+    for line in lines:
+        said = line.likelihood
+        values = [_with_letter(line.samples[name]) if name in line.samples else "" for name in samples]
+        beside = "" if line.task is None else f"{line.task.measure.metric} {_with_letter(line.task)}"
+        cost = ["" if value is None else rounded(value) for value in (line.images, line.seconds)]
+        about = ["", ""] if said is None else [_with_letter(said), f"{said.measure.metric}, {said.measure.kind}"]
+        rows.append((model_label(line.group), *about, *values, beside, *cost))
+    numbers = (1, *range(3, 3 + len(samples)), len(titles) - 2, len(titles) - 1)
+    return _markdown_table(titles, rows, numbers)
+
+
+def _with_letter(row: Row) -> str:
+    """A value that says which of several protocols it is of, and whether its run warns of it."""
+    letter = f" protocol {row.measure.letter}" if row.measure.letter else ""
+    return f"{row.text or row.why}{letter}{f' {MARK}' if row.warning else ''}"
+
+
+def _markdown_table(titles: Sequence[str], rows: Sequence[Sequence[str]], numbers: Iterable[int]) -> str:
+    """Titles and rows; the columns of these numbers stand to the right."""
+    right = set(numbers)
+    lines = ["| " + " | ".join(_markdown(text) for text in row) + " |" for row in (titles, *rows)]
+    lines.insert(1, "|" + "|".join("---:" if i in right else "---" for i in range(len(titles))) + "|")
+    return "\n".join(lines)
 
 
 def _markdown(text: str) -> str:

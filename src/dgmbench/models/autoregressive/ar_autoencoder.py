@@ -28,20 +28,14 @@ LSTMs, the code is narrower than the state, and there is no sentiment.
 
 import torch
 from jaxtyping import Float
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from dgmbench.data.spec import Batch, DataSpec
-from dgmbench.errors import UserError, require
+from dgmbench.errors import require
 from dgmbench.models.contract import Logs, Model
-from dgmbench.nn.recurrent_decoder import RecurrentDecoder
+from dgmbench.nn.recurrent_decoder import sentence_decoder
+from dgmbench.nn.sentence_reader import SentenceReader
 from dgmbench.nn.sequences import counted
-
-
-def _decoder(spec: DataSpec, width: int, hidden: int, latent: int) -> RecurrentDecoder:
-    if spec.kind != "tokens" or spec.levels is None or len(spec.shape) != 1:
-        raise UserError(f"This model takes sequences of tokens (t,), not {spec}.")
-    require(least=1, width=width, hidden=hidden)
-    return RecurrentDecoder(spec.levels, spec.dim, spec.end, width=width, hidden=hidden, latent=latent)
 
 
 class ArAutoencoder(Model):
@@ -70,13 +64,11 @@ class ArAutoencoder(Model):
         decay: float = 0.99,
     ) -> None:
         super().__init__(spec)
-        require(least=1, latent=latent, beam=beam)
+        require(least=1, width=width, hidden=hidden, latent=latent, beam=beam)
         require(least=0, below=1, decay=decay)
         self.beam, self.decay = beam, decay
-        self.decoder = _decoder(spec, width, hidden, latent)
-        self.embedding = nn.Embedding(self.decoder.tokens, width)
-        self.reader = nn.GRU(width, hidden, batch_first=True)
-        self.code = nn.Linear(hidden, latent)
+        self.decoder = sentence_decoder(spec, width=width, hidden=hidden, latent=latent)
+        self.reader = SentenceReader(self.decoder.tokens, spec.end, width=width, hidden=hidden, outputs=latent)
         self.register_buffer("code_mean", torch.zeros(latent))
         self.register_buffer("code_covariance", torch.eye(latent))
 
@@ -99,10 +91,7 @@ class ArAutoencoder(Model):
 
     def encode(self, x: Tensor) -> Float[Tensor, "b z"]:
         """The code of raw x (b, t): a linear map of the reader's state at the end of the sentence."""
-        last = counted(x, self.spec.end).sum(1) - 1
-        longest = int(last.max()) + 1
-        states, _ = self.reader(self.embedding(x[:, :longest].long()))
-        return self.code(states[torch.arange(len(x), device=x.device), last])
+        return self.reader(x)
 
     def reconstruction_log_prob(self, x: Tensor) -> Float[Tensor, " b"]:
         """log p(x | c(x)) of raw x (b, t), nats: no likelihood, because the code has seen x."""
@@ -142,7 +131,8 @@ class UnconditionalDecoder(Model):
 
     def __init__(self, spec: DataSpec, *, width: int = 64, hidden: int = 128) -> None:
         super().__init__(spec)
-        self.decoder = _decoder(spec, width, hidden, 0)
+        require(least=1, width=width, hidden=hidden)
+        self.decoder = sentence_decoder(spec, width=width, hidden=hidden, latent=0)
 
     def loss(self, player: str, batch: Batch, generator: Generator) -> tuple[Tensor, Logs]:
         """Mean negative log-likelihood."""

@@ -51,7 +51,7 @@ const groups = D.groups.map((entry) => {
 });
 for (const cell of cells) cell.text = [cell.id, cell.group.label, familyName(cell), cell.data, cell.status, cell.reason, cell.command].join(" ").toLowerCase();
 const curves = new Map(D.curves);
-const pictures = new Map(D.pictures.map(([number, name, uri]) => [number, { name, uri }]));
+const pictures = new Map(D.pictures.map(([number, shown, uri]) => [number, { shown, uri }]));
 const familyNames = Object.keys(D.families);
 const metricsOfFamily = new Map();
 for (const group of groups) for (const row of group.rows) if (row.v !== null) {
@@ -156,7 +156,7 @@ const status = (name) => el("span", { class: `status ${slug(name)}`, title: D.st
 const arrow = { higher: "↑", lower: "↓" };
 
 // ---- results -----------------------------------------------------------------------------------------------------
-let view = "wide";
+let view = "overview";
 const shownRows = (group) => group.rows.filter((row) => !filter.metric || row.measure.metric === filter.metric);
 function numberButton(row) {
   const text = minus(row.t);
@@ -175,13 +175,44 @@ function whyEmpty(group, metric, letter) {
 function emptyButton(group, metric, letter) {
   const why = whyEmpty(group, metric, letter);
   const name = group.statuses.find((s) => !D.hasNumbers.includes(s));
-  const text = !hasNumbers(group) && name ? name : why.startsWith("measured under") ? "other protocol" : why.startsWith("not defined") ? "not defined" : "not measured";
-  const button = opener(text, `${text}: ${why}`, () => openEmpty(group, metric, why), `empty ${!hasNumbers(group) && name ? slug(name) : ""}`);
+  const text = !hasNumbers(group) && name ? name : why.startsWith("measured under") ? "other protocol" : why.startsWith("not defined") ? "·" : "not measured";
+  const button = opener(text, `${text === "·" ? "not defined" : text}: ${why}`, () => openEmpty(group, metric, why), `empty ${!hasNumbers(group) && name ? slug(name) : ""}`);
   button.title = why;
   return button;
 }
 const modelColumn = { key: "model", title: "model", sort: (g) => g.label, cell: (g) => [dot(g.family), opener(g.label, `${g.label} on ${g.data}: show its cells`, () => openGroup(g))] };
+const badge = (row, ...texts) => el("span", { class: "kind" }, [...texts, row.measure.kind === "estimate" ? "" : row.measure.kind, row.measure.letter ? `protocol ${row.measure.letter}` : ""].filter(Boolean).join(" · "));
+const overview = D.overview.map(([i, likelihood, task, samples, images, seconds]) => {
+  const group = groups[i], row = (k) => (k === null || k === undefined ? null : group.rows[k]);
+  return { group, likelihood: row(likelihood), task: row(task), samples: new Map(Object.entries(samples).map(([name, k]) => [name, row(k)])), images, seconds };
+});
+function drawOverview() {
+  const kept = overview.filter((line) => keepGroup(line.group));
+  const g = (f) => (line) => f(line.group);
+  const value = (row) => (row ? row.v : null);
+  const shown = (row) => (row.v === null ? opener("–", row.w, () => openNumber(row), "empty") : numberButton(row));
+  const named = (row) => (row ? [shown(row), badge(row, row.measure.metric)] : "");
+  const several = new Set(kept.map((line) => line.group.data)).size > 1;
+  table($("results-table"), [
+    { ...modelColumn, sort: g(modelColumn.sort), cell: g(modelColumn.cell) },
+    ...(several ? [{ key: "data", title: "data", sort: (l) => l.group.data, cell: (l) => l.group.data }] : []),
+    { key: "likelihood", title: "likelihood", sub: "strongest statement · nats · ↑", number: true, better: "higher", sort: (l) => value(l.likelihood),
+      cell: (l) => l.likelihood || hasNumbers(l.group) ? named(l.likelihood) : emptyButton(l.group, "", "") },
+    ...D.sampleMeasures.filter((name) => kept.some((l) => l.samples.has(name))).map((name) => {
+      const found = kept.map((l) => l.samples.get(name)).find(Boolean).measure;
+      return { key: name, title: name, sub: [found.unit === "1" ? "" : found.unit, arrow[found.direction] || ""].filter(Boolean).join(" · "), number: true, better: found.direction,
+        sort: (l) => value(l.samples.get(name)), cell: (l) => { const row = l.samples.get(name); return row ? row.measure.letter ? [shown(row), badge(row)] : shown(row) : ""; } };
+    }),
+    ...(kept.some((l) => l.task) ? [{ key: "task", title: "beside", sub: "a task, or its codes", number: true, sort: (l) => l.task ? l.task.measure.metric : null,
+      cell: (l) => l.task ? [shown(l.task), badge(l.task, l.task.measure.metric + (arrow[l.task.measure.direction] ? ` ${arrow[l.task.measure.direction]}` : ""))] : "" }] : []),
+    { key: "images", title: "examples seen", number: true, sort: (l) => l.images, cell: (l) => short(l.images) },
+    { key: "seconds", title: "training", sub: "seconds", number: true, sort: (l) => l.seconds, cell: (l) => short(l.seconds === null ? null : +l.seconds.toPrecision(3)) },
+    ...(kept.some((l) => l.group.why) ? [{ key: "why", title: "reason", sort: (l) => l.group.why, cell: (l) => l.group.why || "" }] : []),
+  ], kept);
+  count($("results-table"), kept.length, "row");
+}
 function drawResults() {
+  if (view === "overview" && !filter.metric) { drawOverview(); return; }
   const kept = groups.filter(keepGroup);
   if (view === "long") {
     const lines = kept.flatMap((group) => {
@@ -356,7 +387,7 @@ function openCell(cell) {
   open(cell.id,
     el("p", {}, status(cell.status), ` ${D.statuses[cell.status] || ""}${cell.reason ? `: ${cell.reason}` : ""}`),
     cell.command ? [heading("Command"), copied(cell.command, true)] : null,
-    picture ? [heading("Samples"), el("img", { src: picture.uri, alt: `grid of samples of ${cell.group.label} on ${cell.data}` })] : null,
+    picture ? [heading(`Picture: ${picture.shown}`), el("img", { src: picture.uri, alt: `${picture.shown} of ${cell.group.label} on ${cell.data}` })] : null,
     cell.values.length ? [heading("Numbers"), listed(["metric", "value", "standard error", "examples", "unit", "kind", "protocol"], cell.values.map(([m, value, se, n, note]) =>
       [measures[m].metric, note ? [short(value), el("span", { class: "mark", title: note }, " ⚠")] : short(value), short(se), short(n), measures[m].unit, measures[m].kind, protocolButton(measures[m].protocol, measures[m].letter)]))] : null,
     curves.has(cell.number) ? [heading("Learning curves"), charts] : null,
@@ -382,8 +413,8 @@ function drawGallery() {
   const shown = kept.flatMap((group) => { const i = group.cells.find((n) => pictures.has(n)); return i === undefined ? [] : [[group, cells[i], pictures.get(i)]]; });
   const most = allPictures ? shown.length : MANY;
   $("gallery").replaceChildren(...shown.slice(0, most).map(([group, cell, picture]) => el("figure", {},
-    el("button", { type: "button", onclick: () => openCell(cell), "aria-label": `samples of ${group.label} on ${group.data}: show the cell` }, el("img", { src: picture.uri, alt: "", loading: "lazy", decoding: "async" })),
-    el("figcaption", {}, group.label, el("br"), el("span", {}, `${group.data}, ${/^(best|final)/.test(picture.name) ? `${picture.name.split("-")[0]} weights` : "during training"}`)))));
+    el("button", { type: "button", onclick: () => openCell(cell), "aria-label": `${picture.shown} of ${group.label} on ${group.data}: show the cell` }, el("img", { src: picture.uri, alt: "", loading: "lazy", decoding: "async" })),
+    el("figcaption", {}, group.label, el("br"), el("span", {}, `${group.data}: ${picture.shown}`)))));
   if (shown.length > most) $("gallery").append(el("button", { type: "button", onclick: () => { allPictures = true; drawGallery(); } }, `Show all ${shown.length}`));
   if (!shown.length) $("gallery").replaceChildren(el("p", { class: "empty" }, "No run here has pictures of samples."));
 }
