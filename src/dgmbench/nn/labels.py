@@ -17,14 +17,19 @@ from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError
 
 
-def start_class_prior(model: nn.Module, spec: DataSpec) -> None:
-    """Register ``class_log_prior`` (num_classes,), uniform until ``count_classes``; refuses data without labels."""
+def class_count(spec: DataSpec) -> int:
+    """How many classes the examples are of; refuses data without labels."""
     if not spec.num_classes:
         raise UserError("A class-conditional model needs data with labels, and this data set has none.")
     if spec.step_labels:
         raise UserError("A class-conditional model needs a label for each example, and these data have one a step.")
-    prior = torch.full((spec.num_classes,), -math.log(spec.num_classes))
-    model.register_buffer("class_log_prior", prior)
+    return spec.num_classes
+
+
+def start_class_prior(model: nn.Module, spec: DataSpec) -> None:
+    """Register ``class_log_prior`` (num_classes,), uniform until ``count_classes``; refuses data without labels."""
+    classes = class_count(spec)
+    model.register_buffer("class_log_prior", torch.full((classes,), -math.log(classes)))
 
 
 def count_classes(class_log_prior: Float[Tensor, " c"], y: Tensor | None) -> None:
@@ -33,6 +38,13 @@ def count_classes(class_log_prior: Float[Tensor, " c"], y: Tensor | None) -> Non
         raise UserError("A class-conditional model needs labels with every batch, and this one has none.")
     counts = torch.bincount(y[y >= 0], minlength=len(class_log_prior)).to(class_log_prior) + 1.0
     class_log_prior.copy_(torch.log(counts / counts.sum()))
+
+
+def labels_of(batch: Batch) -> Tensor:
+    """The labels (b,) of a batch, -1 where unknown."""
+    if batch.y is None:
+        raise UserError("The model needs labels with every batch, and this one has none.")
+    return batch.y
 
 
 def labelled_part(batch: Batch) -> Batch:
@@ -72,6 +84,21 @@ def label_nll(logits: Float[Tensor, "b c"], y: Tensor) -> Float[Tensor, ""]:
     """-log p(y | x) from unnormalised scores, the mean over the examples whose label is known; 0 if none is."""
     total = F.cross_entropy(logits, y, ignore_index=-1, reduction="sum")
     return total / (y >= 0).sum().clamp_min(1)
+
+
+def label_bound(bounds: Float[Tensor, "... c"], log_q: Float[Tensor, "... c"]) -> Float[Tensor, "..."]:
+    """sum_y q(y | x) (bound_y - log q(y | x)): a bound of log p(x) from one of log p(x, y) for every label y.
+
+    It is at most logsumexp_y bound_y, and equals that where q is their softmax.
+    """
+    return (log_q.exp() * (bounds - log_q)).sum(-1)
+
+
+def population_mean(values: Float[Tensor, " b"], y: Tensor, share: Tensor) -> Float[Tensor, ""]:
+    """The mean over a data set, in which a ``share`` of the labels is known, from a batch that has another share."""
+    known = y >= 0
+    parts = [part.mean() for part in (values[known], values[~known]) if len(part)]
+    return parts[0] if len(parts) == 1 else share * parts[0] + (1 - share) * parts[1]
 
 
 def factor_of(y: Tensor, spec: DataSpec, factor: str) -> Tensor:

@@ -29,11 +29,11 @@ from torch import Generator, Tensor
 
 from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.models.contract import Logs
-from dgmbench.models.gan.labelled import LabelledGan, labels_of
+from dgmbench.models.gan.labelled import LabelledGan
 from dgmbench.nn.adversarial import NetName, make_discriminator
 from dgmbench.nn.adversarial_losses import AdversarialLoss, AdversarialLossName
 from dgmbench.nn.batchnorm import statistics_of
-from dgmbench.nn.labels import label_nll
+from dgmbench.nn.labels import label_nll, labels_of
 
 
 class AcGan(LabelledGan):

@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 
 from dgmbench.data.policy import BatchPolicy
 from dgmbench.data.spec import Batch, DataSpec
-from dgmbench.errors import UserError, require
+from dgmbench.errors import require
 from dgmbench.models.contract import Model
 from dgmbench.nn.adversarial import Labels, NetName, make_generator
 from dgmbench.nn.adversarial_losses import AdversarialLoss, AdversarialLossName, adversarial_loss
@@ -102,10 +102,3 @@ class LabelledGan(Model):
         """G(z, y), float (b, *shape) on the raw scale, of standard normal noise whose last column decides the label."""
         y = classes_of_noise(self.class_log_prior, noise[:, self.latent])
         return self.scaling.unrounded(self.generated(noise[:, : self.latent], y))
-
-
-def labels_of(batch: Batch) -> Tensor:
-    """The labels (b,) of a batch, -1 where unknown."""
-    if batch.y is None:
-        raise UserError("The model needs labels with every batch, and this one has none.")
-    return batch.y

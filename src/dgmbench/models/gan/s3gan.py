@@ -32,12 +32,12 @@ from torch.nn import functional as F
 from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError, require
 from dgmbench.models.contract import Logs
-from dgmbench.models.gan.labelled import LabelledGan, labels_of
+from dgmbench.models.gan.labelled import LabelledGan
 from dgmbench.nn.adversarial import NetName
 from dgmbench.nn.adversarial_losses import AdversarialLoss, AdversarialLossName
 from dgmbench.nn.adversarial_pairs import ProjectionDiscriminator, make_projection_discriminator
 from dgmbench.nn.batchnorm import statistics_of
-from dgmbench.nn.labels import label_nll, one_hot
+from dgmbench.nn.labels import label_nll, labels_of, one_hot
 
 TURNS = 4
 

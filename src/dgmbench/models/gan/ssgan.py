@@ -28,11 +28,11 @@ from torch import Generator, Tensor, nn
 from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError, require
 from dgmbench.models.contract import Logs
-from dgmbench.models.gan.labelled import LabelledGan, labels_of
+from dgmbench.models.gan.labelled import LabelledGan
 from dgmbench.nn.adversarial import Discriminator, NetName, hidden_layers, joined, make_discriminator
 from dgmbench.nn.adversarial_losses import AdversarialLoss, AdversarialLossName
 from dgmbench.nn.batchnorm import statistics_of
-from dgmbench.nn.labels import one_hot
+from dgmbench.nn.labels import labels_of, one_hot
 
 
 class StackedDiscriminators(nn.Module):
