@@ -18,10 +18,10 @@ from dgmbench.models.conditions import under
 from dgmbench.models.contract import HasStepConditions, IsClassConditional
 from dgmbench.nn.sequences import within
 
-STEP_CHAINS = 10  # of each step whose log Z is annealed: noise that steps do not share averages out over them
-STEPS_A_CHAIN = (
-    3  # steps that are annealed for each chain of the protocol, so that its chains say how exact it is to be
-)
+STEP_CHAINS = 10
+"""Of each step whose log Z is annealed: noise that steps do not share averages out over them."""
+STEPS_A_CHAIN = 3
+"""Steps that are annealed for each chain of the protocol, so that its chains say how exact it is to be."""
 
 
 @dataclass(frozen=True)
