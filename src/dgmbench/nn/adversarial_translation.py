@@ -76,7 +76,8 @@ class TranslationGenerator(nn.Module):
             *[layer for a, b in itertools.pairwise(widths[::-1]) for layer in normed_conv(a, b, 3, 2, up=True)],
             nn.Conv2d(channels, spec.shape[0], 7, padding=3, padding_mode="reflect"),
         )
-        initialise_dcgan(self)
+        if not planes:
+            initialise_dcgan(self)
 
     def forward(self, x: Float[Tensor, "b c h w"], planes: Tensor | None = None) -> Float[Tensor, "b c h w"]:
         """The translation of scaled images x, given numbers (b, planes)."""
@@ -112,6 +113,30 @@ class PatchDiscriminator(nn.Module):
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b one i j"]:
         """The outputs at scaled images x."""
         return self.net(x)
+
+
+class DomainDiscriminator(nn.Module):
+    """Scaled images -> a map of outputs (b, 1, i, j), and scores of the domains (b, domains).
+
+    4 x 4 convolutions halve the side down to 2 pixels (at most six), the width doubling; leaky ReLU of slope 0.01
+    and no normalisation, so that a gradient penalty means something. Each head is one convolution.
+    """
+
+    def __init__(self, spec: DataSpec, *, channels: int, domains: int) -> None:
+        super().__init__()
+        halvings = max(1, min(6, min(spec.shape[1:]).bit_length() - 2))
+        widths = [spec.shape[0], *[channels * 2**k for k in range(halvings)]]
+        net = [(nn.Conv2d(a, b, 4, 2, 1), nn.LeakyReLU(0.01)) for a, b in itertools.pairwise(widths)]
+        self.trunk = nn.Sequential(*itertools.chain.from_iterable(net))
+        left = [side // 2**halvings for side in spec.shape[1:]]
+        # a constant added to all outputs changes no Wasserstein distance
+        self.outputs = nn.Conv2d(widths[-1], 1, 3, padding=1, bias=False)
+        self.scores = nn.Conv2d(widths[-1], domains, (left[0], left[1]), bias=False)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> tuple[Tensor, Tensor]:
+        """Outputs and scores at scaled images x."""
+        h = self.trunk(x)
+        return self.outputs(h), self.scores(h).flatten(1)
 
 
 class ImagePool(nn.Module):
