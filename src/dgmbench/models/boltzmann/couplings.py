@@ -39,6 +39,18 @@ def binary_states(units: int, start: int, stop: int, *, like: Tensor) -> Float[T
     return ((number[:, None] >> torch.arange(units, device=like.device)) & 1).to(like.dtype)
 
 
+def draw_states(log_weights: Tensor, n: int, generator: Generator | None = None) -> Tensor:
+    """Draw n binary states (n, units) int64 given log-weights of all, (2^units,), or one column each, (2^units, n)."""
+    cdf = torch.softmax(log_weights, 0).cumsum(0)
+    u = torch.rand(n, dtype=cdf.dtype, device=cdf.device, generator=generator) * cdf[-1]
+    if cdf.dim() == 2:
+        index = torch.searchsorted(cdf.t().contiguous(), u[:, None], right=True)[:, 0]
+    else:
+        index = torch.searchsorted(cdf, u, right=True)
+    index = index.clamp_(max=len(cdf) - 1)
+    return (index[:, None] >> torch.arange(len(cdf).bit_length() - 1, device=cdf.device)) & 1
+
+
 @dataclass(frozen=True)
 class Couplings:
     """Weights (visible, hidden), biases and types of unit of one energy. Iteration gives weights and biases."""
@@ -211,15 +223,7 @@ class Couplings:
         one = self._smaller()
         if one is None:
             return None
-        log_weights = torch.cat(list(one._state_log_weights()))
-        cdf = torch.softmax(log_weights, 0).cumsum(0)
-        u = torch.rand(n, dtype=cdf.dtype, device=cdf.device, generator=generator) * cdf[-1]
-        if cdf.dim() == 2:
-            index = torch.searchsorted(cdf.t().contiguous(), u[:, None], right=True)[:, 0]
-        else:
-            index = torch.searchsorted(cdf, u, right=True)
-        index = index.clamp_(max=len(cdf) - 1)
-        states = ((index[:, None] >> torch.arange(one.weight.shape[0], device=cdf.device)) & 1).to(self.weight.dtype)
+        states = draw_states(torch.cat(list(one._state_log_weights())), n, generator).to(self.weight.dtype)
         if one is self:
             return states
         return self.detached().sample_visible(states, generator)

@@ -139,31 +139,55 @@ class Machine:
         *,
         beta: float | Tensor = 1.0,
         given: Sequence[int] = (),
+        backwards: bool = False,
         generator: Generator | None = None,
     ) -> list[Tensor]:
         """Draw each layer but the ``given`` ones, in their order, given all others, at inverse temperature ``beta``.
 
-        The units of a layer with lateral couplings are drawn one by one.
+        The units of a layer with lateral couplings are drawn one by one. ``backwards`` takes layers, and such units,
+        in the opposite order.
         """
         states = list(states)
         features = self.features(states)
-        for n, layer in enumerate(self.layers):
+        for n in range(len(self.layers))[:: -1 if backwards else 1]:
             if n in given:
                 continue
-            lateral = self.weights.get((n, n))
-            eta = beta * self.inputs(n, features)
+            units, lateral = self.layers[n].units, self.weights.get((n, n))
+            eta = (beta * self.inputs(n, features)).expand(len(states[n]), -1)
             if lateral is None:
-                states[n] = layer.units.sample(eta.expand(len(states[n]), -1), generator)
-                features[n] = layer.units.feature(states[n])
-                continue
-            x, f = states[n].clone(), features[n].clone()
-            for unit in range(self.sizes[n]):
-                x[:, unit] = layer.units.sample(eta[:, unit : unit + 1], generator)[:, 0]
-                new = layer.units.feature(x)[:, unit]
-                eta = eta + beta * (new - f[:, unit])[:, None] * lateral[unit]
-                f[:, unit] = new
-            states[n], features[n] = x, f
+                states[n] = units.sample(eta, generator)
+                features[n] = units.feature(states[n])
+            else:
+                states[n] = self._in_turn(n, states[n], eta, beta, backwards, generator)
+                features[n] = units.feature(states[n])
         return states
+
+    def _in_turn(
+        self, n: int, x: Tensor, eta: Tensor, beta: float | Tensor, backwards: bool, generator: Generator | None
+    ) -> Tensor:
+        """Draw the units of a layer one by one; ``eta`` are their natural parameters as x stands.
+
+        What a unit's change adds to the others is a product of rank one, added in place.
+        """
+        units, lateral = self.layers[n].units, self.weights[n, n]
+        lateral, factor = (lateral, beta.flatten()) if isinstance(beta, Tensor) else (beta * lateral, None)
+        order = range(self.sizes[n])[:: -1 if backwards else 1]
+        if units.binary:  # all noise at once: x = 1 where the log-odds exceed logistic noise
+            noise = torch.rand(x.shape, dtype=x.dtype, device=x.device, generator=generator).logit_().t().contiguous()
+            x, eta = x.t().contiguous(), eta.t().contiguous()  # a unit's states lie side by side
+            one = [tensor.unbind() for tensor in (x, eta, noise, lateral)]  # as an index costs more than the arithmetic
+            for old, own, threshold, others in (tuple(rows[unit] for rows in one) for unit in order):
+                change = torch.gt(own, threshold, out=torch.empty_like(old)).sub_(old)
+                old.add_(change)
+                eta.addr_(others, change if factor is None else factor * change)
+            return x.t().contiguous()
+        x, f, eta = x.clone(), units.feature(x).clone(), eta.clone()
+        for unit in order:
+            x[:, unit] = units.sample(eta[:, unit : unit + 1], generator)[:, 0]
+            change = units.feature(x)[:, unit] - f[:, unit]
+            f[:, unit] += change
+            eta.addr_(change if factor is None else factor * change, lateral[unit])
+        return x
 
     # ---- mean field ----
 
@@ -234,7 +258,11 @@ class Machine:
 
 @dataclass(frozen=True)
 class WholeMachine:
-    """A ``Machine`` whose chains carry the states of all layers, side by side: an ``Energy`` without a rest."""
+    """A ``Machine`` whose chains carry the states of all layers, side by side: an ``Energy`` without a rest.
+
+    A sweep takes the layers, and units one by one where they are coupled laterally, in their order. It leaves p where
+    it is, but is not reversible; with a second one in the opposite order (``there_and_back``) it is.
+    """
 
     machine: Machine
 
@@ -255,6 +283,11 @@ class WholeMachine:
         for _ in range(steps):
             states = self.machine.gibbs(states, generator=generator)
         return torch.cat(states, -1)
+
+    def there_and_back(self, v: Float[Tensor, "n d"], generator: Generator | None = None) -> Float[Tensor, "n d"]:
+        """A sweep, and one in the opposite order: together reversible."""
+        states = self.machine.gibbs(self._states(v), generator=generator)
+        return torch.cat(self.machine.gibbs(states, backwards=True, generator=generator), -1)
 
     def hidden_at(self, v: Tensor, beta: Tensor, generator: Generator | None = None) -> Float[Tensor, "n 0"]:
         """There is no rest."""
