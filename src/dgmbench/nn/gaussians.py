@@ -20,6 +20,12 @@ def moments(parameters: Float[Tensor, "... parameters"]) -> Moments:
     return Moments(mean, 0.5 * log_variance)
 
 
+def halves(parameters: Float[Tensor, "n parameters ..."]) -> Moments:
+    """The same of maps: the first half of the features as means, the second as log variances."""
+    mean, log_variance = parameters.chunk(2, dim=1)
+    return Moments(mean, 0.5 * log_variance)
+
+
 def standard(like: Float[Tensor, "..."]) -> Moments:
     """N(0, I) in the shape of a tensor."""
     zero = torch.zeros_like(like)

@@ -102,7 +102,7 @@ def test_the_window_follows_the_digit(tmp_path: Path) -> None:
     model.initialise(Batch(train), seeded())
     optimiser = torch.optim.Adam(model.parameters(), 5e-3)
     bounds = []
-    for step in range(140):
+    for step in range(110):
         batch = Batch(train[torch.randint(len(train), (50,), generator=seeded(step))])
         loss, logs = model.loss("model", batch, seeded(step))
         optimiser.zero_grad()

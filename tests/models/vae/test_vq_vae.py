@@ -41,14 +41,16 @@ def test_the_bound_is_one_term_of_the_enumerated_sum_over_all_code_maps() -> Non
     terms = {}
     for names in itertools.product(range(2), repeat=4):
         index = torch.tensor(names).view(1, 2, 2)
-        z = model.quantiser.book[index].movedim(-1, 1)
+        z = model.quantiser("code").book[index].movedim(-1, 1)
         of_x = model.observation.log_prob(model.decoder(z).unflatten(1, (1, -1)), x)
         terms[names] = model.prior.log_prob(index) + of_x
     exact = torch.stack(list(terms.values())).logsumexp(0)
-    own = torch.stack([terms[tuple(names.tolist())][i] for i, names in enumerate(model.codes(x).flatten(1))])
+    own = torch.stack(
+        [terms[tuple(names.tolist())][i] for i, names in enumerate(model.code_maps(x)["code"].flatten(1))]
+    )
     torch.testing.assert_close(model.elbo(x), own)
     assert (model.elbo(x) < exact).all()
-    assert len(model.codes(x).unique()) == 2
+    assert len(model.code_maps(x)["code"].unique()) == 2
 
 
 @torch.no_grad()
@@ -91,16 +93,16 @@ def test_stages_train_the_autoencoder_and_then_the_prior_at_its_codes() -> None:
         ("prior", ("prior",), 0.5),
     ]
     loss, logs = model.loss("autoencoder", Batch(x), seeded())
-    z = model.quantiser(model.encoder(model.scaling(x).double()))
+    z = model.quantiser("code")(model.encoder(model.scaling(x).double()))
     assert loss.item() == pytest.approx((-logs["reconstruction"] + 0.25 * z.commitment.mean()).item())
     loss, _ = model.loss("prior", Batch(x), seeded())
-    assert loss.item() == pytest.approx(-model.prior.log_prob(model.codes(x)).mean().item())
+    assert loss.item() == pytest.approx(-model.prior.log_prob(model.code_maps(x)["code"]).mean().item())
     torch.testing.assert_close(model.elbo(x).mean().item(), (logs["reconstruction"] - loss).item())
 
 
 def test_codes_with_a_gradient_are_the_autoencoders_parameters() -> None:
     model = make(decay=None)
-    book = model.quantiser.book
+    book = model.quantiser("code").book
     assert isinstance(book, nn.Parameter)
     assert any(p is book for p in model.players()["autoencoder"])
     before = book.detach().clone()
@@ -117,7 +119,7 @@ def test_the_decoder_takes_what_encode_gives() -> None:
     spec = DataSpec((3, 7, 10), "discrete", levels=5)
     model = make(spec, codes=5, halvings=2)
     x = images(4, spec)
-    assert model.codes(x).shape == (4, 2, 3)
+    assert model.code_maps(x)["code"].shape == (4, 2, 3)
     assert model.encode(x).shape == (4, 2 * 2 * 3)
     torch.testing.assert_close(model.decode(model.encode(x)), model.reconstruct(x))
     assert model.sample(3, generator=seeded()).shape == (3, *spec.shape)
@@ -151,6 +153,6 @@ def test_digits_use_many_codes_and_are_reconstructed_by_them(tmp_path: Path) -> 
         optimiser.step()
         model.after_step("autoencoder", part, seeded(step))
     assert logs["reconstruction"] > first + 20
-    assert logs["perplexity"] > 10
+    assert logs["code_perplexity"] > 10
     wrong = (model.reconstruct(x) - x.float()).square().mean()
     assert wrong < 0.9 * x.float().var(0, unbiased=False).mean(), "better than the mean picture"

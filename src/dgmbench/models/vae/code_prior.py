@@ -1,8 +1,8 @@
 r"""A PixelCNN of code maps, the prior of quantised models: p(i) = prod_t p(i_t | i_before(t), condition).
 
 Codes are names, not levels, so they come embedded; then it is the residual PixelCNN of ``autoregressive/pixelcnn.py``.
-The condition, if there is one, is a map of what is known of each place. Sampling goes through the cache, where every
-feature is computed once.
+The condition, if there is one, is a map of what is known of each place. With ``heads``, self-attention over all earlier
+places follows each block. Sampling goes through the cache, where every feature is computed once.
 
 Shapes and units: codes are (b, h, w) int64, conditions (b, features, h, w); ``log_prob`` is in nats per map, (b,).
 """
@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 
+from dgmbench.errors import UserError
+from dgmbench.models.autoregressive.attention import AttentionBlock
 from dgmbench.models.autoregressive.pixelcnn import ResidualBlock
 from dgmbench.models.autoregressive.raster import RasterBlock, RasterStack
 from dgmbench.nn.levels import draw_categories, level_log_prob
@@ -27,12 +29,22 @@ class CodePrior(nn.Module):
         blocks: residual blocks.
         kernel: odd width of the first convolution.
         condition: features of the condition's map; 0 without one.
+        heads: of the attention after each block; 0 without it.
     """
 
-    def __init__(self, codes: int, *, features: int, blocks: int, kernel: int = 7, condition: int = 0) -> None:
+    def __init__(
+        self, codes: int, *, features: int, blocks: int, kernel: int = 7, condition: int = 0, heads: int = 0
+    ) -> None:
         super().__init__()
+        if heads and features % heads:
+            raise UserError(
+                f"{features} features of a prior cannot be shared out among {heads} heads; take a multiple."
+            )
         self.embedding = nn.Embedding(codes, features)
-        layers: list[RasterBlock] = [ResidualBlock(features, 1, condition) for _ in range(blocks)]
+        layers: list[RasterBlock] = []
+        for _ in range(blocks):
+            layers.append(ResidualBlock(features, 1, condition))
+            layers += [AttentionBlock(features, heads=heads)] if heads else []
         self.net = RasterStack(
             1, inputs=features, features=features, kernel=kernel, blocks=layers, head=features, parameters=codes
         )

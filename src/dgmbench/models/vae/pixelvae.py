@@ -35,7 +35,7 @@ from dgmbench.models.autoregressive.raster import RasterBlock, RasterStack
 from dgmbench.models.vae.pixel_decoder import LatentPixels
 from dgmbench.models.vae.quantised import GrowingNet, ShrinkingNet, halved
 from dgmbench.nn.encoders import NetName, build_decoder
-from dgmbench.nn.gaussians import Moments, draw_normal, gaussian_kl, standard
+from dgmbench.nn.gaussians import Moments, draw_normal, gaussian_kl, halves, standard
 from dgmbench.nn.observation import gaussian_log_density
 
 
@@ -62,11 +62,11 @@ class LatentMaps(nn.Module):
 
     def posterior(self, x: Float[Tensor, "b c h w"]) -> Moments:
         """Moments of q(z_1 | x), each (b, maps, h', w')."""
-        return _halves(self.encoder(x))
+        return halves(self.encoder(x))
 
     def prior(self, z: Float[Tensor, "n m i j"], above: Float[Tensor, "n z"]) -> Moments:
         """Moments of each place given those before it and z_2, for maps z_1 and vectors z_2."""
-        return _halves(self.net(z, self.map_of(above)))
+        return halves(self.net(z, self.map_of(above)))
 
     def map_of(self, above: Float[Tensor, "n z"]) -> Float[Tensor, "n f i j"]:
         """What z_2 says of each place."""
@@ -83,7 +83,7 @@ class LatentMaps(nn.Module):
         for row in range(height):
             cache.start_row()
             for x in range(width):
-                mean, log_sigma = _halves(cache.read(x, 0))
+                mean, log_sigma = halves(cache.read(x, 0))
                 z[:, :, row, x] = mean + log_sigma.exp() * noise[:, :, row, x]
                 cache.write(x, 0, z[:, :, row, x])
         return z
@@ -169,9 +169,3 @@ class PixelVae(LatentPixels):
         return self._decoded(x, self.between.grow(z1.flatten(0, 1)), samples).mean(0), torch.cat(
             [kl, kl1.flatten(1)], 1
         )
-
-
-def _halves(parameters: Float[Tensor, "n p ..."]) -> Moments:
-    """Means and log sigmas from the two halves of the features, the second as log variances."""
-    mean, log_variance = parameters.chunk(2, 1)
-    return Moments(mean, 0.5 * log_variance)
