@@ -7,6 +7,7 @@ import torch
 from scipy import integrate, stats
 from torch import Generator
 
+from dgmbench.nn.rectified_units import Rectified, SteppedSigmoid
 from dgmbench.nn.unit_layers import (
     BERNOULLI,
     Bernoulli,
@@ -14,8 +15,6 @@ from dgmbench.nn.unit_layers import (
     Gaussian,
     Independent,
     Joined,
-    Rectified,
-    SteppedSigmoid,
     joined,
 )
 

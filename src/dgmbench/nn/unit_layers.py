@@ -11,9 +11,9 @@ units           values x                 feature   log-reference               l
 Bernoulli       0 and 1                  x         0                           softplus(eta)
 Gaussian        real                     x / sigma -x^2 / (2 width^2)          see the class
 Counts          counts that sum to total x         log multinomial coefficient total logsumexp(eta)
-SteppedSigmoid  0, 1, 2, ...             x         see the class               sum_i softplus(eta - i + 1/2)
-Rectified       [0, inf)                 x         that of SteppedSigmoid      that of SteppedSigmoid
 =============== ======================== ========= =========================== =============================
+
+Units that count, 0, 1, 2, ..., and their rectified approximation are in ``rectified_units.py``.
 
 *Temperatures.* At an inverse temperature beta the natural parameters are beta eta and the reference stays, so that
 every temperature can be normalised; of Bernoulli units that is beta times the energy. *Base.* ``fitted`` makes
@@ -32,8 +32,6 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from dgmbench.data.values import log_orders
-
-WINDOW = 36  # softplus(36) - 36 is below the resolution of float64 beside 36
 
 
 @torch.no_grad()
@@ -266,59 +264,6 @@ class Counts(Units):
     def fitted(self, x: Float[Tensor, "m units"]) -> "Independent":
         """The words' frequencies, with two words more that are spread over all."""
         return Independent(self, (x.sum(0) + 2 / x.shape[1]).log())
-
-
-class SteppedSigmoid(Units):
-    """How many of infinitely many bits are on that share their weights and have biases b - 1/2, b - 3/2, ...
-
-    The sum of n of the offsets' weights is exp(-n^2 / 2) / prod_{j <= n} (1 - exp(-j)) (Euler), the reference. The
-    mean, sum_i sigmoid(eta - i + 1/2), is near softplus(eta) (Nair & Hinton 2010).
-    """
-
-    def _split(self, eta: Tensor) -> tuple[Tensor, Tensor]:
-        """How many bits are on for certain, and the log-odds (..., units, 2 WINDOW + 1) of those that are in doubt."""
-        certain = torch.floor(eta.detach() - WINDOW).clamp_min(0)
-        offsets = torch.arange(2 * WINDOW + 1, dtype=eta.dtype, device=eta.device) + 0.5
-        return certain, (eta - certain)[..., None] - offsets
-
-    def log_reference(self, x: Tensor) -> Tensor | None:
-        """Of values in between, that of the nearest whole number."""
-        n = x.detach().round().clamp_min(0)
-        j = torch.arange(1, WINDOW + 2, dtype=torch.float64, device=x.device)
-        table = F.pad(-torch.log(-torch.expm1(-j)), (1, 0)).cumsum(0)  # later terms are 0 in float64
-        return -0.5 * x.square().sum(-1) + table[n.long().clamp_max(WINDOW + 1)].to(x.dtype).sum(-1)
-
-    def log_partition(self, eta: Tensor) -> Tensor:
-        """Sum over all bits; those on for certain give eta - i + 1/2 each."""
-        certain, others = self._split(eta)
-        return (certain * eta - 0.5 * certain.square() + F.softplus(others, threshold=50.0).sum(-1)).sum(-1)
-
-    def mean(self, eta: Tensor) -> Tensor:
-        """The expected number."""
-        certain, others = self._split(eta)
-        return certain + others.sigmoid().sum(-1)
-
-    def sample(self, eta: Tensor, generator: Generator | None = None) -> Tensor:
-        """Draw every bit that is in doubt."""
-        certain, others = self._split(eta)
-        return certain + draw(others.sigmoid(), generator).sum(-1)
-
-    def fitted(self, x: Float[Tensor, "m units"]) -> "Independent":
-        """The inverse of softplus at the means, so that they are met within 0.02."""
-        return Independent(self, torch.expm1(x.mean(0).clamp_min(1e-3)).log())
-
-
-class Rectified(SteppedSigmoid):
-    """Noisy rectified units, max(0, N(eta, sigmoid(eta))): one normal draw in place of all bits (Nair & Hinton 2010).
-
-    An approximation for eta of 3 and more; at 0 its mean is 0.28 where the bits' is 0.68. So chains of these units do
-    not quite leave the machine's distribution as it is; anneal the same machine with ``SteppedSigmoid`` units.
-    """
-
-    def sample(self, eta: Tensor, generator: Generator | None = None) -> Tensor:
-        """The variance, not the deviation, is sigmoid(eta)."""
-        noise = torch.randn(eta.shape, dtype=eta.dtype, device=eta.device, generator=generator)
-        return (eta + eta.sigmoid().sqrt() * noise).clamp_min(0)
 
 
 @dataclass(frozen=True)

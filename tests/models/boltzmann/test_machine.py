@@ -17,7 +17,8 @@ from dgmbench.models.boltzmann.estimators import CD, FPCD, NCE, PCD, PT, Energy,
 from dgmbench.models.boltzmann.estimators import Machine as Trained
 from dgmbench.models.boltzmann.machine import Machine
 from dgmbench.models.contract import HasUnnormalisedElbo, HasUnnormalisedLogProb
-from dgmbench.nn.unit_layers import BERNOULLI, Counts, Gaussian, Independent, SteppedSigmoid
+from dgmbench.nn.rectified_units import SteppedSigmoid
+from dgmbench.nn.unit_layers import BERNOULLI, Counts, Gaussian, Independent
 
 sys.path.insert(0, str(Path(__file__).parent / "machines"))
 from toy_machines import CountToy, DeepToy, GaussianToy

@@ -49,7 +49,7 @@ class Rbm(TwoSided):
         sample_steps: Gibbs steps of ``sample``, started from the data's base rates.
     """
 
-    weight: nn.Parameter
+    weight: Tensor
     base_logits: Tensor
     visible_offset: Tensor
     hidden_offset: Tensor
@@ -76,13 +76,17 @@ class Rbm(TwoSided):
         require(least=0, most=1, centring_rate=centring_rate)
         self.weight_decay = weight_decay
         self.centred, self.centring_rate = centred, centring_rate
-        self.weight = nn.Parameter(weight_std * torch.randn(spec.dim, hidden))
+        self.make_weight(spec.dim, hidden, weight_std)
         self.visible_bias = nn.Parameter(torch.zeros(spec.dim))
         self.hidden_bias = nn.Parameter(torch.zeros(hidden))
         self.register_buffer("base_logits", torch.zeros(spec.dim))  # the data's log-odds: base of AIS, noise of NCE
         self.register_buffer("visible_offset", torch.full((spec.dim,), 0.5 if centred else 0.0))
         self.register_buffer("hidden_offset", torch.full((hidden,), 0.5 if centred else 0.0))
         self.train_by(estimator)
+
+    def make_weight(self, visible: int, hidden: int, std: float) -> None:
+        """Register ``weight`` (visible, hidden), or what makes it."""
+        self.weight = nn.Parameter(std * torch.randn(visible, hidden))
 
     # ---- the distribution ----
 
@@ -92,6 +96,10 @@ class Rbm(TwoSided):
         if fast is not None:
             weight, a, b = (slow + quick for slow, quick in zip(total, fast, strict=True))
             total = Couplings(weight, a, b)
+        return self.plain(total)
+
+    def plain(self, total: Couplings) -> Couplings:
+        """The energy with its offsets multiplied out."""
         if not self.centred:
             return total
         weight, a, b = total
