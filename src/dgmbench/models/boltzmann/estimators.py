@@ -114,6 +114,7 @@ class Estimator(nn.Module):
     persistent: ClassVar[bool] = False  # whether chains live on between batches
     kinds: ClassVar[tuple[str, ...]] = ("binary", "discrete", "real", "counts")  # of data that it is for
     otherwise: ClassVar[str] = ""  # what it needs, and what to use of other data
+    needs: ClassVar[tuple[str, ...]] = ()  # of an energy, beside ``free_energy`` and ``gibbs``
 
     @property
     def particles(self) -> Tensor | None:
@@ -193,6 +194,8 @@ class FPCD(PCD):
     has just moved the weights.
     """
 
+    needs = ("variational_free_energy",)
+
     def __init__(self, *, k: int = 1, chains: int = 100, fast_rate: float = 0.01, decay: float = 19 / 20) -> None:
         super().__init__(k=k, chains=chains)
         require("model.estimator", least=0, fast_rate=fast_rate)
@@ -242,6 +245,7 @@ class PT(Estimator):
     """
 
     persistent = True
+    needs = ("sweep", "hidden_at", "tempered_energy")
     betas: Tensor
     visible: Tensor
     hidden: Tensor
@@ -323,6 +327,7 @@ class RatioMatching(Estimator):
     """
 
     binary_only = True
+    needs = ("hidden_logits", "hidden_units")
     kinds = ("binary",)
     otherwise = "it flips bits; of real values the like is model/estimator=score_matching"
 
