@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 ACCEPTANCE = 0.65  # the best acceptance in many dimensions (Neal 2011)
 LARGEST_STEP = 2.0  # of a standard normal target; beyond it leapfrog diverges
@@ -58,15 +58,8 @@ class Target(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class LogDensity:
-    """The target of an unnormalised log-density: positions (chains, ...) to (chains,), with a gradient."""
-
-    log_density: Callable[[Tensor], Tensor]
-
-    def at(self, z: Tensor) -> Point:
-        """Log-density and gradient."""
-        return at(z, self.log_density)
+class Density:
+    """Targets whose points hold a log-density and its gradient."""
 
     def hamiltonian(self, point: Point, momentum: Tensor) -> Tensor:
         """Potential and kinetic energy."""
@@ -75,6 +68,29 @@ class LogDensity:
     def force(self, point: Point) -> Tensor:
         """The gradient itself."""
         return point.gradient
+
+
+@dataclass(frozen=True)
+class LogDensity(Density):
+    """The target of an unnormalised log-density: positions (chains, ...) to (chains,), with a gradient."""
+
+    log_density: Callable[[Tensor], Tensor]
+
+    def at(self, z: Tensor) -> Point:
+        """Log-density and gradient."""
+        return at(z, self.log_density)
+
+
+@dataclass(frozen=True)
+class ScoredDensity(Density):
+    """The target of a log-density whose gradient is written down: ``score`` gives both, (chains,) and like z."""
+
+    score: Callable[[Tensor], tuple[Tensor, Tensor]]
+
+    def at(self, z: Tensor) -> Point:
+        """Log-density and gradient, from one function that shares their work."""
+        value, gradient = self.score(z)
+        return Point(z, value.double(), gradient)
 
 
 def leapfrog(target: Target, start: Point, momentum: Tensor, step: Tensor, steps: int) -> tuple[Point, Tensor]:
@@ -115,3 +131,42 @@ def move(
 def adapted(log_step: Tensor, acceptance: Tensor, *, rate: float, largest: float = LARGEST_STEP) -> Tensor:
     """Log step sizes moved towards an acceptance of 0.65: up where proposals were accepted more often than that."""
     return (log_step + rate * (acceptance.to(log_step) - ACCEPTANCE)).clamp(max=math.log(largest))
+
+
+class Dynamics(nn.Module):
+    """Moves of any number of chains with one step size, a buffer that follows the acceptance of moves in training.
+
+    ``run`` changes no state, and leaves a target as it is. What it saw in training mode waits in ``seen`` until
+    ``absorb`` takes it up, after the optimiser's step.
+
+    Args:
+        steps: leapfrog steps of a move.
+        start: the first step size.
+    """
+
+    log_step: Tensor
+
+    def __init__(self, *, steps: int, start: float) -> None:
+        super().__init__()
+        self.steps = steps
+        self.register_buffer("log_step", torch.tensor(math.log(start)))
+        self.seen: Tensor | None = None
+
+    @torch.no_grad()
+    def run(
+        self, target: Target, z: Tensor, moves: int, generator: Generator | None = None, *, steps: int | None = None
+    ) -> Tensor:
+        """Where the chains z (chains, ...) are after ``moves`` moves, of ``steps`` leapfrog steps if given."""
+        step, state, accepted = self.log_step.exp().to(z.dtype).expand(len(z)), target.at(z), None
+        for _ in range(moves):
+            state, accepted = move(target, state, step, self.steps if steps is None else steps, generator)
+        if self.training and accepted is not None:
+            self.seen = accepted.mean()
+        return state.z
+
+    @torch.no_grad()
+    def absorb(self, *, rate: float = 0.05) -> None:
+        """Move the step size towards the best acceptance by the last moves in training mode, if there were any."""
+        if self.seen is not None:
+            self.log_step.copy_(adapted(self.log_step, self.seen, rate=rate))
+            self.seen = None

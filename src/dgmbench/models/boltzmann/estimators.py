@@ -115,6 +115,7 @@ class Estimator(nn.Module):
     learns_log_z: ClassVar[bool] = False  # as a number, so that it must be one for all examples
     kinds: ClassVar[tuple[str, ...]] = ("binary", "discrete", "real", "counts")  # of data that it is for
     otherwise: ClassVar[str] = ""  # what it needs, and what to use of other data
+    needs: ClassVar[tuple[str, ...]] = ()  # of an energy, beside ``free_energy`` and ``gibbs``
 
     @property
     def particles(self) -> Tensor | None:
@@ -194,6 +195,8 @@ class FPCD(PCD):
     has just moved the weights.
     """
 
+    needs = ("variational_free_energy",)
+
     def __init__(self, *, k: int = 1, chains: int = 100, fast_rate: float = 0.01, decay: float = 19 / 20) -> None:
         super().__init__(k=k, chains=chains)
         require("model.estimator", least=0, fast_rate=fast_rate)
@@ -243,6 +246,7 @@ class PT(Estimator):
     """
 
     persistent = True
+    needs = ("sweep", "hidden_at", "tempered_energy")
     betas: Tensor
     visible: Tensor
     hidden: Tensor
@@ -324,6 +328,7 @@ class RatioMatching(Estimator):
     """
 
     binary_only = True
+    needs = ("hidden_logits", "hidden_units")
     kinds = ("binary",)
     otherwise = "it flips bits; of real values the like is model/estimator=score_matching"
 

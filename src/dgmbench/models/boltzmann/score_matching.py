@@ -28,6 +28,7 @@ class ScoreMatching(Estimator):
     """The objective J of a machine of two sides, ``Couplings``, whose visible units are Gaussian; it has no chains."""
 
     kinds = ("real", "discrete")
+    needs = ("visible_units", "hidden_logits", "hidden_units")
     otherwise = "it needs a density of real values; of bits the like is model/estimator=ratio_matching"
 
     def loss(self, rbm: Machine, v: Float[Tensor, "b v"], generator: Generator) -> tuple[Tensor, Logs]:
