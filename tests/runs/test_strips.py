@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from dgmbench.data.midi import TICKS, midi_bytes
-from dgmbench.data.spec import DataSpec
+from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError
+from dgmbench.models.boltzmann.rtrbm import Rtrbm
 from dgmbench.runs.pictures import write_samples
+from dgmbench.runs.shows import DRAWS, completions
 from dgmbench.runs.strips import _frames, draw_strips
 
 
@@ -35,6 +37,16 @@ def test_pictures_of_every_kind_of_step(spec: DataSpec, tmp_path: Path) -> None:
     assert [path.suffix for path in written] == [".png"] + ([".mid"] if spec.lowest_note else [])
     assert DataSpec(**spec.as_dict()).as_dict() == spec.as_dict()
     assert draw_strips(torch.ones(1, 4, 6).to(spec.dtype), spec) is not None
+
+
+def test_completions_of_sequences_keep_the_first_steps() -> None:
+    spec = DataSpec((4, 6), "binary", frame=(2, 3))
+    model, g = Rtrbm(spec, hidden=2, sample_steps=1), torch.Generator().manual_seed(0)
+    x = (torch.rand(3, 4, 6, generator=g) < 0.5).to(torch.uint8)
+    shown = completions(model, Batch(x), spec, g)
+    assert shown.shape == (3, 2 + DRAWS, 4, 6)
+    assert torch.equal(shown[:, :, :2], x[:, None, :2].expand(3, 2 + DRAWS, 2, 6))
+    assert not shown[:, 1, 2:].any()
 
 
 def test_midi_holds_notes_and_lets_time_pass() -> None:

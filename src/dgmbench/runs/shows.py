@@ -46,7 +46,7 @@ def interpolations(model: Model, batch: Batch, spec: DataSpec, generator: Genera
 
 @torch.no_grad()
 def completions(model: Model, batch: Batch, spec: DataSpec, generator: Generator) -> Tensor:
-    """Examples (n, *shape), their first half alone (the upper one of images), and draws of the rest given it.
+    """Examples (n, *shape), the first half alone (upper rows of images, first steps), and draws of the rest given it.
 
     Returns (n, 2 + DRAWS, *shape).
     """
@@ -55,7 +55,7 @@ def completions(model: Model, batch: Batch, spec: DataSpec, generator: Generator
     x, own = batch.x, under(model, batch)
     rows = x.shape[2] if x.dim() == 4 else x.shape[1]
     first = torch.arange(rows, device=x.device) < (rows + 1) // 2
-    known = (first[:, None] if x.dim() == 4 else first).expand_as(x)
+    known = (first[:, None] if x.dim() > 2 else first).expand_as(x)
     drawn = [own.complete(x, known, generator=generator) for _ in range(DRAWS)]
     return torch.stack([x, torch.where(known, x, torch.zeros_like(x)), *drawn], 1)
 

@@ -1,6 +1,7 @@
 """The recurrent temporal RBM against sums over everything, and its gradient against autograd of log p."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,9 @@ sys.path.insert(0, str(Path(__file__).parent / "machines"))
 from small_sequences import SMALL, all_sequences, exact_negatives, log_z, randomised, step_log_prob
 
 
-def make(**settings: object) -> Rtrbm:
+def make(scale: float = 0.7, **settings: object) -> Rtrbm:
     torch.manual_seed(0)
-    return randomised(Rtrbm(SMALL, hidden=2, sample_steps=40, **settings))  # type: ignore[arg-type, return-value]
+    return randomised(Rtrbm(SMALL, hidden=2, sample_steps=40, **settings), scale)  # type: ignore[arg-type, return-value]
 
 
 def written_out(model: Rtrbm, x: Tensor) -> Tensor:
@@ -77,6 +78,19 @@ def test_cd_of_many_steps_has_the_gradient_of_log_p() -> None:
         draws.append(model.weight.grad.clone())
     mean, se = torch.stack(draws).mean(0), torch.stack(draws).std(0) / 40**0.5
     assert float(((mean - wanted) / se).abs().max()) < 4.0
+
+
+def test_samples_follow_log_p(chi_squared: Callable[[Tensor, Tensor], float]) -> None:
+    """Whole sequences: each step is drawn given what was drawn before."""
+    model, x = make(2.0), all_sequences(SMALL)
+    log_p = model.log_prob_unnormalised(x) - log_z(model, x).view(len(x), -1).sum(1)
+    drawn = model.sample(20_000, generator=Generator().manual_seed(0)).flatten(1).long()
+    counts = torch.bincount((drawn * 2 ** torch.arange(8, -1, -1)).sum(1), minlength=512)
+    expected = 20_000 * log_p.exp()
+    rare = expected < 5  # together one cell
+    counts = torch.cat([counts[~rare], counts[rare].sum()[None]])
+    p = torch.cat([log_p.exp()[~rare], log_p.exp()[rare].sum()[None]]).detach()
+    assert chi_squared(counts, p) < 5.0
 
 
 def test_states_in_one_product_are_those_step_by_step() -> None:

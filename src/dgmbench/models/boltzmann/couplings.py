@@ -21,6 +21,7 @@ Shapes: W (visible, hidden); states are floats (n, units). The *visible* side is
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -55,13 +56,13 @@ def draw_states(log_weights: Tensor, n: int, generator: Generator | None = None)
 class Couplings:
     """Weights (visible, hidden), biases and types of unit of one energy. Iteration gives weights and biases."""
 
-    weight: Tensor
+    weight: Any  # a tensor, or a matrix for every row (``row_weights.py``)
     visible_bias: Tensor
     hidden_bias: Tensor
     visible_units: Units = BERNOULLI
     hidden_units: Units = BERNOULLI
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[Any]:
         return iter((self.weight, self.visible_bias, self.hidden_bias))
 
     # ---- conditionals ----
@@ -192,7 +193,7 @@ class Couplings:
         rows = self.rows
         chunk = max(1, CHUNK // max(rows, 1))
         for start in range(0, total, chunk):
-            v = binary_states(units, start, min(start + chunk, total), like=exact.weight)
+            v = binary_states(units, start, min(start + chunk, total), like=exact.hidden_bias)
             if not rows:
                 yield -exact.free_energy(v)
                 continue
