@@ -255,8 +255,9 @@ def test_factors_of_labels_are_those_of_numpy() -> None:
 
 
 def test_a_factor_classifier_learns_its_factor() -> None:
-    data = dataset(400)
-    net = FactorClassifier(IMAGES, factor="shade", width=4, images=6000)
+    spec = replace(IMAGES, class_names=tuple(f"combination {k}" for k in range(IMAGES.num_classes or 0)))
+    data = dataset(400, spec)
+    net = FactorClassifier(spec, factor="shade", width=4, images=6000)
     net.settings = {"factor": "shade", "width": 4, "images": 6000}
     net.prepare(data, None, lambda text: None)
     x, y = (torch.from_numpy(each) for each in (data.splits["test"].x, data.splits["test"].y))  # type: ignore[arg-type]

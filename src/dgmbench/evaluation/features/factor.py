@@ -28,7 +28,9 @@ class FactorClassifier(Classifier):
         sizes = dict(spec.factors or ())
         if factor not in sizes:
             raise UserError(nearest(factor, sizes, what="factor of these data, named"))
-        super().__init__(replace(spec, num_classes=sizes[factor]), width=width, images=images, seed=seed)
+        super().__init__(
+            replace(spec, num_classes=sizes[factor], class_names=None), width=width, images=images, seed=seed
+        )
         self.factor = factor
 
     def prepare(self, data: DataSet, folder: Path | None, note: Note) -> None:
@@ -41,5 +43,5 @@ class FactorClassifier(Classifier):
             return replace(split, y=factor_of(torch.tensor(split.y), data.spec, self.factor).numpy())
 
         splits = {name: relabelled(split) for name, split in data.splits.items()}
-        spec = replace(data.spec, num_classes=self.spec.num_classes)
+        spec = replace(data.spec, num_classes=self.spec.num_classes, class_names=None)
         super().prepare(replace(data, spec=spec, splits=splits), folder, note)
