@@ -14,7 +14,7 @@ Shapes: raw x (b, *shape), scaled to v (b, visible); code (b, code). Units: nats
 summed over an example.
 Paper: Hinton & Salakhutdinov 2006, "Reducing the dimensionality of data with neural networks", Science 313,
 https://doi.org/10.1126/science.1127647. Differs: gradient descent with momentum in both phases, where the paper
-fine-tunes by conjugate gradients on batches of 1000; one rate for all RBMs, where the paper's code learns at a hundredth.
+fine-tunes by conjugate gradients on batches of 1000; one rate for all RBMs, where the code's learns at a hundredth.
 """
 
 from collections.abc import Mapping, Sequence
