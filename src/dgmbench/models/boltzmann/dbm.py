@@ -24,18 +24,25 @@ follow the data's means, the model's (those of the particles) or their average, 
 is Cov_data - Cov_model, the enhanced gradient (Cho, Raiko, Ilin 2011). When they move, the biases compensate. Terms
 that depend on no unit are left out of E, the bound and log Z alike.
 
+*Recognition* (Salakhutdinov & Larochelle 2010): a network nu_l = sigmoid(R_l' nu_{l-1} + r_l), nu_0 = v, learns to
+say where the mean field will end, min E[-sum_l mu_l log nu_l + (1 - mu_l) log(1 - nu_l)], mu the end as it is; the mean
+field then starts there, instead of at the pass upwards with doubled weights, which is where the network itself starts.
+
 Shapes: raw x (b, *shape), flattened to v (b, visible); h_l (b, units). Units: nats.
 Papers: Salakhutdinov & Hinton 2009, "Deep Boltzmann machines", https://proceedings.mlr.press/v5/salakhutdinov09a.html;
 Montavon & Mueller 2012, "Deep Boltzmann machines and the centering trick",
-https://doi.org/10.1007/978-3-642-35289-8_33. Differs: the mean field stops by itself, example by example, and not after
-a fixed number of updates; no discriminative fine-tuning and no sparsity target; the paper leaves open what becomes of
-shared biases.
+https://doi.org/10.1007/978-3-642-35289-8_33; Salakhutdinov & Larochelle 2010, "Efficient learning of deep Boltzmann
+machines", https://proceedings.mlr.press/v9/salakhutdinov10a.html. Differs: the mean field stops by itself, example by
+example, and not after a fixed number of updates; no discriminative fine-tuning and no sparsity target; the paper leaves
+open what becomes of shared biases.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Literal, cast
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
@@ -60,6 +67,7 @@ class Dbm(Layered):
         pretraining: share of the budget for each layer's RBM, where joint training has share 1; 0 leaves it out.
         centring: which means the offsets follow.
         centring_rate: how fast they do, per update.
+        recognition: whether a network, trained to, says where the mean field starts.
         mean_field_steps: the most updates of the mean field.
         tolerance: an example's mean field has settled when no mean changes by more in an update.
         weight_decay: half the squared weights, never the biases, are added to the loss with this factor.
@@ -79,6 +87,7 @@ class Dbm(Layered):
         pretraining: float = 0.2,
         centring: Literal["none", "data", "model", "average"] = "none",
         centring_rate: float = 0.01,
+        recognition: bool = False,
         mean_field_steps: int = 50,
         tolerance: float = 1e-4,
         weight_decay: float = 2e-4,
@@ -115,6 +124,8 @@ class Dbm(Layered):
             Pair(*self.sizes[n : n + 2], bottom=n == 0, top=n == last, weight_std=weight_std)
             for n in range(len(hidden_sizes) if pretraining else 0)
         )
+        pairs = list(pairwise(self.sizes)) if recognition else []
+        self.recognition = nn.ModuleList(nn.Linear(below, above) for below, above in pairs)
         self.register_buffer("joint", torch.tensor(not pretraining))  # whether the machine's own parameters count
         self.register_buffer("examples", torch.zeros(EXAMPLES, spec.dim, dtype=torch.uint8))
         if centring != "none" and not pretraining:
@@ -134,7 +145,8 @@ class Dbm(Layered):
     def players(self) -> dict[str, list[nn.Parameter]]:
         """One for each RBM of the pre-training, and the machine."""
         players = {f"rbm_{n}": list(pair.parameters()) for n, pair in enumerate(self.pairs, start=1)}
-        return players | {"model": [*self.overlaid().values(), *self.estimator.parameters()]}
+        players["model"] = [*self.overlaid().values(), *self.estimator.parameters()]
+        return players | ({"recognition": list(self.recognition.parameters())} if self.recognition else {})
 
     def stages(self) -> tuple[Stage, ...]:
         """The RBMs from the data upwards, then all layers together."""
@@ -142,7 +154,7 @@ class Dbm(Layered):
             Stage(f"rbm_{n}", (f"rbm_{n}",), self.pretraining, self._view(n - 1) if n > 1 else None)
             for n in range(1, len(self.pairs) + 1)
         ]
-        return (*greedy, Stage("joint", ("model",)))
+        return (*greedy, Stage("joint", ("model", "recognition") if self.recognition else ("model",)))
 
     def _view(self, layers: int) -> Callable[[Batch, Generator], Batch]:
         """The view of data from hidden layer ``layers``: draws, layer by layer."""
@@ -189,11 +201,14 @@ class Dbm(Layered):
 
     def _start_chains(self, generator: Generator) -> None:
         """Chains from the means of the layers under the data."""
+        self._start_recognition()
         self.settle(iter([Batch(self.examples)]), generator)
         self.estimator.initialise(self, generator)
 
     def loss(self, player: str, batch: Batch, generator: Generator) -> tuple[Tensor, Logs]:
         """A scalar whose gradient is the estimator's, and that of the weights' decay."""
+        if player == "recognition":
+            return self.recognition_loss(self.flatten(batch.x)), {}
         if player == "model":
             loss, logs = super().loss(player, batch, generator)
             weights = list(self.weights)
@@ -213,6 +228,37 @@ class Dbm(Layered):
         super().after_step(player, batch, generator)
         if self.centring != "none":
             self.move_offsets(self.centre(self.flatten(batch.x)), self.centring_rate)
+
+    # ---- recognition ----
+
+    def _start_recognition(self) -> None:
+        """The network's weights such that it is the pass upwards with doubled weights."""
+        biases, weights = self.own_parameters()
+        for n, linear in enumerate(self.recognition):
+            own = cast(nn.Linear, linear)
+            own.weight.copy_((2 if n + 1 < len(weights) else 1) * weights[n].t())
+            own.bias.copy_(biases[n + 1] - own.weight @ self.of_layers(self.offsets)[n])
+
+    def recognised(self, v: Float[Tensor, "b v"]) -> list[Tensor]:
+        """The network's log-odds of each hidden layer's units."""
+        logits: list[Tensor] = []
+        for linear in self.recognition:
+            logits.append(linear(logits[-1].sigmoid() if logits else v))
+        return logits
+
+    def start(self, v: Float[Tensor, "b v"]) -> dict[int, Tensor]:
+        """What the network says, if there is one and the machine is whole; else the pass upwards."""
+        if not (self.recognition and self.joint):
+            return super().start(v)
+        return {0: v} | {n: logits.sigmoid() for n, logits in enumerate(self.recognised(v), start=1)}
+
+    def recognition_loss(self, v: Float[Tensor, "b v"]) -> Float[Tensor, ""]:
+        """Cross-entropy of the mean field's end, a target, and what the network says of it, nats per example."""
+        ends = self.mean_field(v).means[1:]
+        pairs = zip(self.recognised(v), ends, strict=True)
+        return torch.stack(
+            [F.binary_cross_entropy_with_logits(own, end, reduction="sum") for own, end in pairs]
+        ).sum() / len(v)
 
     # ---- centring ----
 

@@ -37,7 +37,7 @@ from dgmbench.models.boltzmann.estimators import CD, Estimator
 from dgmbench.models.boltzmann.rbm import Rbm
 from dgmbench.models.boltzmann.stack import Stack
 from dgmbench.models.contract import Logs, Stage
-from dgmbench.nn.unit_layers import draw, log_bernoulli
+from dgmbench.nn.unit_layers import log_bernoulli
 
 
 class Dbn(Stack):
@@ -115,7 +115,7 @@ class Dbn(Stack):
         """Log-odds of the units below, given the states h above lower layer ``layer``."""
         if self.untied:
             return self.generative[layer](h)
-        return self.rbm(layer).couplings().visible_logits(h)
+        return super()._down(layer, h)
 
     def _up(self, layer: int, v: Tensor) -> Tensor:
         """Log-odds of the units above, given the states v below lower layer ``layer``."""
@@ -170,7 +170,8 @@ class Dbn(Stack):
         if player == "wake":
             return -self._log_generative(layers).mean(), {}
         with torch.no_grad():
-            dream = self._downwards(self.top.gibbs(layers[-1], self.gibbs_steps, generator=generator), generator)
+            seed = self.top.gibbs(layers[-1], self.gibbs_steps, generator=generator)
+            dream = self.downwards(seed, len(layers) - 1, generator)
         return -self.log_recognition(dream).mean(), {}
 
     # ---- the bound ----
@@ -205,18 +206,11 @@ class Dbn(Stack):
 
     # ---- capabilities ----
 
-    def _downwards(self, h: Tensor, generator: Generator | None) -> list[Tensor]:
-        """States [x, h1, ..., h_{L-1}] drawn downwards from h = h_{L-1}."""
-        states = [h]
-        for layer in reversed(range(len(self.rbms) - 1)):
-            states.insert(0, draw(self._down(layer, states[0]).sigmoid(), generator))
-        return states
-
     @torch.no_grad()
     def sample(self, n: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
         """Gibbs at the top from its base rates, then one pass down (approximate draws)."""
         h = self.top.flatten(self.top.sample(n, generator=generator))
-        return self._downwards(h, generator)[0].to(torch.uint8).view(n, *self.spec.shape)
+        return self.downwards(h, len(self.rbms) - 1, generator)[0].to(torch.uint8).view(n, *self.spec.shape)
 
     def encode(self, x: Tensor) -> Float[Tensor, "b h"]:
         """Mean activities passed up to the top layer."""

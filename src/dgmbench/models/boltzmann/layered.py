@@ -8,6 +8,8 @@ log p(v) + log Z >= -E(v, mu) + H(q).
 *Chains.* Given the odd layers the even ones are independent, and the reverse: chains, samples and annealing carry the
 even layers, and the odd ones are summed out.
 
+*Units.* Bits, unless a subclass says otherwise of a layer (``units``): labels at the top are one softmax.
+
 *Offsets.* The energy may be written in x_l - o_l; see ``dbm.py``. Shapes: states (n, units); raw x (b, *shape).
 """
 
@@ -24,7 +26,8 @@ from dgmbench.errors import UserError, require
 from dgmbench.models.boltzmann.couplings import Couplings, GeometricPath
 from dgmbench.models.boltzmann.energy_model import EnergyModel
 from dgmbench.models.boltzmann.machine import Machine, MeanField
-from dgmbench.nn.unit_layers import BERNOULLI, Independent, draw, joined, smoothed_rates
+from dgmbench.nn.mean_units import BITS, MeanUnits
+from dgmbench.nn.unit_layers import Independent, joined
 
 SETTLING = 10_000  # training examples from which the hidden layers' means are taken
 
@@ -82,6 +85,10 @@ class Layered(EnergyModel):
         """A vector over all units, layer by layer."""
         return list(values.split(self.sizes))
 
+    def units(self, number: int) -> MeanUnits:
+        """The type of layer ``number``."""
+        return BITS
+
     def own_parameters(self) -> tuple[list[Tensor], list[Tensor]]:
         """Biases and weights in the coordinates of the offsets."""
         return list(self.biases), list(self.weights)
@@ -105,8 +112,12 @@ class Layered(EnergyModel):
         if fast is not None:
             both = [slow + quick for slow, quick in zip([*biases, *weights], fast, strict=True)]
             biases, weights = both[: len(biases)], both[len(biases) :]
+        return self.joined_by(biases, weights)
+
+    def joined_by(self, biases: Sequence[Tensor], weights: Sequence[Tensor]) -> Machine:
+        """The machine of these biases and weights, in the coordinates of the offsets."""
         biases = self.shifted(biases, weights, -self.offsets)
-        layers = tuple(Independent(BERNOULLI, bias) for bias in biases)
+        layers = tuple(Independent(self.units(n), bias) for n, bias in enumerate(biases))
         return Machine(layers, {(n, n + 1): weight for n, weight in enumerate(weights)})
 
     def couplings(self, fast: Sequence[Tensor] | None = None) -> Couplings:
@@ -115,7 +126,8 @@ class Layered(EnergyModel):
 
     def base(self) -> Independent:
         """The even layers as independent units with their means under the data."""
-        return joined([Independent(BERNOULLI, rates.logit()) for rates in self.of_layers(self.rates)[::2]])
+        rates = list(enumerate(self.of_layers(self.rates)))[::2]
+        return joined([Independent(self.units(n), self.units(n).at_mean(mean)) for n, mean in rates])
 
     def state_sizes(self) -> tuple[int, int]:
         """Units of the even and of the odd layers."""
@@ -129,18 +141,23 @@ class Layered(EnergyModel):
         offsets, means = self.of_layers(self.offsets), {0: v}
         for n, weight in enumerate(weights):
             twice = 2 if n + 1 < len(weights) else 1
-            means[n + 1] = (twice * (means[n] - offsets[n]) @ weight + biases[n + 1]).sigmoid()
+            means[n + 1] = self.units(n + 1).mean(twice * (means[n] - offsets[n]) @ weight + biases[n + 1])
         return means
+
+    def start(self, v: Float[Tensor, "b v"]) -> dict[int, Tensor]:
+        """Means of all layers where the mean field begins."""
+        return self.bottom_up(v)
 
     def mean_field(self, v: Float[Tensor, "b v"]) -> MeanField:
         """Means of all layers given v, and the variational free energy."""
         with torch.no_grad():
-            start = self.bottom_up(v)
+            start = self.start(v)
         return self.machine().mean_field({0: v}, steps=self.mean_field_steps, start=start, tolerance=self.tolerance)
 
     def even_states(self, means: Sequence[Tensor], v: Tensor, generator: Generator | None) -> Float[Tensor, "b d"]:
         """States of the even layers: v, and draws from q with these means."""
-        return torch.cat([v, *(draw(mean, generator) for mean in means[2::2])], 1)
+        upper = list(enumerate(means))[2::2]
+        return torch.cat([v, *(self.units(n).draw_at_mean(mean, generator) for n, mean in upper)], 1)
 
     def positive(self, now: Any, v: Tensor, generator: Generator | None = None) -> Float[Tensor, " b"]:
         """The variational free energy, above the exact one."""
@@ -161,7 +178,9 @@ class Layered(EnergyModel):
             count += len(batch.x)
             if count >= SETTLING:
                 break
-        self.rates[self.sizes[0] :] = smoothed_rates(total / max(count, 1), count)[self.sizes[0] :]
+        means = self.of_layers(total / max(count, 1))
+        smoothed = [self.units(n).smoothed(mean, count) for n, mean in enumerate(means)]
+        self.rates[self.sizes[0] :] = torch.cat(smoothed[1:])
 
     # ---- capabilities ----
 

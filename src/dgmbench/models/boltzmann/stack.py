@@ -82,6 +82,19 @@ class Stack(Model):
 
         return view
 
+    # ---- downwards ----
+
+    def _down(self, layer: int, h: Tensor) -> Tensor:
+        """Log-odds of the units below, given the states h above layer ``layer``."""
+        return self.rbm(layer).couplings().visible_logits(h)
+
+    def downwards(self, h: Tensor, layers: int, generator: Generator | None) -> list[Tensor]:
+        """States [x, h_1, ..., h_layers] drawn downwards from h = h_layers."""
+        states = [h]
+        for layer in reversed(range(layers)):
+            states.insert(0, draw(self._down(layer, states[0]).sigmoid(), generator))
+        return states
+
     # ---- training ----
 
     def players(self) -> dict[str, list[nn.Parameter]]:
