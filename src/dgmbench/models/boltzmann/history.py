@@ -9,7 +9,7 @@ from torch import Generator, Tensor, nn
 from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError, require
 from dgmbench.models.boltzmann.couplings import Couplings, GeometricPath
-from dgmbench.models.boltzmann.gaussian_rbm import LEAST_DEVIATION
+from dgmbench.models.boltzmann.real_data import LEAST_DEVIATION
 from dgmbench.models.boltzmann.temporal import Temporal
 from dgmbench.nn.labels import count_classes, draw_classes, start_class_prior
 from dgmbench.nn.unit_layers import Gaussian, Independent

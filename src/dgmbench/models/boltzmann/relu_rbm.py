@@ -37,8 +37,9 @@ from dgmbench.errors import UserError, require
 from dgmbench.models.boltzmann.couplings import Couplings, GeometricPath
 from dgmbench.models.boltzmann.energy_model import TwoSided
 from dgmbench.models.boltzmann.estimators import Estimator
-from dgmbench.models.boltzmann.gaussian_rbm import Dequantised, GaussianRbm
+from dgmbench.models.boltzmann.gaussian_rbm import GaussianRbm
 from dgmbench.models.boltzmann.rbm import Rbm
+from dgmbench.models.boltzmann.real_data import Dequantised
 from dgmbench.nn.rectified_units import Rectified, SteppedSigmoid
 
 EXACT_STEPS = 20  # of a sample's chain, the last ones
@@ -106,7 +107,7 @@ class ReluRbm(Stepped, GaussianRbm):
         self.max_norm = max_norm
         self.bound()
 
-    def refuse(self, spec: DataSpec) -> None:
+    def refuse(self, spec: DataSpec, name: str) -> None:
         """Raise a UserError about data that no visible units take."""
         if spec.kind not in ("real", "discrete"):
             raise UserError(
