@@ -191,7 +191,10 @@ class DcganDiscriminator(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Pre-activation block: [norm] ReLU conv [norm] ReLU conv, beside a 1x1 shortcut, with up- or down-sampling."""
+    """Pre-activation block: [norm] ReLU conv [norm] ReLU conv, beside a 1x1 shortcut, with up- or down-sampling.
+
+    A block that sees data does not ``activate`` them first.
+    """
 
     def __init__(
         self,
@@ -201,9 +204,10 @@ class ResidualBlock(nn.Module):
         resample: Literal["up", "down", "none"] = "none",
         norm: bool = False,
         condition: int = 0,
+        activate: bool = True,
     ) -> None:
         super().__init__()
-        self.resample = resample
+        self.resample, self.activate = resample, activate
         self.norm1 = batch_norm(before, condition) if norm else nn.Identity()
         self.norm2 = batch_norm(after, condition) if norm else nn.Identity()
         # A batch-norm further on removes any constant of a channel, so biases before it would be idle.
@@ -214,7 +218,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"], condition: Tensor | None = None) -> Float[Tensor, "b d i j"]:
         """Transform the maps x, given the condition (b, condition) of a conditional batch-norm."""
-        h = F.relu(through([self.norm1], x, condition))
+        h = through([self.norm1], x, condition)
+        h = F.relu(h) if self.activate else h
         if self.resample == "up":
             h, x = F.interpolate(h, scale_factor=2.0), F.interpolate(x, scale_factor=2.0)
         h = self.conv2(F.relu(through([self.norm2], self.conv1(h), condition)))

@@ -8,12 +8,26 @@ https://arxiv.org/abs/1605.09782 (BiGAN), Dumoulin et al. 2017, https://arxiv.or
 """
 
 from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from dgmbench.data.spec import DataSpec
-from dgmbench.nn.adversarial import Discriminator, NetName, Norm, hidden_layers, joined, make_discriminator
+from dgmbench.nn.adversarial import NetName, Norm, hidden_layers, joined, make_discriminator
+
+
+@runtime_checkable
+class JudgesByFeatures(Protocol):
+    """A network whose outputs are a function of its last hidden layer, as all of ``nn.adversarial`` are."""
+
+    def features(self, x: Tensor) -> Tensor:
+        """The last hidden layer (b, f) at scaled data x (b, *shape)."""
+        ...
+
+    def outputs(self, features: Tensor) -> Tensor:
+        """The outputs (b, outputs) at features (b, f)."""
+        ...
 
 
 class ProjectionDiscriminator(nn.Module):
@@ -23,7 +37,9 @@ class ProjectionDiscriminator(nn.Module):
     Every output of the head gets the same projection.
     """
 
-    def __init__(self, net: Discriminator, *, classes: int, features: int) -> None:
+    net: JudgesByFeatures
+
+    def __init__(self, net: JudgesByFeatures, *, classes: int, features: int) -> None:
         super().__init__()
         self.net = net
         self.embedding = nn.Linear(classes, features, bias=False)

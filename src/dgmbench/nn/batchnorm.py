@@ -87,6 +87,10 @@ class ConditionalBatchNorm(nn.Module):
         super().__init__()
         self.norm = BatchNorm(channels, momentum=momentum, eps=eps, affine=False)
         self.scale, self.shift = (nn.Linear(condition, channels, bias=False) for _ in range(2))
+        self.start_plain()
+
+    def start_plain(self) -> None:
+        """Set W and V to zero."""
         nn.init.zeros_(self.scale.weight)
         nn.init.zeros_(self.shift.weight)
 

@@ -64,9 +64,15 @@ class SpectralNorm(nn.Module):
         return weight / self.sigma(weight)
 
 
-def spectral_normalise(net: nn.Module) -> None:
-    """Divide every linear and convolutional weight in ``net`` by its largest singular value, from now on."""
+def spectral_normalise(net: nn.Module, *, but: tuple[type[nn.Module], ...] = ()) -> None:
+    """Divide every linear and convolutional weight in ``net`` by its largest singular value, from now on.
+
+    Modules of the types ``but`` keep their weights as they are: those that start at zero have no singular vector.
+    """
+    kept = {id(inner) for module in net.modules() if isinstance(module, but) for inner in module.modules()}
     for module in list(net.modules()):
+        if id(module) in kept:
+            continue
         if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
             outputs = 1 if isinstance(module, nn.ConvTranspose2d) else 0
             parametrize.register_parametrization(module, "weight", SpectralNorm(module.weight, outputs=outputs))

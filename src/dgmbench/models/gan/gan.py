@@ -27,7 +27,6 @@ kernels and, with ``channels=128``, the same widths. Batch-norm's running statis
 those of samples in G and of data in D, and move in ``after_step``.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -45,6 +44,7 @@ from dgmbench.nn.batchnorm import absorb_statistics, statistics_of
 from dgmbench.nn.labels import classes_of_noise, count_classes, draw_classes, start_class_prior
 from dgmbench.nn.scaling import Scaling
 from dgmbench.nn.spectral_norm import power_step, spectral_normalise
+from dgmbench.nn.truncation import cut, normal_noise
 
 
 class Gan(Model):
@@ -195,9 +195,7 @@ class Gan(Model):
 
         The noise is z, cut as in ``sample``; a conditional model takes one more column, whose quantile is the label.
         """
-        z, labels = noise[:, : self.latent], None
-        if self.truncation is not None:
-            z = self.truncated(torch.erf(z / 2**0.5), self.truncation)
+        z, labels = cut(noise[:, : self.latent], self.truncation), None
         if self.classes:
             labels = self.one_hot(classes_of_noise(self.class_log_prior, noise[:, self.latent]))
         return self.scaling.unrounded(self.generator(z, labels))
@@ -211,15 +209,7 @@ class Gan(Model):
     ) -> Float[Tensor, "n latent"]:
         """Latents from N(0, I), or from its truncation by the inverse distribution function."""
         device = next(self.parameters()).device
-        if truncation is None:
-            return torch.randn(n, self.latent, device=device, generator=generator)
-        return self.truncated(2 * torch.rand(n, self.latent, device=device, generator=generator) - 1, truncation)
-
-    @staticmethod
-    def truncated(u: Tensor, truncation: float) -> Tensor:
-        """Numbers uniform on [-1, 1] to N(0, 1) cut to |z| <= truncation."""
-        inside = math.erf(truncation / 2**0.5)  # the mass of |z| <= truncation
-        return (2**0.5 * torch.erfinv(u * inside)).clamp(-truncation, truncation)
+        return normal_noise(n, self.latent, device=device, generator=generator, truncation=truncation)
 
     def blurred(self, x: Tensor, generator: Generator) -> Tensor:
         """Return x with instance noise, where there is any."""

@@ -19,40 +19,25 @@ from dgmbench.nn.adversarial_losses import AdversarialLoss, AdversarialLossName,
 from dgmbench.nn.batchnorm import absorb_statistics, statistics_of
 from dgmbench.nn.labels import classes_of_noise, count_classes, draw_classes, one_hot, start_class_prior
 from dgmbench.nn.scaling import Scaling
+from dgmbench.nn.truncation import cut, normal_noise
 
 
-class LabelledGan(Model):
-    """Base of models with a generator G(z, y); a subclass adds ``discriminator`` and the two losses."""
+class LabelledGame(Model):
+    """Base of models with a generator G(z, y); a subclass adds both networks and the two losses."""
 
     class_log_prior: Tensor
     discriminator: nn.Module
+    generator: nn.Module
+    truncation: float | None = None
+    """Samples take z from N(0, I) cut to |z_i| <= truncation; training never does."""
 
-    def __init__(
-        self,
-        spec: DataSpec,
-        *,
-        net: NetName,
-        latent: int,
-        hidden_sizes: Sequence[int],
-        channels: int,
-        loss: AdversarialLossName | AdversarialLoss,
-        labels: Labels = "joined",
-    ) -> None:
+    def __init__(self, spec: DataSpec, *, latent: int, loss: AdversarialLossName | AdversarialLoss) -> None:
         super().__init__(spec)
-        require(least=1, latent=latent, hidden_sizes=hidden_sizes, channels=channels)
+        require(least=1, latent=latent)
         start_class_prior(self, spec)  # refuses data without labels
         self.adversarial = adversarial_loss(loss)
         self.latent, self.noise_dim, self.classes = latent, latent + 1, len(self.class_log_prior)
         self.scaling = Scaling(spec)
-        self.generator = make_generator(
-            net,
-            spec,
-            latent=latent,
-            hidden_sizes=tuple(hidden_sizes),
-            channels=channels,
-            classes=self.classes,
-            labels=labels,
-        )
 
     def players(self) -> dict[str, list[nn.Parameter]]:
         """The two networks."""
@@ -88,17 +73,48 @@ class LabelledGan(Model):
         with torch.no_grad():
             return self.generated(z, y), y
 
-    def noise(self, n: int, generator: Generator | None) -> Float[Tensor, "n latent"]:
-        """Latents from N(0, I)."""
-        return torch.randn(n, self.latent, device=self.class_log_prior.device, generator=generator)
+    def noise(
+        self, n: int, generator: Generator | None, *, truncation: float | None = None
+    ) -> Float[Tensor, "n latent"]:
+        """Latents from N(0, I), or from its truncation."""
+        device = self.class_log_prior.device
+        return normal_noise(n, self.latent, device=device, generator=generator, truncation=truncation)
 
     @torch.no_grad()
     def sample(self, n: int, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
         """n raw values G(z, y), rounded to the levels, of classes y (n,), by default as frequent as in the data."""
         y = draw_classes(self.class_log_prior, n, generator) if y is None else y
-        return self.scaling.inverse(self.generated(self.noise(n, generator), y))
+        z = self.noise(n, generator, truncation=self.truncation)
+        return self.scaling.inverse(self.generated(z, y))
 
     def generate(self, noise: Float[Tensor, "b n"]) -> Tensor:
         """G(z, y), float (b, *shape) on the raw scale, of standard normal noise whose last column decides the label."""
         y = classes_of_noise(self.class_log_prior, noise[:, self.latent])
-        return self.scaling.unrounded(self.generated(noise[:, : self.latent], y))
+        return self.scaling.unrounded(self.generated(cut(noise[:, : self.latent], self.truncation), y))
+
+
+class LabelledGan(LabelledGame):
+    """The same with a generator of ``nn.adversarial``; a subclass adds ``discriminator`` and the two losses."""
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        *,
+        net: NetName,
+        latent: int,
+        hidden_sizes: Sequence[int],
+        channels: int,
+        loss: AdversarialLossName | AdversarialLoss,
+        labels: Labels = "joined",
+    ) -> None:
+        super().__init__(spec, latent=latent, loss=loss)
+        require(least=1, hidden_sizes=hidden_sizes, channels=channels)
+        self.generator = make_generator(
+            net,
+            spec,
+            latent=latent,
+            hidden_sizes=tuple(hidden_sizes),
+            channels=channels,
+            classes=self.classes,
+            labels=labels,
+        )
