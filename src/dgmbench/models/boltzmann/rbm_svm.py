@@ -1,6 +1,7 @@
 """Support vector machine on the features of an RBM: the one learns from all examples, the other from labelled ones.
 
-    features(x) = p(h_j = 1 | x) = sigmoid(b + W'v),      scores = SVC(features),      ink = SVR(features)
+    features(x) = p(h_j = 1 | x) = sigmoid(b + W'v),      scores = SVC(features),      ink = SVR(features),
+    each machine min |w|^2 / 2 + C sum_i slack_i over the functions w of the kernel's space
 
 The RBM is trained as ever and sees no label. Before each validation the support vector machines are fitted to the
 features of the labelled *training* examples, a classifier of their labels and a regression of their mean value (of

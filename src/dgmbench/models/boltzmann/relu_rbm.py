@@ -71,7 +71,17 @@ class Stepped(TwoSided):
         return self.raw(self.stepped().gibbs(self.flatten(x), 1, generator))
 
 
-class ReluRbm(Stepped, GaussianRbm):
+class OfKind(Stepped, GaussianRbm):
+    """What chooses the class for a kind of data, apart from ``ReluRbm``, whose signature is its constructor's."""
+
+    def __new__(cls, spec: DataSpec | None = None, **settings: Any) -> Any:
+        """The class for this kind of data; without a spec (copying, unpickling), the class itself."""
+        if spec is not None and spec.kind == "binary":
+            return BinaryReluRbm(spec, **settings)
+        return super().__new__(cls, spec, **settings)
+
+
+class ReluRbm(OfKind):
     """RBM of rectified hidden units; ``ReluRbm(spec)`` is one of real data, of levels or of bits, as the spec says.
 
     Args:
@@ -85,12 +95,6 @@ class ReluRbm(Stepped, GaussianRbm):
 
     on_levels: ClassVar[type[GaussianRbm]]
     hidden_units = Rectified()
-
-    def __new__(cls, spec: DataSpec | None = None, **settings: Any) -> Any:
-        """The class for this kind of data; without a spec (copying, unpickling), the class itself."""
-        if spec is not None and spec.kind == "binary":
-            return BinaryReluRbm(spec, **settings)
-        return super().__new__(cls, spec, **settings)
 
     def __init__(
         self,
