@@ -114,6 +114,14 @@ def test_samples_follow_the_weights() -> None:
     assert ((share - p.mean(0)).abs() < 4 * error).all()
 
 
+@torch.no_grad()
+def test_samples_begin_with_a_draw_of_the_prior() -> None:
+    model, g = make(), seeded(4)
+    z, _ = model.prior.inverse(torch.randn(500, 2, generator=g, dtype=torch.float64))
+    wanted = model.decoder.sample(500, model.map_of(z), generator=g)
+    assert torch.equal(model.sample(500, generator=seeded(4)), wanted)
+
+
 def test_gradients_and_free_bits() -> None:
     model, batch = make(free_bits=100.0), Batch(images())
     loss, logs = model.loss("model", batch, seeded())
