@@ -179,6 +179,9 @@ def test_labels_that_are_kept_are_those_that_are_known():
     assert torch.equal(values["label_nll"].isnan(), y < 0)
     scores = model.classify(x[1:2])[0]
     torch.testing.assert_close(values["label_nll"][1], -scores[y[1]])
+    wrong = (model.classify(x).argmax(1) != y).double()
+    assert torch.equal(values["label_error"][y >= 0], wrong[y >= 0])
+    assert 0 < wrong[y >= 0].mean() < 0.5
 
 
 @pytest.mark.parametrize(
