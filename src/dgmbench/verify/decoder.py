@@ -14,6 +14,8 @@ from dgmbench.verify.subject import Subject
 from dgmbench.verify.support import Support, support_of
 
 SAMPLES = 10_000
+VALUES = 2**18  # in the samples of examples of many dimensions, which are fewer then, down to LEAST
+LEAST = 1000
 FEW = 16
 DIRECTIONS = 8
 ROWS = 2**17
@@ -66,13 +68,14 @@ def _conditional(subject: Subject, model: HasDecoder, support: Support) -> Itera
 def _generated(subject: Subject, model: CanGenerate) -> Check:
     """Two samples of one distribution, one by ``sample`` and one through ``generate``, along random directions."""
     assert isinstance(model, CanSample)
-    x = model.generate(_noise(model, SAMPLES, subject, "generate"))
+    n = max(LEAST, min(SAMPLES, VALUES // subject.spec.dim))
+    x = model.generate(_noise(model, n, subject, "generate"))
     if subject.spec.levels is not None:
         x = x.round().clamp(0, subject.spec.levels - 1)
-    y = model.sample(SAMPLES, generator=subject.generator("samples"))
+    y = model.sample(n, generator=subject.generator("samples"))
     directions = torch.randn(subject.spec.dim, DIRECTIONS, generator=subject.generator("directions"))
     a, b = ((each.double().flatten(1) @ directions).numpy() for each in (x.to(subject.spec.dtype), y))
     # At so many values the limit is as good as the exact distribution, whose sum fails, with a warning, where p is 1.
     p_values = [float(stats.ks_2samp(a[:, i], b[:, i], method="asymp").pvalue) for i in range(DIRECTIONS)]
-    note = f"Kolmogorov-Smirnov tests of twice {SAMPLES} values along {DIRECTIONS} directions"
+    note = f"Kolmogorov-Smirnov tests of twice {n} values along {DIRECTIONS} directions"
     return frequencies("generated values are distributed as samples", p_values, note)
