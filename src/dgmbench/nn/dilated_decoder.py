@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from dgmbench.nn.dilated import DilatedStack
 from dgmbench.nn.levels import draw_categories
-from dgmbench.nn.sequences import sentence_log_prob
+from dgmbench.nn.sequences import sentence_log_prob, written
 
 
 class DilatedDecoder(nn.Module):
@@ -67,17 +67,9 @@ class DilatedDecoder(nn.Module):
         self, n: int, code: Float[Tensor, "n z"], choose: Callable[[Float[Tensor, "n v"], int], Tensor]
     ) -> Int[Tensor, "n t"]:
         """Word after word, in the work of one column each, until all sentences have ended."""
-        like = self.embedding.weight
-        x = torch.full((n, self.length), 0 if self.end is None else self.end, device=like.device)
-        token = torch.full((n,), self.tokens, device=like.device)
-        ended = torch.zeros(n, dtype=torch.bool, device=like.device)
         queues = self.net.start(n)
-        for t in range(self.length):
-            token = choose(self.net.step(queues, self.embedding(token), code), t)
-            if self.end is not None:
-                token = torch.where(ended, self.end, token)
-                ended = token == self.end
-            x[:, t] = token
-            if bool(ended.all()):
-                break
-        return x
+
+        def following(word: Int[Tensor, " n"], t: int) -> Int[Tensor, " n"]:
+            return choose(self.net.step(queues, self.embedding(word), code), t)
+
+        return written(torch.full((n,), self.tokens, device=code.device), self.length, self.end, following)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from dgmbench.data.spec import DataSpec
 from dgmbench.errors import UserError
 from dgmbench.nn.levels import draw_categories
-from dgmbench.nn.sequences import counted, sentence_log_prob
+from dgmbench.nn.sequences import counted, sentence_log_prob, written
 
 
 class RecurrentDecoder(nn.Module):
@@ -76,19 +76,14 @@ class RecurrentDecoder(nn.Module):
         """n exact draws, one for each code; by inverse CDF from uniforms that are drawn at the start."""
         like = self.top.weight
         uniform = torch.rand(self.length, n, generator=generator, device=like.device, dtype=like.dtype)
-        x = torch.full((n, self.length), 0 if self.end is None else self.end, device=like.device)
-        token = torch.full((n,), self.tokens, device=like.device)
-        state, ended = self._start(n, code), torch.zeros(n, dtype=torch.bool, device=like.device)
-        for t in range(self.length):
-            output, state = self.gru(self._inputs(token[:, None], code), state)
-            token = draw_categories(self.top(output[:, 0]), uniform[t])
-            if self.end is not None:
-                token = torch.where(ended, self.end, token)
-                ended = token == self.end
-            x[:, t] = token
-            if bool(ended.all()):
-                break
-        return x
+        state = self._start(n, code)
+
+        def following(word: Int[Tensor, " n"], t: int) -> Int[Tensor, " n"]:
+            nonlocal state
+            output, state = self.gru(self._inputs(word[:, None], code), state)
+            return draw_categories(self.top(output[:, 0]), uniform[t])
+
+        return written(torch.full((n,), self.tokens, device=like.device), self.length, self.end, following)
 
     def greedy(self, n: int, code: Float[Tensor, "n z"] | None = None) -> Int[Tensor, "n t"]:
         """The likeliest word after another, for each code."""
