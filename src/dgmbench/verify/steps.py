@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 from dgmbench.models.contract import AnnealingPath, HasStepConditions, IsClassConditional
 from dgmbench.verify import density
 from dgmbench.verify.check import Check, combine, undecided
+from dgmbench.verify.path import path_checks
 from dgmbench.verify.subject import Subject
 
 
@@ -79,8 +80,6 @@ class OneHistory:
 
 def checks(subject: Subject, model: HasStepConditions) -> Iterator[Check]:
     """The sum over whole sequences, of every class where there are any, and the path of a step."""
-    from dgmbench.verify.undirected import path_checks
-
     labels = list(range(len(model.class_log_prior))) if isinstance(model, IsClassConditional) else [None]
     found: list[tuple[str, Check]] = []
     for label in labels:
