@@ -93,6 +93,8 @@ def test_attention_place_by_place_is_that_of_all_at_once() -> None:
 @torch.no_grad()
 def test_samples_follow_both_priors() -> None:
     model, n = make(), 20_000
+    for weight in model.prior["given"].parameters():  # so that the bottom map depends on the top one visibly
+        weight.mul_(5)
     every = torch.tensor(list(itertools.product(range(2), repeat=5)))
     p = model.log_prior({"top": every[:, :1].view(-1, 1, 1), "bottom": every[:, 1:].view(-1, 2, 2)}).exp()
     names = model.sample_names(n, seeded())
