@@ -18,8 +18,8 @@ from .process_tree import cpu_seconds
 
 # A row's own tests, and the proof of its tiny instances.
 BUDGETS = {"tests": 10.0, "verify": 5.0}
-# What other processes do to caches and clocks is not the row's fault: the same rows have measured 1.6 times as much in a
-# slow hour of one machine.
+# What other processes do to caches and clocks is not the row's fault: the same rows have measured 1.6 times as much in
+# a slow hour of one machine.
 HEADROOM = 2.0
 VERIFY = "tests/contract/test_every_model.py::test_the_model_verifies["
 FILES_SHOWN = 20

@@ -16,6 +16,8 @@ from dgmbench.models.autoregressive.ar_autoencoder import ArAutoencoder, Uncondi
 from dgmbench.models.contract import HasLogProb, HasReconstructionLogProb
 from dgmbench.nn.sequences import counted
 
+from ...fitting import fit_by_adam
+
 SPEC = DataSpec((6,), "tokens", 5, end=0)
 SMALL = {"width": 6, "hidden": 9, "latent": 4}
 CONFIG = Path(__file__).parents[3] / "configs" / "data" / "text_small.yaml"
@@ -26,19 +28,6 @@ def sentences(n, seed=0):
     g = torch.Generator().manual_seed(seed)
     x = torch.randint(1, 5, (n, 6), generator=g)
     return x.masked_fill(torch.arange(6) >= torch.randint(0, 7, (n, 1), generator=g), 0)
-
-
-def fit(model, data, steps, lr=5e-3):
-    optimiser = torch.optim.Adam(model.parameters(), lr=lr)
-    g = torch.Generator().manual_seed(0)
-    for _ in range(steps):
-        batch = Batch(data[torch.randint(len(data), (50,), generator=g)])
-        loss, _ = model.loss("model", batch, g)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        model.after_step("model", batch, g)
-    return model.eval()
 
 
 def test_the_code_sees_the_sentence_and_nothing_after_its_end():
@@ -69,7 +58,7 @@ def test_its_numbers_are_no_likelihood_and_it_does_not_claim_one():
     every = torch.cartesian_prod(*[torch.arange(4)] * 3)
     every = every[~((every == 0).int().diff(dim=1) < 0).any(1)]
     torch.manual_seed(0)
-    model = fit(ArAutoencoder(spec, **SMALL), every, 80, lr=2e-2)
+    model = fit_by_adam(ArAutoencoder(spec, **SMALL), every, 80, lr=2e-2)
     assert model.reconstruction_log_prob(every).exp().sum() > 2
     assert isinstance(model, HasReconstructionLogProb)
     assert not isinstance(model, HasLogProb)
@@ -130,8 +119,8 @@ def test_a_code_is_worth_much_on_held_out_sentences(text):
     """
     spec, train, test = text
     torch.manual_seed(0)
-    with_code = fit(ArAutoencoder(spec, width=32, hidden=64, latent=16), train, 150)
-    alone = fit(UnconditionalDecoder(spec, width=32, hidden=64), train, 150)
+    with_code = fit_by_adam(ArAutoencoder(spec, width=32, hidden=64, latent=16), train, 150)
+    alone = fit_by_adam(UnconditionalDecoder(spec, width=32, hidden=64), train, 150)
     tokens = counted(test, 0).sum()
     with torch.no_grad():
         given, baseline = -with_code.reconstruction_log_prob(test), -alone.log_prob(test)

@@ -7,11 +7,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dgmbench.data.spec import Batch, DataSpec
+from dgmbench.data.spec import DataSpec
 from dgmbench.errors import UserError
 from dgmbench.models.vae.dcvae import Dcvae
 from dgmbench.verify import bounds
 from dgmbench.verify.subject import Subject
+
+from ...fitting import fit_by_adam
 
 SMALL = {"width": 4, "hidden": 8, "latent": 2, "channels": 6, "skip_channels": 8}
 TOPICS, LENGTH = 4, 12
@@ -90,14 +92,7 @@ def test_the_farther_it_sees_the_less_the_code_says():
             SPEC, width=8, hidden=16, latent=2, kernel=kernel, dilations=dilations, channels=12, skip_channels=16,
             kl_warmup=120,
         )  # fmt: skip
-        optimiser, g = torch.optim.Adam(model.parameters(), lr=1e-2), torch.Generator().manual_seed(0)
-        for _ in range(180):
-            batch = Batch(train[torch.randint(len(train), (50,), generator=g)])
-            loss, _ = model.loss("model", batch, g)
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            model.after_step("model", batch, g)
+        fit_by_adam(model, train, 180, lr=1e-2)
         with torch.no_grad():
             mean, log_sigma = model.posterior(test)
             rates.append((0.5 * (mean**2 + (2 * log_sigma).exp() - 1) - log_sigma).sum(1).mean().item())

@@ -15,22 +15,11 @@ from dgmbench.data.text import decode_tokens
 from dgmbench.errors import UserError
 from dgmbench.models.vae.wd_vae import WdVae
 
+from ...fitting import fit_by_adam
+
 SPEC = DataSpec((5,), "tokens", 4, end=0)
 SMALL = {"width": 4, "hidden": 6, "latent": 2}
 CONFIG = Path(__file__).parents[3] / "configs" / "data" / "text_small.yaml"
-
-
-def fit(model, data, steps, lr=5e-3):
-    optimiser = torch.optim.Adam(model.parameters(), lr=lr)
-    g = torch.Generator().manual_seed(0)
-    for _ in range(steps):
-        batch = Batch(data[torch.randint(len(data), (50,), generator=g)])
-        loss, _ = model.loss("model", batch, g)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        model.after_step("model", batch, g)
-    return model.eval()
 
 
 def test_without_words_the_next_one_depends_on_the_code_alone():
@@ -105,7 +94,7 @@ def fitted(text):
     for name, dropout, warmup in (("both", 0.5, 120), ("neither", 0.0, 0)):
         torch.manual_seed(0)
         model = WdVae(spec, width=24, hidden=32, latent=8, word_dropout=dropout, kl_warmup=warmup)
-        found[name] = fit(model, train, 160, lr=1e-2)
+        found[name] = fit_by_adam(model, train, 160, lr=1e-2)
     return found
 
 
