@@ -344,8 +344,36 @@ def test_wrong_options(open_folder: Open, pictures: Path, options: dict[str, Any
         open_folder(**options)
 
 
-@pytest.mark.parametrize(("options", "value"), [({"size": 0}, 0), ({"channels": 2}, 2)])
-def test_impossible_sizes(open_folder: Open, pictures: Path, options: dict[str, Any], value: float) -> None:
+@pytest.mark.parametrize(
+    ("options", "value"),
+    [
+        ({"size": 0}, "0"),
+        ({"size": [8, 0]}, r"\[8, 0\]"),
+        ({"size": [8, 8, 8]}, r"\[8, 8, 8\]"),
+        ({"size": []}, r"\[\]"),
+        ({"channels": 2}, "2"),
+    ],
+)
+def test_impossible_sizes(open_folder: Open, pictures: Path, options: dict[str, Any], value: str) -> None:
     put_many(pictures, 20)
     with pytest.raises(UserError, match=f"is {value}; "):
         open_folder(**options)
+
+
+@pytest.mark.parametrize(("height", "width"), [(4, 12), (12, 4), (8, 8)])
+def test_a_size_of_two_sides_takes_the_largest_centre_of_that_form(
+    open_folder: Open, pictures: Path, height: int, width: int
+) -> None:
+    """Of 24x24 pixels whose centre of that form is red, all that is left is red; a pixel more would be blue."""
+    tall, wide = (24 * height // max(height, width), 24 * width // max(height, width))
+    pixels = np.full((24, 24, 3), (0, 0, 255), np.uint8)
+    top, left = (24 - tall) // 2, (24 - wide) // 2
+    pixels[top : top + tall, left : left + wide] = (255, 0, 0)
+    pictures.mkdir(exist_ok=True)
+    for n in range(20):
+        Image.fromarray(pixels).save(pictures / f"{n}.png")
+    data = open_folder(size=[height, width])
+    assert data.spec.shape == (3, height, width)
+    x = data.splits["train"].x
+    assert (x[:, 0] == 255).all()
+    assert (x[:, 2] == 0).all()

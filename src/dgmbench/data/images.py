@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dgmbench.data.pictures import Decoder
+from dgmbench.data.pictures import Decoder, Size, sides
 from dgmbench.data.prepared import digest
 from dgmbench.data.reader import Decoded, Part, Reader, held_out_size, split_at_random
 from dgmbench.data.spec import DataSpec
@@ -88,7 +88,8 @@ def _state(folder: Path, names: list[str]) -> dict[str, Any]:
 
 
 class Images(Reader):
-    """All pictures below ``path``: central square, resized to ``size``, in colour (``channels=3``) or grey (1).
+    """All pictures below ``path``, cropped to the form of ``size`` (a side, or [height, width]) and resized to it, in
+    colour (``channels=3``) or grey (1).
 
     Sub-folders ``train``, ``valid`` (``val``) and ``test`` are the splits if there is a ``train``; what is missing is
     split off the training pictures by ``split_seed``. If the pictures lie in folders, the first folder of each, below
@@ -103,7 +104,7 @@ class Images(Reader):
         self,
         *,
         path: str | None = None,
-        size: int = 64,
+        size: Size = 64,
         channels: int = 3,
         background: str = "white",
         value_range: tuple[float, float] | None = None,
@@ -145,7 +146,7 @@ class Images(Reader):
             split: self._part(names, index, classes, every) for split, (names, index) in self._dealt(by_split).items()
         }
         spec = DataSpec(
-            (self.channels, self.size, self.size), "discrete", levels=256, num_classes=len(classes) or None,
+            (self.channels, *sides(self.size)), "discrete", levels=256, num_classes=len(classes) or None,
             class_names=tuple(classes) or None,
         )  # fmt: skip
         remarks = {"classes": classes, **({"skipped": damaged} if damaged else {})}

@@ -60,6 +60,10 @@ def spec_from_card(data_cfg: Mapping[str, Any]) -> DataSpec | None:
     kind, shape, levels = card.get("kind"), card.get("shape"), card.get("levels")
     if kind is None or shape is None:
         return None
+    if len(shape) == 3 and isinstance(shape[1], Sequence) and len(shape[1]) == 2:
+        shape = (shape[0], *shape[1])  # a size [height, width] stands in both places
+    if not all(isinstance(side, int) for side in shape):
+        return None  # the reader says what is wrong with it
     grey = None
     if kind == "binary" and levels and levels > 2:
         grey = DataSpec(tuple(shape), "discrete", levels, card.get("classes"))

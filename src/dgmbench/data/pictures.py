@@ -28,20 +28,24 @@ PLAIN = ("1", "L", "P", "RGB", "RGBX", "LA", "PA", "RGBA", "CMYK", "YCbCr")  # P
 SIXTEEN = ("I;16", "I;16B", "I;16L", "I;16N")
 BITS_PER_SAMPLE = 258  # a TIFF tag
 
+Size = int | Sequence[int]
+"""The side of a square, or [height, width], in pixels."""
+
 TRANSPARENT, PAGES, DEEP = "transparent", "pages", "deep"
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """How every picture of a set becomes (channels, size, size) uint8: its central square of side ``crop`` (by default
-    as large as fits), resized by Lanczos' filter; with ``size=None`` each keeps the size that it has.
+    """How every picture of a set becomes (channels, height, width) uint8: its centre, cropped to the form that is asked
+    for (of side ``crop``, by default as large as fits), resized by Lanczos' filter. ``size`` is [height, width] or the
+    side of a square; with ``size=None`` each keeps the size that it has.
 
     ``background`` is the colour under transparent parts, ``value_range`` the values that are black and white in
     pictures of more than 8 bits; without it, 16 bits have theirs, and others are refused. ``advice`` is what to do
     about damaged pictures.
     """
 
-    size: int | None
+    size: Size | None
     channels: int
     crop: int | None = None
     background: str = "white"
@@ -77,11 +81,12 @@ class Decoder:
             did += [TRANSPARENT] if transparent else []
         image = image.convert(self._mode)
         if self.size is not None:
-            side = self.crop or min(image.size)
-            left, top = (image.width - side) // 2, (image.height - side) // 2
-            image = image.crop((left, top, left + side, top + side))
-            if side != self.size:
-                image = image.resize((self.size, self.size), Image.Resampling.LANCZOS)
+            height, width = sides(self.size)
+            tall, wide = (self.crop, self.crop) if self.crop else largest(image.size, height, width)
+            left, top = (image.width - wide) // 2, (image.height - tall) // 2
+            image = image.crop((left, top, left + wide, top + tall))
+            if image.size != (width, height):
+                image = image.resize((width, height), Image.Resampling.LANCZOS)
         pixels = np.asarray(image).reshape(image.height, image.width, self.channels)
         return np.ascontiguousarray(pixels.transpose(2, 0, 1)), did
 
@@ -96,7 +101,7 @@ class Decoder:
                 yield np.stack(self._decoded(some, read, every or names))
 
         assert self.size is not None
-        return Chunks((len(names), self.channels, self.size, self.size), np.dtype(np.uint8), rows)
+        return Chunks((len(names), self.channels, *sides(self.size)), np.dtype(np.uint8), rows)
 
     def as_they_are(self, names: Sequence[str], read: Callable[[str], bytes]) -> np.ndarray:
         """Pictures of one size, (n, channels, height, width), neither cropped nor resized."""
@@ -229,9 +234,24 @@ def _colour(name: str) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def check_size(size: int, channels: int) -> None:
+def check_size(size: Size, channels: int) -> None:
     """Refuse sizes that no picture has."""
-    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-        raise UserError(f"data.size is {size!r}; give the side length in pixels, at least 1.")
+    both = [size] if isinstance(size, int) else list(size)
+    if len(both) not in (1, 2) or any(not isinstance(side, int) or isinstance(side, bool) or side < 1 for side in both):
+        raise UserError(f"data.size is {size!r}; give the side of a square or [height, width] in pixels, at least 1.")
     if channels not in (1, 3):
         raise UserError(f"data.channels is {channels!r}; pictures have 1 (grey) or 3 (colour) channels.")
+
+
+def sides(size: Size) -> tuple[int, int]:
+    """Height and width of a size."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
+
+
+def largest(picture: tuple[int, int], height: int, width: int) -> tuple[int, int]:
+    """Height and width of the largest part of a picture (width, height) that has the form height x width."""
+    wide, tall = picture
+    if wide * height >= tall * width:  # the picture is wider than the form
+        return tall, max(1, round(tall * width / height))
+    return max(1, round(wide * height / width)), wide
