@@ -199,7 +199,7 @@ def test_hdf5_tables(config: Config, tmp_path: Path, rng: np.random.RandomState)
     data = load(config("bsds300"), tmp_path)
     assert np.allclose(data.splits["valid"].x, x["validation"], atol=1e-6)
     (folder(tmp_path, "red_wine") / "red_wine.hdf5").write_bytes(b"no HDF5")
-    with pytest.raises(UserError, match=r"red_wine\.hdf5 is not the published HDF5 file"):
+    with pytest.raises(UserError, match=r"red_wine\.hdf5 is no complete HDF5 file"):
         load(config("red_wine"), tmp_path)
 
 

@@ -115,21 +115,37 @@ def read_hdf5(path: Path, keys: Mapping[str, list[str]]) -> dict[str, np.ndarray
     """The arrays under ``keys`` of an HDF5 file, several of them end to end. Links and whatever else would read another
     file are refused.
     """
+    with _open_hdf5(path) as file:
+        found = {split: [_dataset(file, name, path) for name in names] for split, names in keys.items()}
+        return {split: np.concatenate([each[:] for each in sets]) for split, sets in found.items()}
+
+
+def hdf5_arrays(path: Path) -> list[str]:
+    """The paths of all arrays in an HDF5 file, in alphabetical order; links are not followed."""
+    names: list[str] = []
+    with _open_hdf5(path) as file:
+        file.visititems(lambda name, node: names.append(name) if hasattr(node, "shape") else None)
+    return sorted(names)
+
+
+@contextmanager
+def _open_hdf5(path: Path) -> Iterator[Any]:
     try:
         import h5py
     except ImportError as error:
         raise UserError(f"{path} is an HDF5 file; install h5py to read it (pip install 'dgmbench[hdf5]').") from error
     try:
         with h5py.File(path, "r") as file:
-            found = {split: [_dataset(h5py, file, name, path) for name in names] for split, names in keys.items()}
-            return {split: np.concatenate([each[:] for each in sets]) for split, sets in found.items()}
+            yield file
     except UserError:
         raise
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError) as error:
-        raise UserError(f"{path} is not the published HDF5 file ({error}).") from error
+        raise UserError(f"{path} is no complete HDF5 file with what is asked for ({error}).") from error
 
 
-def _dataset(h5py: Any, file: Any, name: str, path: Path) -> Any:
+def _dataset(file: Any, name: str, path: Path) -> Any:
+    import h5py
+
     node, what = file, f"{name} in {path}"
     for part in name.split("/"):
         link = node.get(part, getlink=True)
