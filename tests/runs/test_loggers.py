@@ -48,6 +48,13 @@ def test_csv_says_what_the_rows_say(tmp_path: Path) -> None:
     assert logged_csv(folder) == expected(folder)
 
 
+def test_a_logger_beside_others_is_one_that_needs_no_settings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["train", *QUICK, f"paths.outputs={tmp_path}", "logger.also=[wandb]"]) == 2
+    assert "logger.also" in capsys.readouterr().err
+
+
 def test_csv_leaves_a_torn_line_out(tmp_path: Path) -> None:
     whole = "100,1,0.1,0.5,train,model/loss,2.5\r\n"
     (tmp_path / "metrics.csv").write_text(f"{','.join(CsvLogger.FIELDS)}\r\n{whole}20", newline="")
@@ -63,11 +70,15 @@ def test_csv_after_a_kill_and_a_resume(tmp_path: Path) -> None:
     assert logged_csv(folder) == expected(folder)
 
 
-def test_tensorboard_says_what_the_rows_say(tmp_path: Path) -> None:
+@pytest.mark.parametrize("logger", [["logger=tensorboard"], ["logger=csv", "logger.also=[tensorboard,csv]"]])
+def test_tensorboard_says_what_the_rows_say_alone_or_beside_others(tmp_path: Path, logger: list[str]) -> None:
     pytest.importorskip("tensorboard", reason="tensorboard is an extra")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    folder = train(tmp_path, "logger=tensorboard")
+    folder = train(tmp_path, *logger)
+    assert (folder / "metrics.csv").exists() == ("logger=csv" in logger)
+    if "logger=csv" in logger:
+        assert logged_csv(folder) == expected(folder)
     events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0}).Reload()
     found = {(e.step, tag): e.value for tag in events.Tags()["scalars"] for e in events.Scalars(tag)}
     for key, value in expected(folder).items():

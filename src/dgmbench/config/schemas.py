@@ -237,30 +237,31 @@ class Exporting:
 
 @dataclass(frozen=True, kw_only=True)
 class JsonlLogger:
-    """Metric rows in the run folder, which every run writes."""
+    """Metric rows in the run folder, which every run writes, and the loggers of ``also``, which need no settings."""
 
     name: Literal["jsonl"]
+    also: list[Literal["csv", "tensorboard"]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
-class CsvLogger:
+class CsvLogger(JsonlLogger):
     """metrics.csv, one line a metric and point in time, beside the metric rows."""
 
-    name: Literal["csv"]
+    name: Literal["csv"]  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TensorboardLogger:
+class TensorboardLogger(JsonlLogger):
     """TensorBoard event files beside the metric rows."""
 
-    name: Literal["tensorboard"]
+    name: Literal["tensorboard"]  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, kw_only=True)
-class WandbLogger:
+class WandbLogger(JsonlLogger):
     """Weights & Biases beside the metric rows."""
 
-    name: Literal["wandb"]
+    name: Literal["wandb"]  # type: ignore[assignment]
     project: str
     mode: Literal["online", "offline", "disabled"]
 

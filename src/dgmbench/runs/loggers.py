@@ -1,7 +1,7 @@
 """Where metric rows go besides the run's own ``metrics.jsonl``; images seen are the axis everywhere."""
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -114,13 +114,11 @@ class WandbLogger:
 
 
 def row_loggers(completed: Mapping[str, Any], folder: Path, *, images: int) -> list[RowLogger]:
-    """The loggers of the ``logger`` group besides the run's own file; ``images`` is where a resumed run goes on."""
-    match completed["logger"]["name"]:
-        case "csv":
-            return [CsvLogger(folder, images)]
-        case "tensorboard":
-            return [TensorboardLogger(folder, images)]
-        case "wandb":
-            return [WandbLogger(folder, completed)]
-        case _:
-            return []
+    """The loggers that ``logger`` names besides the run's own file; ``images`` is where a resumed run goes on."""
+    settings = completed["logger"]
+    makers: dict[str, Callable[[], RowLogger]] = {
+        "csv": lambda: CsvLogger(folder, images),
+        "tensorboard": lambda: TensorboardLogger(folder, images),
+        "wandb": lambda: WandbLogger(folder, completed),
+    }
+    return [makers[name]() for name in dict.fromkeys((settings["name"], *settings["also"])) if name in makers]
