@@ -40,7 +40,7 @@ def test_a_discriminator_mixes_the_maps_of_both_ways_by_alpha() -> None:
     def act(h: torch.Tensor) -> torch.Tensor:
         return F.leaky_relu(h, 0.2)
 
-    first, second = net.blocks[0]
+    first, second = net.blocks[0].first, net.blocks[0].second
     fine = halved(act(second(act(first(act(net.from_images[1](x)))))))
     coarse = act(net.from_images[0](halved(x)))
     maps = 0.3 * fine + 0.7 * coarse
@@ -59,7 +59,7 @@ def test_a_generator_of_two_levels_by_hand() -> None:
     h = pixel_norm(F.leaky_relu(net.project(pixel_norm(z)).view(4, 5, 4, 4), 0.2))
     h = layer(net.first, h)
     torch.testing.assert_close(net(z, 0, 1.0), net.to_images[0](h))
-    first, second = net.blocks[0]
+    first, second = net.blocks[0].first, net.blocks[0].second
     h = layer(second, layer(first, h.repeat_interleave(2, 2).repeat_interleave(2, 3)))
     torch.testing.assert_close(net(z, 1, 1.0), net.to_images[1](h))
     assert net(7 * z, 2, 1.0).shape == (4, 2, 16, 16)

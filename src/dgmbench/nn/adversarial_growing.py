@@ -54,6 +54,23 @@ def rectified(x: Tensor) -> Tensor:
     return F.leaky_relu(x, 0.2)
 
 
+class ConvolutionPair(nn.Module):
+    """Two 3 x 3 convolutions with leaky ReLU, and after it pixel norm if ``normed``: the layers of one side."""
+
+    def __init__(self, before: int, between: int, after: int, *, normed: bool) -> None:
+        super().__init__()
+        self.first = EqualisedConv2d(before, between, 3)
+        self.second = EqualisedConv2d(between, after, 3)
+        self.normed = normed
+
+    def forward(self, h: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
+        """The maps of h."""
+        for conv in (self.first, self.second):
+            h = rectified(conv(h))
+            h = pixel_norm(h) if self.normed else h
+        return h
+
+
 class GrowingGenerator(nn.Module):
     """Latents (b, latent) -> scaled images: two convolutions at each side, pixel norm after each, a linear last layer.
 
@@ -66,8 +83,7 @@ class GrowingGenerator(nn.Module):
         self.project = EqualisedLinear(latent, maps[0] * self.base**2, gain=2**0.5 / 4)  # the authors' smaller gain
         self.first = EqualisedConv2d(maps[0], maps[0], 3)
         self.blocks = nn.ModuleList(
-            nn.ModuleList([EqualisedConv2d(before, after, 3), EqualisedConv2d(after, after, 3)])
-            for before, after in itertools.pairwise(maps)
+            ConvolutionPair(before, after, after, normed=True) for before, after in itertools.pairwise(maps)
         )
         self.to_images = nn.ModuleList(EqualisedConv2d(n, images, 1, gain=1.0) for n in maps)
 
@@ -76,10 +92,8 @@ class GrowingGenerator(nn.Module):
         h = self.project(pixel_norm(z)).unflatten(1, (-1, self.base, self.base))
         h = pixel_norm(rectified(self.first(pixel_norm(rectified(h)))))
         before = h
-        for block in self.blocks[:level]:
-            before, h = h, doubled(h)
-            for conv in block:
-                h = pixel_norm(rectified(conv(h)))
+        for block in list(self.blocks)[:level]:
+            before, h = h, block(doubled(h))
         return faded(self.to_images, before, h, level, alpha)
 
 
@@ -101,10 +115,7 @@ class GrowingDiscriminator(nn.Module):
         super().__init__()
         self.group = group
         self.from_images = nn.ModuleList(EqualisedConv2d(images, n, 1) for n in maps)
-        self.blocks = nn.ModuleList(
-            nn.ModuleList([EqualisedConv2d(n, n, 3), EqualisedConv2d(n, after, 3)])
-            for after, n in itertools.pairwise(maps)
-        )
+        self.blocks = nn.ModuleList(ConvolutionPair(n, n, after, normed=False) for after, n in itertools.pairwise(maps))
         self.last = EqualisedConv2d(maps[0] + 1, maps[0], 3)
         self.hidden = EqualisedLinear(maps[0] * sides[0] ** 2, maps[0])
         self.head = EqualisedLinear(maps[0], 1, gain=1.0)
@@ -113,9 +124,7 @@ class GrowingDiscriminator(nn.Module):
         """The outputs at images of the side of ``level``."""
         h = rectified(self.from_images[level](x))
         for k in reversed(range(level)):
-            for conv in self.blocks[k]:
-                h = rectified(conv(h))
-            h = halved(h)
+            h = halved(self.blocks[k](h))
             if k == level - 1 and alpha < 1:
                 h = torch.lerp(rectified(self.from_images[k](halved(x))), h, alpha)
         h = rectified(self.last(with_deviation(h, self.group)))

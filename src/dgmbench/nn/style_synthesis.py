@@ -56,7 +56,8 @@ class StyledLayer(nn.Module):
         self, h: Float[Tensor, "b i s s"], w: Float[Tensor, "b latent"], noise: Float[Tensor, "b 1 s s"]
     ) -> Float[Tensor, "b o s s"]:
         """The layer's maps in style w."""
-        h = h + self.bias if self.conv is None else self.conv(h)
+        h = h if self.conv is None else self.conv(h)
+        h = h if self.bias is None else h + self.bias
         return adaptive_instance_norm(rectified(h + self.strength * noise), self.style(w))
 
 

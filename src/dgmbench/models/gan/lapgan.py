@@ -47,6 +47,7 @@ class ResidualGenerator(nn.Module):
         super().__init__()
         sizes = [images + 1, channels, channels, images]
         self.convs = nn.ModuleList(nn.Conv2d(m, n, 5, padding=2) for m, n in pairwise(sizes))
+        nn.init.zeros_(self.convs[-1].weight)  # type: ignore[arg-type]
 
     def forward(self, z: Float[Tensor, "b 1 h w"], condition: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """The residual; nothing bounds it."""

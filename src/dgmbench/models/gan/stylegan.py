@@ -59,6 +59,7 @@ class StyleGan(GrowingGan):
         truncation: psi, for samples only; 1 leaves styles as they are.
     """
 
+    generator: StyledGenerator
     mean_style: Tensor
 
     def __init__(
@@ -104,7 +105,8 @@ class StyleGan(GrowingGan):
 
     def drawn(self, n: int, generator: Generator | None) -> Float[Tensor, "n c h w"]:
         """n scaled images at the side of now; in part of them styles are mixed."""
-        w = self.mixed(*(self.mapping(self.normal(n, self.latent, generator)) for _ in range(2)), generator)
+        first, second = (self.mapping(self.normal(n, self.latent, generator)) for _ in range(2))
+        w = self.mixed(first, second, generator)
         return self.styled(w, self.normal(n, self.generator.noise_dim, generator))
 
     def mixed(
