@@ -200,6 +200,8 @@ class Sampling:
         "translations",
         "enhanced",
         "topics",
+        "growth",
+        "styles",
         "predictions",
     ] = "samples"
 
