@@ -33,8 +33,10 @@ from dgmbench.evaluation.quality.measure import (
     sample_distance,
     samples,
 )
+from dgmbench.evaluation.tasks.agreement import caption_agreement
 from dgmbench.evaluation.tasks.enhancement import enhancement
 from dgmbench.evaluation.tasks.held_out import held_out, own_objectives
+from dgmbench.evaluation.tasks.motion import motion
 from dgmbench.evaluation.tasks.prediction import prediction
 from dgmbench.evaluation.tasks.translation import translation, translation_distance
 from dgmbench.models.contract import (
@@ -61,6 +63,8 @@ PARTS: list[Part] = [
     parzen,
     reconstruction,
     samples,
+    caption_agreement,
+    motion,
     classification,
     prediction,
     translation,
