@@ -1,10 +1,12 @@
 """Strips of frames, piano rolls and stick figures, and the music beside a roll."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageSequence
 
 from dgmbench.data.midi import TICKS, midi_bytes
 from dgmbench.data.spec import Batch, DataSpec
@@ -12,7 +14,7 @@ from dgmbench.errors import UserError
 from dgmbench.models.boltzmann.rtrbm import Rtrbm
 from dgmbench.runs.pictures import write_samples
 from dgmbench.runs.shows import DRAWS, completions
-from dgmbench.runs.strips import _frames, draw_strips
+from dgmbench.runs.strips import _frames, animation, draw_strips
 
 
 def test_a_strip_has_a_row_a_sequence_and_a_place_a_frame() -> None:
@@ -34,9 +36,24 @@ def test_a_strip_has_a_row_a_sequence_and_a_place_a_frame() -> None:
 )
 def test_pictures_of_every_kind_of_step(spec: DataSpec, tmp_path: Path) -> None:
     written = write_samples(tmp_path / "x.png", torch.ones(9, 4, 6).to(spec.dtype), spec)
-    assert [path.suffix for path in written] == [".png"] + ([".mid"] if spec.lowest_note else [])
+    beside = {".gif": spec.frame, ".mid": spec.lowest_note}
+    assert [path.suffix for path in written] == [".png"] + [ending for ending, there in beside.items() if there]
     assert DataSpec(**spec.as_dict()).as_dict() == spec.as_dict()
     assert draw_strips(torch.ones(1, 4, 6).to(spec.dtype), spec) is not None
+
+
+def test_a_film_shows_every_frame_of_every_video_at_its_place() -> None:
+    spec, videos = DataSpec((3, 6), "binary", frame=(2, 3)), torch.zeros(5, 3, 6, dtype=torch.uint8)
+    videos[4, 1, 0] = 1  # the fifth of five, four in a row: the first of the second row
+    with Image.open(io.BytesIO(animation(videos, spec))) as film:
+        frames = [np.asarray(frame.convert("L")) for frame in ImageSequence.Iterator(film)]
+    assert len(frames) == 3
+    factor = frames[0].shape[1] // (4 * 4)
+    row, column = 1 * 3 + 1, 1  # a line of grey before each video
+    for time, frame in enumerate(frames):
+        pixels = frame[factor // 2 :: factor, factor // 2 :: factor]
+        bright = np.argwhere(pixels > 200).tolist()
+        assert bright == ([[row, column]] if time == 1 else [])
 
 
 def test_completions_of_sequences_keep_the_first_steps() -> None:

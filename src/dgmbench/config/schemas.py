@@ -192,6 +192,7 @@ class Sampling:
     checkpoint: Literal["best", "final"]
     label: int | None
     temperature: float | None
+    caption: str | None
     show: Literal[
         "samples",
         "reconstructions",

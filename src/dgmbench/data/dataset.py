@@ -68,6 +68,8 @@ class DataSet:
     meta: dict[str, Any] = field(default_factory=dict)
     oracle: Callable[[np.ndarray], np.ndarray | None] = field(default=lambda x: None, repr=False)
     """The exact log-probability of raw values (n, *shape) under the set's own distribution, (n,), or None."""
+    factors_of: Callable[[np.ndarray], np.ndarray | None] = field(default=lambda x: None, repr=False)
+    """The values (n, factors) of the factors that raw values (n, *shape) show, or None."""
     verify: Callable[[], None] = field(default=settled, repr=False)
     """Returns when the values are known to be those of the content hash, and raises a UserError if they are not: to be
     called before anything is kept that was made from them.
@@ -146,6 +148,7 @@ def load(data_cfg: Mapping[str, Any], root: Path) -> DataSet:
         stored.levels if mode == "dynamic" else None,
         record,
         reader.log_prob,
+        reader.factors_of,
         wait,
     )
 

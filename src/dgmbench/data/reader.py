@@ -87,6 +87,12 @@ class Reader(ABC):
         """
         return None
 
+    def factors_of(self, x: np.ndarray) -> np.ndarray | None:
+        """The values (n, factors) int64 of the spec's factors that raw values x (n, *shape) show, where a generated set
+        can read them off whatever it is shown; None where nobody can.
+        """
+        return None
+
     @abstractmethod
     def read(self, folder: Path) -> Decoded:
         """Decode everything; raises UserError for whatever is wrong with the input."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from dgmbench.data.spec import DataSpec
-from dgmbench.errors import UserError
+from dgmbench.errors import UserError, nearest
 
 END = "<eos>"
 UNKNOWN = "<unk>"
@@ -38,6 +38,21 @@ def encode_sentences(sentences: Sequence[Sequence[str]], vocabulary: Sequence[st
                 raise UserError(f"The word {word!r} is not in the vocabulary, which has no {UNKNOWN}.")
             row[t] = token
     return tokens
+
+
+def one_caption(text: str, spec: DataSpec) -> np.ndarray:
+    """Tokens (1, length) of a sentence that a user has written, in the space of captions ``spec``."""
+    words, known = text.lower().split(), spec.vocabulary
+    if known is None or spec.end is None or len(spec.shape) != 1:
+        raise UserError(f"caption={text}: the conditions of these data are no sentences ({spec}); leave caption out.")
+    if not words:
+        raise UserError("caption= has no words; write a sentence, such as those that dgm sample shows without it.")
+    for word in words:
+        if word not in known and UNKNOWN not in known:
+            raise UserError(nearest(word, known, what="word of these captions"))
+    if len(words) >= spec.shape[0]:
+        raise UserError(f"caption= has {len(words)} words, and there is room for {spec.shape[0] - 1} and an end.")
+    return encode_sentences([words], known, spec.shape[0])
 
 
 def decode_tokens(x: np.ndarray, spec: DataSpec) -> list[str]:

@@ -34,8 +34,10 @@ from dgmbench.evaluation.quality.measure import (
     samples,
 )
 from dgmbench.evaluation.quality.paths import path_length
+from dgmbench.evaluation.tasks.agreement import caption_agreement
 from dgmbench.evaluation.tasks.enhancement import enhancement
 from dgmbench.evaluation.tasks.held_out import held_out, own_objectives
+from dgmbench.evaluation.tasks.motion import motion
 from dgmbench.evaluation.tasks.prediction import prediction
 from dgmbench.evaluation.tasks.translation import translation, translation_distance
 from dgmbench.models.contract import (
@@ -63,6 +65,8 @@ PARTS: list[Part] = [
     reconstruction,
     samples,
     path_length,
+    caption_agreement,
+    motion,
     classification,
     prediction,
     translation,

@@ -1,6 +1,7 @@
 """Pictures of conditional samples: what is given | samples under it | the truth, one condition a row."""
 
 import io
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from dgmbench.training.files import write_atomically
 
 # Conditions in a picture, and samples under each.
 ROWS, DRAWS = 8, 4
-MOST_CHARACTERS = 60
+MOST_CHARACTERS, LINE = 120, 22  # of a text in a panel, and of one of its lines
 
 
 @torch.no_grad()
@@ -65,7 +66,7 @@ def _draw(axes: Any, x: Tensor, spec: DataSpec) -> None:
         axes.plot(waveforms(x[None], spec)[0], linewidth=0.6)
     elif spec.vocabulary is not None:
         text = readable(x[None].cpu().flatten(1).numpy(), spec)[0][:MOST_CHARACTERS].replace("$", r"\$")
-        axes.text(0.5, 0.5, text, fontsize=6, ha="center", va="center", wrap=True)
+        axes.text(0.5, 0.5, textwrap.fill(text, LINE), fontsize=7, ha="center", va="center")
     elif spec.kind == "real" and spec.dim == 2:
         axes.scatter(*x.flatten().float().cpu().tolist(), s=12)
         axes.set(xlim=(-3, 3), ylim=(-3, 3))

@@ -14,7 +14,7 @@ from dgmbench.data.midi import midi_bytes
 from dgmbench.data.spec import DataSpec
 from dgmbench.data.text import readable
 from dgmbench.nn.scaling import Scaling
-from dgmbench.runs.strips import draw_strips, shows_steps
+from dgmbench.runs.strips import animation, draw_strips, shows_steps
 from dgmbench.training.files import write_atomically
 
 # The smallest side of a finished grid, so that 8x8 digits can be seen without a magnifying glass.
@@ -28,7 +28,8 @@ MOST_COLUMNS = 100
 
 
 def write_samples(picture: Path, x: Tensor, spec: DataSpec, *, columns: int | None = None) -> list[Path]:
-    """Write raw values (n, *shape) as a picture; beside it as sound (.wav), music (.mid) or text (.txt) if they are.
+    """Write raw values (n, *shape) as a picture; beside it as a film (.gif), sound (.wav), music (.mid) or text
+    (.txt) if they are.
 
     Returns the paths, the picture's first.
     """
@@ -37,6 +38,9 @@ def write_samples(picture: Path, x: Tensor, spec: DataSpec, *, columns: int | No
     if spec.sampling_rate is not None:
         written.append(picture.with_suffix(".wav"))
         write_atomically(written[-1], wav_bytes(waveforms(x, spec), spec.sampling_rate))
+    if spec.frame is not None:
+        written.append(picture.with_suffix(".gif"))
+        write_atomically(written[-1], animation(x, spec))
     if spec.lowest_note is not None:
         written.append(picture.with_suffix(".mid"))
         rolls = np.pad(x[:MOST_WAVES].cpu().numpy(), ((0, 0), (0, REST), (0, 0)))

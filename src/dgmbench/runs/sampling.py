@@ -1,6 +1,7 @@
 """Samples of a finished or interrupted run: to look at, to listen to or to read, and an array to work with."""
 
 import io
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from dgmbench.data import DataSet
 from dgmbench.data.batches import evaluation_batches, joined, picked
 from dgmbench.data.random import keyed_generator
 from dgmbench.data.spec import Batch, DataSpec
+from dgmbench.data.text import one_caption
 from dgmbench.errors import UserError
 from dgmbench.evaluation.chunks import Chunks
 from dgmbench.models.conditions import under
@@ -28,6 +30,8 @@ from dgmbench.runs.pictures import write_picture, write_predictions, write_sampl
 from dgmbench.runs.shows import SHOWN, predictions, shown_in_training
 from dgmbench.training.files import write_atomically
 
+MOST_NAME = 80  # characters of a caption in the name of a file
+
 
 def sample_run(
     run: Path,
@@ -37,12 +41,14 @@ def sample_run(
     checkpoint: Literal["best", "final"] = "best",
     label: int | None = None,
     temperature: float | None = None,
+    caption: str | None = None,
     show: str = "samples",
     accelerator: str = "auto",
     data_root: Path | None = None,
 ) -> tuple[Path, ...]:
     """Write ``n`` samples of a run's checkpoint into its folder ``samples``: a PNG and an .npz with key ``x``, and a
     .wav of sound or a .txt of text. Another ``show`` writes what the model makes of ``n`` test examples instead.
+    With a ``caption``, all samples are drawn under it in place of the test examples' conditions.
 
     Returns the paths, the picture's first and the array's last. For a finished or an interrupted run alike.
     """
@@ -52,11 +58,15 @@ def sample_run(
     found = load_run(run, checkpoint=checkpoint, device=device, data_root=data_root)
     spec, name = found.spec, f"{checkpoint}-n{n}-s{seed}"
     check_label(found, label)
+    if caption is not None and show != "samples":
+        raise UserError(f"caption= is for samples, and show={show} looks at test examples; leave one of them out.")
     if show != "samples":
         return _show(found, show, n, seed, data_root, found.path / "samples" / f"{name}-{show}")
     name += "" if label is None else f"-y{label}"
     name += "" if temperature is None else f"-t{temperature:g}"
     target = found.path / "samples" / name
+    if caption is not None:
+        return _under_caption(found, caption, n, seed, temperature, target)
     chunks = conditions(found, seed=seed, data_root=data_root)
     own = None if chunks is None else chunks.beside
     x = draw(found.model, n, seed=seed, device=device, label=label, temperature=temperature, beside=own)
@@ -71,6 +81,24 @@ def sample_run(
         every = samples_under(found.model, few, seed=seed, first=x[:ROWS])
         write_conditions(target.with_name(f"{name}.png"), few, every, spec)
     return *written, _write_array(target, arrays)
+
+
+def _under_caption(
+    found: Run, caption: str, n: int, seed: int, temperature: float | None, target: Path
+) -> tuple[Path, ...]:
+    """Samples under one sentence; the files' names end in its words."""
+    if found.spec.given is None:
+        raise UserError(f"caption={caption}: this model was trained on data without captions; leave caption out.")
+    tokens = torch.from_numpy(one_caption(caption, found.spec.given)).to(found.device)
+
+    def beside(start: int, count: int) -> Batch:
+        return Batch(torch.empty(0, device=found.device), given=tokens.expand(count, -1))
+
+    x = draw(found.model, n, seed=seed, device=found.device, temperature=temperature, beside=beside)
+    words = "-".join(re.findall(r"\w+", caption.lower()))[:MOST_NAME]
+    target = target.with_name(f"{target.name}-{words}")
+    written = write_samples(target.with_name(f"{target.name}.png"), x, found.spec)
+    return *written, _write_array(target, {"x": x, "given": tokens})
 
 
 def conditions(found: Run, *, seed: int, data_root: Path | None) -> Chunks | None:

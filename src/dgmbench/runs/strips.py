@@ -1,5 +1,6 @@
 """Sequences whose steps look like something: strips of frames, piano rolls, strips of stick figures."""
 
+import io
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from dgmbench.data.spec import DataSpec
 ROWS, COLUMNS = 8, 16  # sequences in a picture, and steps of each where steps are pictures
 ROLLS = 6
 FIGURES = 24  # figures in a strip
+ACROSS, PIXELS, FRAME_MS = 4, 320, 100  # videos beside each other in an animation, its least side, and a frame's time
 
 
 def shows_steps(spec: DataSpec) -> bool:
@@ -36,6 +38,25 @@ def draw_strips(x: Tensor, spec: DataSpec) -> Any:
         else:
             _figures(axes, one, spec)
     return figure
+
+
+def animation(x: Tensor, spec: DataSpec) -> bytes:
+    """The first videos of raw values (n, t, d) side by side, as a GIF that runs for ever."""
+    from PIL import Image
+
+    assert spec.frame is not None
+    videos = x[: ACROSS**2].cpu().float().numpy().reshape(-1, x.shape[1], *spec.frame)
+    scaled = (videos - videos.min()) / max(float(videos.max() - videos.min()), 1e-6)
+    framed = np.pad(scaled, ((0, -len(videos) % ACROSS), (0, 0), (1, 0), (1, 0)), constant_values=0.4)
+    rows, (height, width) = len(framed) // ACROSS, framed.shape[2:]
+    frames = framed.reshape(rows, ACROSS, -1, height, width).transpose(2, 0, 3, 1, 4)
+    frames = frames.reshape(-1, rows * height, ACROSS * width)
+    factor = max(1, -(-PIXELS // (ACROSS * width)))
+    enlarged = (255 * frames).round().astype(np.uint8).repeat(factor, 1).repeat(factor, 2)
+    first, *others = [Image.fromarray(frame) for frame in enlarged]
+    buffer = io.BytesIO()
+    first.save(buffer, format="gif", save_all=True, append_images=others, duration=FRAME_MS, loop=0)
+    return buffer.getvalue()
 
 
 def _shown(steps: int, most: int) -> np.ndarray:

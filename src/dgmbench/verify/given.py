@@ -42,8 +42,11 @@ def _beside(batch: Batch) -> dict[str, Tensor]:
 
 
 def _values(subject: Subject, model: Model, x: Tensor, beside: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Every output for x (n, *shape) at equal noise, with the axis of examples in front."""
-    calls = outputs(under_all(model, beside))
+    """Every output for x (n, *shape) at equal noise, with the axis of examples in front; samples if there is no other."""
+    own = under_all(model, beside)
+    calls = outputs(own)
+    if not calls and isinstance(own, CanSample):
+        calls = {"sample": (lambda x, g: own.sample(len(x), generator=g), 0)}
     noise = {name: subject.generator("own condition") for name in calls}
     return {name: call(x, noise[name]).double().movedim(axis, 0) for name, (call, axis) in calls.items()}
 

@@ -11,6 +11,8 @@ TASKS = (
     "classification_error",
     "translation_*accuracy",
     "enhanced_psnr",
+    "caption_agreement",
+    "frame_change_ratio",
     "word_error",
     "prediction_*",
     "predictive_nll",
