@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from dgmbench.bench.summary import headline
 from dgmbench.command.main import main
+from dgmbench.runs.conditions import coloured
 
 OWN = Path(__file__).parents[1] / "my_given"
 SMALL = (
@@ -114,3 +116,13 @@ def test_few_labels_to_the_report(dgm: Dgm, tmp_path: Path, model: str, data: st
     assert result(run)["unlabelled"] == {"train": [1158, 1258]}
     assert main(["report", str(tmp_path)]) == 0
     assert said in (tmp_path / "report.html").read_text()
+
+
+def test_planes_beyond_colours_are_laid_over_the_first() -> None:
+    planes = torch.zeros(5, 2, 2)
+    planes[0, 0], planes[1, 0, 0], planes[3, 1, 1] = 1.0, 1.0, 0.5
+    found = coloured(planes)
+    assert found[:, 0, 0].tolist() == pytest.approx([1.0, 0.6, 0.6])  # the second plane is red, over grey
+    assert found[:, 0, 1].tolist() == pytest.approx([0.6] * 3)
+    assert found[:, 1, 1].tolist() == pytest.approx([0.0, 0.5, 0.5])  # the fourth half-way around the circle of colours
+    assert not found[:, 1, 0].any()

@@ -44,7 +44,7 @@ class Shapes(Reader):
 
 
 def render(factors: np.ndarray, side: int = 16) -> np.ndarray:
-    """Pictures (n, 1, side, side) uint8 of factor values (n, 5) in the order of ``FACTORS``."""
+    """Pictures (n, 1, side, side) uint8 of factor values (n, 5) in the order of ``FACTORS``; places may lie between."""
     if factors.ndim != 2 or factors.shape[1] != len(FACTORS) or (factors >= list(FACTORS.values())).any():
         raise UserError(f"Factor values {factors.shape} must be rows of {', '.join(FACTORS)}, each below its number.")
     points = (np.arange(side * RASTER) + 0.5) / RASTER
@@ -52,10 +52,10 @@ def render(factors: np.ndarray, side: int = 16) -> np.ndarray:
     pictures = np.empty((len(factors), 1, side, side), np.uint8)
     outlines = list(OUTLINES.values())
     for i, (shape, scale, angle, x, y) in enumerate(factors):
-        turn, size = 2 * np.pi * angle / FACTORS["angle"], SIZES[scale]
+        turn, size = 2 * np.pi * angle / FACTORS["angle"], SIZES[int(scale)]
         u, v = across - (5.5 + x), down - (5.5 + y)
         inside = _inside(
-            np.array(outlines[shape]),
+            np.array(outlines[int(shape)]),
             (np.cos(turn) * u + np.sin(turn) * v) / size,
             (np.cos(turn) * v - np.sin(turn) * u) / size,
         )

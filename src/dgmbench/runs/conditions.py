@@ -1,5 +1,6 @@
 """Pictures of conditional samples: what is given | samples under it | the truth, one condition a row."""
 
+import colorsys
 import io
 import textwrap
 from pathlib import Path
@@ -54,13 +55,20 @@ def write_conditions(path: Path, batch: Batch, samples: Tensor, spec: DataSpec) 
     write_atomically(path, buffer.getvalue())
 
 
+def coloured(planes: Tensor) -> Tensor:
+    """Planes (c, h, w) from 0 to 1 as one picture (3, h, w): the first in grey, the others over it, each in a colour."""
+    hues = [colorsys.hsv_to_rgb(k / (len(planes) - 1), 1.0, 1.0) for k in range(len(planes) - 1)]
+    over = (planes[1:, None] * planes.new_tensor(hues)[:, :, None, None]).amax(0)
+    return torch.maximum(0.6 * planes[:1], over)
+
+
 def _draw(axes: Any, x: Tensor, spec: DataSpec) -> None:
     """One raw value (*shape) in a panel: an image, a wave, a text, a point, else a row of grey cells."""
     axes.set_xticks([])
     axes.set_yticks([])
     if spec.is_image:
         unit = Scaling(spec, low=0.0, high=1.0)(x[None])[0].clamp(0, 1).float().cpu()
-        pixels = unit[:3] if len(unit) >= 3 else unit[:1]
+        pixels = coloured(unit) if len(unit) > 4 else unit[:3] if len(unit) >= 3 else unit[:1]
         axes.imshow(pixels.permute(1, 2, 0).squeeze(2).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     elif spec.sampling_rate is not None:
         axes.plot(waveforms(x[None], spec)[0], linewidth=0.6)

@@ -9,6 +9,7 @@ from torch import Tensor
 from dgmbench.data.batches import picked
 from dgmbench.data.spec import Batch
 from dgmbench.models.contract import CanSample, HasLogProb, Model
+from dgmbench.models.tasks import CanEnhance
 from dgmbench.nn.sequences import within
 from dgmbench.verify.check import Check, chi_squared, frequencies, undecided
 from dgmbench.verify.contract import outputs
@@ -42,10 +43,15 @@ def _beside(batch: Batch) -> dict[str, Tensor]:
 
 
 def _values(subject: Subject, model: Model, x: Tensor, beside: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Every output for x (n, *shape) at equal noise, with the axis of examples in front; samples if there is no other."""
+    """Every output for x (n, *shape) at equal noise, with the axis of examples in front; if there is no other, what is
+    made of the condition alone.
+    """
     own = under_all(model, beside)
     calls = outputs(own)
-    if not calls and isinstance(own, CanSample):
+    if not calls and "given" in beside and isinstance(model, CanEnhance):  # before rounding
+        given = beside["given"].expand(len(x), *beside["given"].shape[1:])
+        calls = {"enhance": (lambda x, g: model.enhance(given, generator=g), 0)}
+    elif not calls and isinstance(own, CanSample):
         calls = {"sample": (lambda x, g: own.sample(len(x), generator=g), 0)}
     noise = {name: subject.generator("own condition") for name in calls}
     return {name: call(x, noise[name]).double().movedim(axis, 0) for name, (call, axis) in calls.items()}
