@@ -17,11 +17,12 @@ def run(rest: list[str]) -> int:
   dgm sample run=DIR show=completions n=8        the lower halves of eight test images, drawn given the upper ones
   dgm sample run=DIR show=translations n=8       source | translated to another domain | and back
   dgm sample run=DIR show=enhanced n=8           given | baseline | ours | truth
+  dgm sample run=DIR show=traversals n=500       one row a dimension of the code, named after its factor
   dgm sample run=DIR show=topics                 the ten likeliest words of each topic
 """,
         "run=DIR [n=64] [seed=0] [checkpoint=best|final] [label=CLASS] [temperature=T]\n"
-        "                  [show=samples|reconstructions|interpolations|completions|translations|enhanced|topics|\n"
-        "                        predictions]",
+        "                  [show=samples|reconstructions|interpolations|traversals|completions|translations|\n"
+        "                        enhanced|topics|predictions]",
     )
     parser.add_argument("--config-dir", action="append", default=[], metavar="DIR", help=CONFIG_DIR)
     arguments = parse(parser, rest)

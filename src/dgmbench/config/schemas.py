@@ -196,6 +196,7 @@ class Sampling:
         "samples",
         "reconstructions",
         "interpolations",
+        "traversals",
         "completions",
         "translations",
         "enhanced",
