@@ -197,6 +197,7 @@ class Sampling:
         "samples",
         "reconstructions",
         "interpolations",
+        "traversals",
         "completions",
         "translations",
         "enhanced",

@@ -28,6 +28,7 @@ from dgmbench.runs.conditions import ROWS, samples_under, write_conditions
 from dgmbench.runs.load import Run, draw, load_run
 from dgmbench.runs.pictures import write_picture, write_predictions, write_samples
 from dgmbench.runs.shows import SHOWN, predictions, shown_in_training
+from dgmbench.runs.traversals import traversals, write_traversals
 from dgmbench.training.files import write_atomically
 
 MOST_NAME = 80  # characters of a caption in the name of a file
@@ -130,6 +131,9 @@ def _show(found: Run, show: str, n: int, seed: int, data_root: Path | None, targ
     if show == "predictions":
         values = predictions(found.model, examples)
         return *write_predictions(picture, data.spec, values), _write_array(target, values)
+    if show == "traversals":
+        rows = traversals(found.model, examples, data.spec)
+        return *write_traversals(picture, rows, data.spec), _write_array(target, {"x": rows.x, "values": rows.values})
     generator = keyed_generator(show, seed, device=found.device)
     made = SHOWN[show](found.model, examples, data.spec, generator)
     written = write_samples(picture, made.flatten(0, 1), data.spec, columns=made.shape[1])
