@@ -1,7 +1,8 @@
 """PG2: a picture of somebody in another pose, coarse first, then refined by a difference that a discriminator judges.
 
 From a picture a and the joints p of the target's pose, a U-Net G1 makes a coarse picture of the pose, held to the truth
-x where the body is; a second one, G2, adds what a lacks no longer: details that make (a, result) look like (a, x) to D.
+x where the body is; a second one, G2, adds details that the coarse picture lacks, so that (a, result) looks like (a, x)
+to D.
 
     pose    G1 minimises  E |(G1(a, p) - x) (1 + M)|
     refine  G2 minimises  L_G(D(a, x2)) + l1_weight E |(x2 - x) (1 + M)|,     x2 = G1(a, p) + G2(a, G1(a, p))
