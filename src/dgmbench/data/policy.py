@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dgmbench.data.lines import Lines
 from dgmbench.data.random import keyed_generator
 from dgmbench.data.spec import DataSpec
 from dgmbench.errors import UserError
@@ -26,10 +27,13 @@ class BatchPolicy:
 
     ``balanced`` makes labelled examples come from all classes alike (``"label"``), or from all values of one of the
     data's ``factors`` (its name, such as ``"domain"``). Without ``labelled`` it holds for the whole batch.
+
+    ``varied`` makes batches of blocks of so many examples that differ in one factor alone (``data/lines.py``).
     """
 
     labelled: int | float | None = None
     balanced: str | None = None
+    varied: int | None = None
 
     def count(self, batch_size: int) -> int:
         """The labelled examples in a batch of this size."""
@@ -122,12 +126,14 @@ def _classes(y: np.ndarray, spec: DataSpec, by: str) -> list[np.ndarray]:
 
 def places(
     policy: BatchPolicy | None, y: np.ndarray | None, spec: DataSpec, *, batch_size: int, world_size: int, seed: int
-) -> Places | None:
+) -> Places | Lines | None:
     """How a policy fills batches; None where it asks for nothing, so that batches are as without it."""
-    if policy is None or (policy.labelled is None and policy.balanced is None):
+    if policy is None or policy == BatchPolicy():
         return None
     if y is None:
         raise UserError("The model wants batches made by label, and this data set has no labels.")
+    if policy.varied is not None:
+        return Lines(policy.varied, y, spec, batch_size=batch_size, world_size=world_size, seed=seed)
     if policy.balanced is None and bool((np.asarray(y) >= 0).all()):
         return None
     return Places(policy, np.asarray(y), spec, batch_size=batch_size, world_size=world_size, seed=seed)

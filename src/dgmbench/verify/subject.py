@@ -17,6 +17,7 @@ import torch
 from torch import Generator, Tensor
 
 from dgmbench.data.batches import picked
+from dgmbench.data.lines import Lines
 from dgmbench.data.policy import Places, places
 from dgmbench.data.random import keyed_generator, keyed_seed
 from dgmbench.data.spec import Batch, DataSpec
@@ -126,7 +127,7 @@ class Subject:
         return self.data if self.places is None else picked(self.data, self.places.examples)
 
     @cached_property
-    def places(self) -> Places | None:
+    def places(self) -> Places | Lines | None:
         """How the model wants its batches made, if it cares."""
         y = None if self.data.y is None else self.data.y.numpy()
         policy = self.specimen.batch_policy()
