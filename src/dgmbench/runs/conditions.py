@@ -55,7 +55,7 @@ def write_conditions(path: Path, batch: Batch, samples: Tensor, spec: DataSpec) 
 
 
 def coloured(planes: Tensor) -> Tensor:
-    """Planes (c, h, w) from 0 to 1 as one picture (3, h, w): the first in grey, over it the others, each in a colour."""
+    """Planes (c, h, w) from 0 to 1 as one picture (3, h, w): the first in grey, the others over it in colours."""
     hues = [colorsys.hsv_to_rgb(k / (len(planes) - 1), 1.0, 1.0) for k in range(len(planes) - 1)]
     over = (planes[1:, None] * planes.new_tensor(hues)[:, :, None, None]).amax(0)
     return torch.maximum(0.6 * planes[:1], over)
