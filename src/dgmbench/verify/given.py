@@ -9,6 +9,7 @@ from torch import Tensor
 from dgmbench.data.batches import picked
 from dgmbench.data.spec import Batch
 from dgmbench.models.contract import CanSample, HasLogProb, Model
+from dgmbench.models.tasks import CanEnhance
 from dgmbench.nn.sequences import within
 from dgmbench.verify.check import Check, chi_squared, frequencies, undecided
 from dgmbench.verify.contract import outputs
@@ -45,7 +46,11 @@ def _values(subject: Subject, model: Model, x: Tensor, beside: dict[str, Tensor]
     """Every output for x (n, *shape) at equal noise, with the axis of examples in front."""
     calls = outputs(under_all(model, beside))
     noise = {name: subject.generator("own condition") for name in calls}
-    return {name: call(x, noise[name]).double().movedim(axis, 0) for name, (call, axis) in calls.items()}
+    found = {name: call(x, noise[name]).double().movedim(axis, 0) for name, (call, axis) in calls.items()}
+    if "given" in beside and isinstance(model, CanEnhance):  # what is given is all that it takes
+        rows = beside["given"].expand(len(x), *beside["given"].shape[1:])
+        found["enhance"] = model.enhance(rows, generator=subject.generator("own condition")).double()
+    return found
 
 
 def _own(subject: Subject, model: Model, x: Tensor, beside: dict[str, Tensor]) -> Check:
