@@ -90,6 +90,27 @@ def test_own_objectives_are_exact_means_over_the_split_with_their_errors() -> No
     assert abs(found["noise"].value - 0.5) < 4 * math.sqrt(1 / 12 / 250)
 
 
+def test_an_objective_of_some_examples_leaves_the_others_out_and_no_other_forgives_what_is_no_number() -> None:
+    class Dark(Own):
+        """Brightness of the dark examples alone."""
+
+        names: Mapping[str, HeldOut] = {"dark": HeldOut("levels", "lower", some=True)}
+
+        def held_out(self, batch: Batch, *, generator: Generator | None = None) -> Mapping[str, Tensor]:
+            bright = batch.x.float().flatten(1).mean(1)
+            return {"dark": bright.masked_fill(bright > 100, torch.nan)}
+
+    data = dataset()
+    values = data.splits["test"].x.reshape(250, -1).mean(1)
+    found = measured(Dark(IMAGES), data)["dark"]
+    dark = values <= 100
+    assert 0 < dark.sum() < 250
+    assert found.value == pytest.approx(values[dark].mean(), rel=1e-6)
+    assert (found.n, found.note) == (dark.sum(), f"{(~dark).sum()} of 250 examples have no such value")
+    Dark.names = {"dark": HeldOut("levels", "lower")}
+    assert math.isnan(measured(Dark(IMAGES), data)["dark"].value)
+
+
 def test_the_objective_is_the_first_name_of_the_validation_split_before_any_likelihood() -> None:
     data = dataset()
     valid = dataset(120, seed=3).splits["valid"]

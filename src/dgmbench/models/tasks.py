@@ -20,6 +20,8 @@ class HeldOut:
     direction: Direction
     """Which is better."""
     kind: NumberKind = "estimate"
+    some: bool = False
+    """Whether it is about some of the examples only, such as small objects: the others' value is NaN, and left out."""
 
 
 @runtime_checkable
@@ -35,6 +37,15 @@ class HasObjective(Protocol):
 
     def held_out(self, batch: Batch, *, generator: Generator | None = None) -> Mapping[str, Tensor]:
         """The values (b,) of single examples for every name; NaN where an example without label (-1) has none."""
+        ...
+
+
+@runtime_checkable
+class HasPanels(Protocol):
+    """Pictures of what the model sees in an example and makes of it: boxes, masks, enlarged parts."""
+
+    def panels(self, batch: Batch, *, generator: Generator | None = None) -> Tensor:
+        """(b, k, *shape) on the raw scale: k pictures of each example, side by side."""
         ...
 
 

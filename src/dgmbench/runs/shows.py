@@ -14,7 +14,7 @@ from dgmbench.evaluation.tasks.prediction import target_and_prediction
 from dgmbench.evaluation.tasks.translation import translated
 from dgmbench.models.conditions import under
 from dgmbench.models.contract import CanClassify, CanComplete, CanDecode, CanEncode, CanReconstruct, Model
-from dgmbench.models.tasks import CanEnhance, CanPredict, CanTranslate, Grows, HasTopics, MixesStyles
+from dgmbench.models.tasks import CanEnhance, CanPredict, CanTranslate, Grows, HasPanels, HasTopics, MixesStyles
 
 # Pictures from one example to the next, ends included, and draws of what completes one.
 STEPS, DRAWS = 10, 6
@@ -90,6 +90,14 @@ def enhancements(model: Model, batch: Batch, spec: DataSpec, generator: Generato
 
 
 @torch.no_grad()
+def panels(model: Model, batch: Batch, spec: DataSpec, generator: Generator) -> Tensor:
+    """The pictures that the model itself makes of each example, (n, k, *shape) on the raw scale."""
+    if not isinstance(model, HasPanels):
+        raise UserError(f"{type(model).__name__} has no panels: it has no panels(batch) method.")
+    return model.panels(batch, generator=generator)
+
+
+@torch.no_grad()
 def topics(model: Model, batch: Batch, spec: DataSpec, generator: Generator) -> Tensor:
     """The words of each topic, (topics, 1, *shape); examples have no part in it."""
     if not isinstance(model, HasTopics):
@@ -131,6 +139,8 @@ def predictions(model: Model, batch: Batch) -> dict[str, Tensor]:
 
 def shown_in_training(model: Model, batch: Batch) -> str | None:
     """What of a model without samples and reconstructions is looked at during training."""
+    if isinstance(model, HasPanels):
+        return "panels"
     if isinstance(model, CanTranslate) and batch.y is not None and batch.y.dim() == 1:
         return "translations"
     return "enhanced" if isinstance(model, CanEnhance) else None
@@ -143,6 +153,7 @@ SHOWN: dict[str, Show] = {
     "completions": completions,
     "translations": translations,
     "enhanced": enhancements,
+    "panels": panels,
     "topics": topics,
     "growth": growth,
     "styles": styles,

@@ -54,7 +54,11 @@ def _values(subject: Subject, model: Model, x: Tensor, beside: dict[str, Tensor]
     elif not calls and isinstance(own, CanSample):
         calls = {"sample": (lambda x, g: own.sample(len(x), generator=g), 0)}
     noise = {name: subject.generator("own condition") for name in calls}
-    return {name: call(x, noise[name]).double().movedim(axis, 0) for name, (call, axis) in calls.items()}
+    found = {name: call(x, noise[name]).double().movedim(axis, 0) for name, (call, axis) in calls.items()}
+    if "given" in beside and isinstance(model, CanEnhance):  # what is given is all that it takes
+        rows = beside["given"].expand(len(x), *beside["given"].shape[1:])
+        found["enhance"] = model.enhance(rows, generator=subject.generator("own condition")).double()
+    return found
 
 
 def _own(subject: Subject, model: Model, x: Tensor, beside: dict[str, Tensor]) -> Check:

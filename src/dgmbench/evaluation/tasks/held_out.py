@@ -46,9 +46,9 @@ def held_out(model: HasObjective, chunks: Chunks) -> dict[str, Metric]:
     *columns, labelled = chunks.each_labelled("held out", values).unbind(1)
     metrics = {}
     for (name, meaning), column in zip(meanings.items(), columns, strict=True):
-        skipped = column.isnan() & (labelled == 0)
-        remark = f"{int(skipped.sum())} of {len(column)} examples have no label" if skipped.any() else None
-        metrics[name] = mean(column[~skipped], meaning).noting(remark)
+        skipped = column.isnan() & ((labelled == 0) | meaning.some)
+        remark = f"{int(skipped.sum())} of {len(column)} examples have no {'such value' if meaning.some else 'label'}"
+        metrics[name] = mean(column[~skipped], meaning).noting(remark if skipped.any() else None)
     return metrics
 
 
