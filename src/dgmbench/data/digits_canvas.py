@@ -158,8 +158,8 @@ class DigitsCanvasOccluded(Digits):
                 self._placed(x[row], given[row], large[row], tiles[row], random)
             parts[split] = replace(part, x=x, given=given)
         shape = (3, self.side, self.side)
-        given = DataSpec(shape, "discrete", levels=GREY + 1)
-        spec = DataSpec(shape, "discrete", levels=GREY + 1, num_classes=10, given=given)
+        masked = DataSpec(shape, "discrete", levels=GREY + 1)
+        spec = replace(masked, num_classes=10, given=masked)
         return Decoded(spec, parts, remarks={"draw": self.draw})
 
     def _placed(
