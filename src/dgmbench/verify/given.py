@@ -42,7 +42,7 @@ def _beside(batch: Batch) -> dict[str, Tensor]:
 
 
 def _values(subject: Subject, model: Model, x: Tensor, beside: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Every output for x (n, *shape) at equal noise, with the axis of examples in front; samples if there is no other."""
+    """Every output for x (n, *shape) at equal noise, the axis of examples in front; samples if there are no others."""
     own = under_all(model, beside)
     calls = outputs(own)
     if not calls and isinstance(own, CanSample):
