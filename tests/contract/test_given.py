@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
 
 from dgmbench.config.cards import read_cards
 from dgmbench.config.files import import_from
 from dgmbench.data import DataSpec
+from dgmbench.data.spec import Batch
 from dgmbench.models.contract import Model
 from dgmbench.verify import verify_model
 from dgmbench.verify.subject import Subject
@@ -87,6 +89,44 @@ class FillsPadding(my_sequences.Chain):  # type: ignore[misc, name-defined]
         return found
 
 
+class Drawn(Model):
+    """Samples and nothing else: bits whose logits are linear in the condition."""
+
+    def __init__(self, spec: DataSpec) -> None:
+        super().__init__(spec)
+        assert spec.given is not None
+        self.logits = nn.Linear(spec.given.dim, spec.dim)
+
+    def seen(self, given: Tensor) -> Tensor:
+        return given
+
+    def loss(self, player: str, batch: Batch, generator: Generator) -> Any:
+        assert batch.given is not None
+        logits = self.logits(batch.given.flatten(1).float())
+        loss = F.binary_cross_entropy_with_logits(logits, batch.x.flatten(1).float())
+        return loss, {"loss": loss.detach()}
+
+    @torch.no_grad()
+    def sample(self, n: int, y: Tensor | None = None, *, given: Tensor, generator: Generator | None = None) -> Tensor:
+        logits = self.logits(self.seen(given).flatten(1).to(self.logits.weight.dtype))
+        noise = torch.rand(logits.shape, generator=generator, dtype=logits.dtype)
+        return (noise < torch.sigmoid(logits)).to(torch.uint8).view(-1, *self.spec.shape)
+
+
+class DrawnBlindly(Drawn):
+    """Samples that never look at the condition."""
+
+    def seen(self, given: Tensor) -> Tensor:
+        return torch.zeros_like(given)
+
+
+class DrawnTogether(Drawn):
+    """Samples under the conditions of their neighbours."""
+
+    def seen(self, given: Tensor) -> Tensor:
+        return given.roll(1, 0)
+
+
 def failures(model: type[Model], spec: DataSpec, likelihood: str = "exact") -> set[str]:
     def build() -> Model:
         return model(spec)
@@ -100,6 +140,7 @@ def failures(model: type[Model], spec: DataSpec, likelihood: str = "exact") -> s
         (my_given.Pixels, SPEC, "exact"),
         (my_given.Mixture, SPEC, "lower bound"),
         (my_sequences.Chain, SEQUENCES, "exact"),
+        (Drawn, SPEC, "none"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -118,11 +159,14 @@ def test_right_models_pass(model: type[Model], spec: DataSpec, likelihood: str) 
         (PeeksAtPadding, SEQUENCES, {"padding counts for nothing"}),
         (LearnsPadding, SEQUENCES, {"padding counts for nothing"}),
         (FillsPadding, SEQUENCES, {"samples end at their length"}),
+        (DrawnBlindly, SPEC, {"what is given matters"}),
+        (DrawnTogether, SPEC, {"each example has its own condition"}),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_broken_models_fail_what_is_there_for_them(model: type[Model], spec: DataSpec, wanted: set[str]) -> None:
-    assert failures(model, spec) == wanted
+    likelihood = "none" if issubclass(model, Drawn) else "exact"
+    assert failures(model, spec, likelihood) == wanted
 
 
 def test_data_of_verify_have_unknown_labels_conditions_that_tell_and_padding() -> None:

@@ -139,8 +139,8 @@ def covered(shape: int, v: np.ndarray, u: np.ndarray) -> np.ndarray:
 def read_off(x: np.ndarray) -> np.ndarray:
     """The factors (n, 4) of pictures x (n, 3, 32, 32), those of the sprite s with the best x = back + s (front - back).
 
-    Front and back are fitted by least squares in each channel; the colour is the one whose direction is nearest to
-    that of front - back + the mean of back, which a shade does not change.
+    Front and back are fitted by least squares in each channel. The colour is the one whose direction is nearest to that
+    of front, which a shade does not change.
     """
     every = sprites()
     kinds = every.reshape(-1, SIDE * SIDE)

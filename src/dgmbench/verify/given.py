@@ -43,22 +43,18 @@ def _beside(batch: Batch) -> dict[str, Tensor]:
 
 
 def _values(subject: Subject, model: Model, x: Tensor, beside: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Every output for x (n, *shape) at equal noise, with the axis of examples in front; if there is no other, what is
-    made of the condition alone.
+    """Every output for x (n, *shape) at equal noise, with the axis of examples in front, and what is made of the
+    condition alone; samples if there is nothing else.
     """
     own = under_all(model, beside)
     calls = outputs(own)
-    if not calls and "given" in beside and isinstance(model, CanEnhance):  # before rounding
+    if "given" in beside and isinstance(model, CanEnhance):  # before rounding
         given = beside["given"].expand(len(x), *beside["given"].shape[1:])
-        calls = {"enhance": (lambda x, g: model.enhance(given, generator=g), 0)}
+        calls |= {"enhance": (lambda x, g: model.enhance(given, generator=g), 0)}
     elif not calls and isinstance(own, CanSample):
         calls = {"sample": (lambda x, g: own.sample(len(x), generator=g), 0)}
     noise = {name: subject.generator("own condition") for name in calls}
-    found = {name: call(x, noise[name]).double().movedim(axis, 0) for name, (call, axis) in calls.items()}
-    if "given" in beside and isinstance(model, CanEnhance):  # what is given is all that it takes
-        rows = beside["given"].expand(len(x), *beside["given"].shape[1:])
-        found["enhance"] = model.enhance(rows, generator=subject.generator("own condition")).double()
-    return found
+    return {name: call(x, noise[name]).double().movedim(axis, 0) for name, (call, axis) in calls.items()}
 
 
 def _own(subject: Subject, model: Model, x: Tensor, beside: dict[str, Tensor]) -> Check:

@@ -122,7 +122,7 @@ class StackGanPp(ScoredByDraws):
         channels: int = 64,
         judge_channels: int = 64,
         blocks: int = 2,
-        width: int = 512,
+        width: int = 64,
         loss: AdversarialLossName | AdversarialLoss = "non_saturating",
         kl_weight: float = 1.0,
         consistency: float | None = None,
