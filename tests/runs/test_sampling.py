@@ -13,7 +13,7 @@ from dgmbench.errors import UserError
 from dgmbench.models.contract import Model
 from dgmbench.runs.run import train
 from dgmbench.runs.sampling import sample_run
-from dgmbench.runs.shows import DRAWS, STEPS, completions, interpolations, reconstructions
+from dgmbench.runs.shows import DRAWS, STEPS, completions, interpolations, parts, reconstructions
 
 
 class Copies(Model):
@@ -75,6 +75,7 @@ def test_reconstructions_stand_beside_their_originals(model: Copies, examples: T
         (reconstructions, "does not reconstruct"),
         (interpolations, "does not interpolate"),
         (completions, "does not complete"),
+        (parts, "has no parts to show"),
     ],
 )
 def test_a_model_that_cannot_says_so(show: object, sentence: str, examples: Tensor) -> None:

@@ -200,6 +200,7 @@ class Sampling:
         "translations",
         "enhanced",
         "topics",
+        "parts",
         "predictions",
     ] = "samples"
 

@@ -14,7 +14,7 @@ from dgmbench.evaluation.tasks.prediction import target_and_prediction
 from dgmbench.evaluation.tasks.translation import translated
 from dgmbench.models.conditions import under
 from dgmbench.models.contract import CanClassify, CanComplete, CanDecode, CanEncode, CanReconstruct, Model
-from dgmbench.models.tasks import CanEnhance, CanPredict, CanTranslate, HasTopics
+from dgmbench.models.tasks import CanEnhance, CanPredict, CanTranslate, HasParts, HasTopics
 
 # Pictures from one example to the next, ends included, and draws of what completes one.
 STEPS, DRAWS = 10, 6
@@ -98,6 +98,15 @@ def topics(model: Model, batch: Batch, spec: DataSpec, generator: Generator) -> 
 
 
 @torch.no_grad()
+def parts(model: Model, batch: Batch, spec: DataSpec, generator: Generator) -> Tensor:
+    """Examples (n, *shape) and beside each what of it each part of the model explains, (n, 1 + parts, *shape)."""
+    if not isinstance(model, HasParts):
+        raise UserError(f"{type(model).__name__} has no parts to show: it has no parts(x) method.")
+    found = model.parts(batch.x)
+    return torch.cat([batch.x[:, None].to(found.dtype), found], 1)
+
+
+@torch.no_grad()
 def predictions(model: Model, batch: Batch) -> dict[str, Tensor]:
     """Examples x (n, *shape), and beside them ``target`` and ``predicted``."""
     if not isinstance(model, CanPredict | CanClassify):
@@ -126,4 +135,5 @@ SHOWN: dict[str, Show] = {
     "translations": translations,
     "enhanced": enhancements,
     "topics": topics,
+    "parts": parts,
 }
