@@ -13,7 +13,7 @@ from dgmbench.errors import UserError
 from dgmbench.models.contract import Model
 from dgmbench.runs.run import train
 from dgmbench.runs.sampling import sample_run
-from dgmbench.runs.shows import DRAWS, STEPS, completions, growth, interpolations, reconstructions, styles
+from dgmbench.runs.shows import DRAWS, STEPS, completions, growth, interpolations, parts, reconstructions, styles
 
 
 class Copies(Model):
@@ -95,6 +95,7 @@ def test_growth_and_styles_make_as_many_rows_as_there_are_examples_and_styles_fe
         (completions, "does not complete"),
         (growth, "from small to large"),
         (styles, "does not mix styles"),
+        (parts, "has no parts to show"),
     ],
 )
 def test_a_model_that_cannot_says_so(show: object, sentence: str, examples: Tensor) -> None:

@@ -20,12 +20,13 @@ def run(rest: list[str]) -> int:
   dgm sample run=DIR 'caption="a small red circle in the middle"'    of a model of pictures given a caption
   dgm sample run=DIR show=traversals n=500       one row a dimension of the code, named after its factor
   dgm sample run=DIR show=topics                 the ten likeliest words of each topic
+  dgm sample run=DIR show=parts                  test examples, and what of each each part of the model explains
   dgm sample run=DIR show=styles n=6             samples, and mixtures of what is large in one and fine in another
 """,
         "run=DIR [n=64] [seed=0] [checkpoint=best|final] [label=CLASS] [temperature=T]\n"
         "                  ['caption=\"WORDS\"']\n"
         "                  [show=samples|reconstructions|interpolations|traversals|completions|translations|\n"
-        "                        enhanced|topics|predictions|growth|styles]",
+        "                        enhanced|topics|predictions|growth|styles|parts]",
     )
     parser.add_argument("--config-dir", action="append", default=[], metavar="DIR", help=CONFIG_DIR)
     arguments = parse(parser, rest)

@@ -204,6 +204,7 @@ class Sampling:
         "topics",
         "growth",
         "styles",
+        "parts",
         "predictions",
     ] = "samples"
 

@@ -88,6 +88,15 @@ class HasPaths(Protocol):
 
 
 @runtime_checkable
+class HasParts(Protocol):
+    """What of an example is explained by which part of the model."""
+
+    def parts(self, x: Tensor) -> Tensor:
+        """Float (b, parts, *shape) on the raw scale of raw values x (b, *shape); the parts add up to x."""
+        ...
+
+
+@runtime_checkable
 class CanTranslate(Protocol):
     """Examples taken to another domain; what else they show should stay."""
 

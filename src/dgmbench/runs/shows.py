@@ -14,7 +14,16 @@ from dgmbench.evaluation.tasks.prediction import target_and_prediction
 from dgmbench.evaluation.tasks.translation import translated
 from dgmbench.models.conditions import under
 from dgmbench.models.contract import CanClassify, CanComplete, CanDecode, CanEncode, CanReconstruct, Model
-from dgmbench.models.tasks import CanEnhance, CanPredict, CanTranslate, Grows, HasPanels, HasTopics, MixesStyles
+from dgmbench.models.tasks import (
+    CanEnhance,
+    CanPredict,
+    CanTranslate,
+    Grows,
+    HasPanels,
+    HasParts,
+    HasTopics,
+    MixesStyles,
+)
 
 # Pictures from one example to the next, ends included, and draws of what completes one.
 STEPS, DRAWS = 10, 6
@@ -124,6 +133,15 @@ def styles(model: Model, batch: Batch, spec: DataSpec, generator: Generator) -> 
 
 
 @torch.no_grad()
+def parts(model: Model, batch: Batch, spec: DataSpec, generator: Generator) -> Tensor:
+    """Examples (n, *shape) and beside each what of it each part of the model explains, (n, 1 + parts, *shape)."""
+    if not isinstance(model, HasParts):
+        raise UserError(f"{type(model).__name__} has no parts to show: it has no parts(x) method.")
+    found = model.parts(batch.x)
+    return torch.cat([batch.x[:, None].to(found.dtype), found], 1)
+
+
+@torch.no_grad()
 def predictions(model: Model, batch: Batch) -> dict[str, Tensor]:
     """Examples x (n, *shape), and beside them ``target`` and ``predicted``."""
     if not isinstance(model, CanPredict | CanClassify):
@@ -157,4 +175,5 @@ SHOWN: dict[str, Show] = {
     "topics": topics,
     "growth": growth,
     "styles": styles,
+    "parts": parts,
 }
