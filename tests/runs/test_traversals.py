@@ -58,9 +58,9 @@ def test_rows_are_named_after_the_factor_that_explains_them(batch: Batch) -> Non
     assert names[0] == "z0 tone 1.00"
     assert names[1].startswith("z1 row 0.")
     assert 0.4 < float(names[1].split()[-1]) < 0.6
-    assert names[2].endswith("0.00")
+    assert names[2] == "z2 unused"
     plain = traversals(Known(SPEC), Batch(batch.x), SPEC).names
-    assert plain == ["z0", "z1", "z2"]
+    assert plain == ["z0", "z1", "z2 unused"]
     values = np.array([[0.0], [0.0], [2.0], [4.0]])
     assert variance_explained(values, np.array([0, 0, 1, 1])) == pytest.approx(9 / 11), "2.25 of 2.75"
 

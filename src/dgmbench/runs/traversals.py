@@ -18,6 +18,7 @@ from dgmbench.training.files import write_atomically
 
 # Pictures from one end of a dimension to the other, the share of examples beyond either end, and dimensions shown.
 STEPS, BEYOND, MOST = 9, 0.05, 16
+STILL = 0.05  # of the largest change, below which a dimension says nothing
 
 
 class Traversals(NamedTuple):
@@ -35,7 +36,8 @@ class Traversals(NamedTuple):
 def traversals(model: Model, batch: Batch, spec: DataSpec) -> Traversals:
     """The first example's code with one dimension at a time between the quantiles of all examples (n, *shape).
 
-    A row is named after its dimension and, where the factors of the data are known, the one that explains most of it.
+    A row is named after its dimension and, where the factors of the data are known, the one that explains most of it,
+    or called unused if it changes next to nothing.
     """
     if not (isinstance(model, CanEncode) and isinstance(model, CanDecode)):
         raise UserError(f"{type(model).__name__} has no traversals: it lacks encode(x) or decode(code).")
@@ -56,7 +58,8 @@ def traversals(model: Model, batch: Batch, spec: DataSpec) -> Traversals:
     change = (x.double() - x.double().mean(1, keepdim=True)).abs().flatten(1).mean(1)
     order = change.argsort(descending=True, stable=True)[:MOST]
     names = explained(codes, batch.y, spec)
-    return Traversals(x[order], [names[i] for i in order.tolist()], values[order])
+    used = (change > STILL * change.max()).tolist()
+    return Traversals(x[order], [names[i] if used[i] else f"z{i} unused" for i in order.tolist()], values[order])
 
 
 def explained(codes: Float[Tensor, "n d"], y: Tensor | None, spec: DataSpec) -> list[str]:
@@ -97,6 +100,6 @@ def write_traversals(picture: Path, found: Traversals, spec: DataSpec) -> list[P
         place.set_yticks([])
         place.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100)
+    figure.savefig(buffer, format="png", dpi=100, bbox_inches="tight")  # constrained layout leaves no room for names
     write_atomically(picture, buffer.getvalue())
     return [picture, names]
