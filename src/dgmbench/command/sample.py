@@ -18,10 +18,11 @@ def run(rest: list[str]) -> int:
   dgm sample run=DIR show=translations n=8       source | translated to another domain | and back
   dgm sample run=DIR show=enhanced n=8           given | baseline | ours | truth
   dgm sample run=DIR show=topics                 the ten likeliest words of each topic
+  dgm sample run=DIR show=styles n=8             eight rows, each of one style in every class
 """,
         "run=DIR [n=64] [seed=0] [checkpoint=best|final] [label=CLASS] [temperature=T]\n"
         "                  [show=samples|reconstructions|interpolations|completions|translations|enhanced|topics|\n"
-        "                        predictions]",
+        "                        styles|predictions]",
     )
     parser.add_argument("--config-dir", action="append", default=[], metavar="DIR", help=CONFIG_DIR)
     arguments = parse(parser, rest)

@@ -200,6 +200,7 @@ class Sampling:
         "translations",
         "enhanced",
         "topics",
+        "styles",
         "predictions",
     ] = "samples"
 

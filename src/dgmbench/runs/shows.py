@@ -13,7 +13,16 @@ from dgmbench.evaluation.tasks.enhancement import baseline, enhanced
 from dgmbench.evaluation.tasks.prediction import target_and_prediction
 from dgmbench.evaluation.tasks.translation import translated
 from dgmbench.models.conditions import under
-from dgmbench.models.contract import CanClassify, CanComplete, CanDecode, CanEncode, CanReconstruct, Model
+from dgmbench.models.contract import (
+    CanClassify,
+    CanComplete,
+    CanDecode,
+    CanEncode,
+    CanReconstruct,
+    CanSample,
+    IsClassConditional,
+    Model,
+)
 from dgmbench.models.tasks import CanEnhance, CanPredict, CanTranslate, HasTopics
 
 # Pictures from one example to the next, ends included, and draws of what completes one.
@@ -98,6 +107,19 @@ def topics(model: Model, batch: Batch, spec: DataSpec, generator: Generator) -> 
 
 
 @torch.no_grad()
+def styles(model: Model, batch: Batch, spec: DataSpec, generator: Generator) -> Tensor:
+    """Samples (n, classes, *shape): a row has the same noise under every class, so a style; examples have no part."""
+    if not (isinstance(model, IsClassConditional) and isinstance(model, CanSample)):
+        raise UserError(f"{type(model).__name__} has no classes to draw samples of: it is not class-conditional.")
+    state, n, columns = generator.get_state(), len(batch.x), []
+    for label in range(len(model.class_log_prior)):
+        generator.set_state(state)
+        y = torch.full((n,), label, device=batch.x.device)
+        columns.append(under(model, batch).sample(n, y, generator=generator))
+    return torch.stack(columns, 1)
+
+
+@torch.no_grad()
 def predictions(model: Model, batch: Batch) -> dict[str, Tensor]:
     """Examples x (n, *shape), and beside them ``target`` and ``predicted``."""
     if not isinstance(model, CanPredict | CanClassify):
@@ -126,4 +148,5 @@ SHOWN: dict[str, Show] = {
     "translations": translations,
     "enhanced": enhancements,
     "topics": topics,
+    "styles": styles,
 }
