@@ -94,7 +94,7 @@ def test_growth_and_styles_make_as_many_rows_as_there_are_examples_and_styles_fe
         (interpolations, "does not interpolate"),
         (completions, "does not complete"),
         (growth, "from small to large"),
-        (styles, "does not mix styles"),
+        (styles, "neither mixes styles"),
         (parts, "has no parts to show"),
     ],
 )

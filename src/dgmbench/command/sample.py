@@ -21,7 +21,7 @@ def run(rest: list[str]) -> int:
   dgm sample run=DIR show=traversals n=500       one row a dimension of the code, named after its factor
   dgm sample run=DIR show=topics                 the ten likeliest words of each topic
   dgm sample run=DIR show=parts                  test examples, and what of each each part of the model explains
-  dgm sample run=DIR show=styles n=6             samples, and mixtures of what is large in one and fine in another
+  dgm sample run=DIR show=styles n=6             mixtures of styles, or each style in every class
 """,
         "run=DIR [n=64] [seed=0] [checkpoint=best|final] [label=CLASS] [temperature=T]\n"
         "                  ['caption=\"WORDS\"']\n"

@@ -13,7 +13,16 @@ from dgmbench.evaluation.tasks.enhancement import baseline, enhanced
 from dgmbench.evaluation.tasks.prediction import target_and_prediction
 from dgmbench.evaluation.tasks.translation import translated
 from dgmbench.models.conditions import under
-from dgmbench.models.contract import CanClassify, CanComplete, CanDecode, CanEncode, CanReconstruct, Model
+from dgmbench.models.contract import (
+    CanClassify,
+    CanComplete,
+    CanDecode,
+    CanEncode,
+    CanReconstruct,
+    CanSample,
+    IsClassConditional,
+    Model,
+)
 from dgmbench.models.tasks import (
     CanEnhance,
     CanPredict,
@@ -126,10 +135,21 @@ def growth(model: Model, batch: Batch, spec: DataSpec, generator: Generator) -> 
 
 @torch.no_grad()
 def styles(model: Model, batch: Batch, spec: DataSpec, generator: Generator) -> Tensor:
-    """Samples in the first column and row, as many as there are examples, and their mixtures."""
-    if not isinstance(model, MixesStyles):
-        raise UserError(f"{type(model).__name__} does not mix styles: it has no style_mixtures(n, columns) method.")
-    return model.style_mixtures(len(batch.x), min(len(batch.x), STEPS), generator=generator)
+    """As many samples as there are examples: in the first column and row beside their mixtures, or, of a
+    class-conditional model, in a row the same noise under every class, (n, classes, *shape).
+    """
+    if isinstance(model, MixesStyles):
+        return model.style_mixtures(len(batch.x), min(len(batch.x), STEPS), generator=generator)
+    if not (isinstance(model, IsClassConditional) and isinstance(model, CanSample)):
+        raise UserError(
+            f"{type(model).__name__} neither mixes styles, by style_mixtures(n, columns), nor draws samples of classes."
+        )
+    state, n, columns = generator.get_state(), len(batch.x), []
+    for label in range(len(model.class_log_prior)):
+        generator.set_state(state)
+        y = torch.full((n,), label, device=batch.x.device)
+        columns.append(under(model, batch).sample(n, y, generator=generator))
+    return torch.stack(columns, 1)
 
 
 @torch.no_grad()

@@ -45,7 +45,9 @@ def fitted() -> dict[int, Imvae]:
     found = {}
     for start in (1, 10):
         torch.manual_seed(0)
-        model = Imvae(CLUSTERS, start=start, concentration=0.1, components=12, hidden_sizes=(8,), latent=1)
+        model = Imvae(
+            CLUSTERS, start=start, concentration=0.1, components=12, hidden_sizes=(8,), latent=1, certainty=0.9
+        )
         model.prepare(Facts(N, {}))
         y = torch.where(torch.arange(N) < 30, TRUTH, -1)
         batch, g = Batch(clusters(N, 0), y, torch.arange(N)), seeded(1)

@@ -307,7 +307,7 @@ class Pgbm(EnergyModel):
         """The mean-field bound of log p(x) + log Z, a label summed out; nothing is drawn."""
         return -self.mean_field(self.flatten(x)).free_energy
 
-    def annealing_path(self) -> GatedPath:
+    def annealing_path(self) -> GeometricPath:
         """Over pixels by group and the label, from their means under the data; hidden units are summed out."""
 
         def upwards(x: Tensor, generator: Generator | None) -> Tensor:

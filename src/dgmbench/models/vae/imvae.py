@@ -85,8 +85,8 @@ class Imvae(Model):
     counts: Tensor
 
     def __init__(
-        self, spec: DataSpec, *, concentration: float = 1.0, start: int = 1, components: int = 20,
-        hidden_sizes: Sequence[int] = (100,), latent: int = 4, certainty: float = 0.9, label_weight: float = 1.0,
+        self, spec: DataSpec, *, concentration: float = 0.1, start: int = 1, components: int = 20,
+        hidden_sizes: Sequence[int] = (100,), latent: int = 8, certainty: float = 0.7, label_weight: float = 10.0,
     ) -> None:  # fmt: skip
         super().__init__(spec)
         if spec.kind != "binary":

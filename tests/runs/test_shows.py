@@ -1,0 +1,40 @@
+"""What ``dgm sample show=styles`` shows: one noise a row, one class a column."""
+
+import pytest
+import torch
+from torch import Generator
+
+from dgmbench.data.spec import Batch, DataSpec
+from dgmbench.errors import UserError
+from dgmbench.models.vae.ssvae import Ssvae
+from dgmbench.runs.shows import SHOWN, styles
+
+SPEC = DataSpec((1, 4, 4), "binary", num_classes=3)
+X = torch.zeros(5, 1, 4, 4, dtype=torch.uint8)
+
+
+def make(variant: str) -> Ssvae:
+    torch.manual_seed(0)
+    return Ssvae(SPEC, variant=variant, hidden_sizes=(8,), latent=2)  # type: ignore[arg-type]
+
+
+def test_a_row_has_one_noise_under_every_class() -> None:
+    model = make("m2")
+    found = styles(model, Batch(X), SPEC, Generator().manual_seed(1))
+    assert found.shape == (5, 3, 1, 4, 4)
+    for label in range(3):
+        alone = model.sample(5, torch.full((5,), label), generator=Generator().manual_seed(1))
+        assert torch.equal(found[:, label], alone)
+    assert (found[:, 0] != found[:, 1]).any()
+    # without what the decoder sees of the class, a row would be one picture
+    with torch.no_grad():
+        first = next(m for m in model.top.decoder.modules() if isinstance(m, torch.nn.Linear))  # type: ignore[union-attr]
+        first.weight[:, 2:] = 0
+    same = styles(model, Batch(X), SPEC, Generator().manual_seed(1))
+    assert torch.equal(same, same[:, :1].expand_as(same))
+    assert SHOWN["styles"] is styles
+
+
+def test_a_model_without_classes_says_so() -> None:
+    with pytest.raises(UserError, match="Ssvae has no classes to draw samples of"):
+        styles(make("m1"), Batch(X), SPEC, Generator())
