@@ -11,16 +11,17 @@ from dgmbench.data.spec import Batch
 
 
 @lru_cache
-def _decoded() -> Decoded:
-    return ShapesPoses().read(Path())
+def _decoded(frontal: bool) -> Decoded:
+    return ShapesPoses(frontal=frontal).read(Path())
 
 
-def pairs(n: int, *, split: str = "train") -> Batch:
+def pairs(n: int, *, split: str = "train", frontal: bool = False) -> Batch:
     """``n`` pairs of a split, evenly spread over it."""
-    part = _decoded().parts[split]
+    part = _decoded(frontal).parts[split]
     rows = torch.linspace(0, len(part.x) - 1, n).long()
     x, y, given = (torch.from_numpy(each)[rows] for each in (part.x, part.y, part.given))
     return Batch(x, y, rows, given)
 
 
-PAIRS = _decoded().spec
+PAIRS = _decoded(False).spec
+FRONTAL = _decoded(True).spec
