@@ -153,10 +153,10 @@ class DigitsCanvasOccluded(Digits):
             tiles = np.full((n, self.tile, self.tile), 96, np.uint8)
             edge = (self.tile - 8) // 2
             tiles[:, edge : edge + 8, edge : edge + 8] += (9 * part.x[random.permutation(n), 0]).astype(np.uint8)
-            x, given = (np.zeros((n, 3, self.side, self.side), np.uint8) for _ in range(2))
+            x, seen = (np.zeros((n, 3, self.side, self.side), np.uint8) for _ in range(2))
             for row in range(n):
-                self._placed(x[row], given[row], large[row], tiles[row], random)
-            parts[split] = replace(part, x=x, given=given)
+                self._placed(x[row], seen[row], large[row], tiles[row], random)
+            parts[split] = replace(part, x=x, given=seen)
         shape = (3, self.side, self.side)
         masked = DataSpec(shape, "discrete", levels=GREY + 1)
         spec = replace(masked, num_classes=10, given=masked)
