@@ -29,7 +29,8 @@ https://arxiv.org/abs/1611.00712.
 
 Different from the paper: p(z) is a product, so that its own dependence, which (A) and (i) subtract, is nothing. The
 terms of a soft category are linear in c as above, where the paper's code takes densities of Concretes, whose KL at one
-temperature is the same at every temperature and not that of the categories. Networks are those of the other VAEs here.
+temperature is the same at every temperature and not that of the categories. Networks are those of the other VAEs here,
+and the default weights, groups and categories are for the small shapes.
 """
 
 from collections.abc import Sequence
@@ -93,7 +94,7 @@ class Hfvae(Model):
 
     def __init__(
         self, spec: DataSpec, *, groups: Sequence[int] = (10,), categories: Sequence[int] = (3,), alpha: float = 1.0,
-        beta: float = 4.0, gamma: float = 3.0, temperature: float = 0.66, sampling: Sampling = "mws",
+        beta: float = 3.0, gamma: float = 2.0, temperature: float = 0.66, sampling: Sampling = "mws",
         net: NetName = "mlp", hidden_sizes: Sequence[int] = (200, 200), channels: int = 32,
         observation: ObservationName = "auto", sigma: float | None = None, components: int = 5,
     ) -> None:  # fmt: skip
