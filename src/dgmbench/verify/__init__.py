@@ -129,7 +129,7 @@ def tiny_instances(completed: Mapping[str, Any], card: Card) -> list[Instance]:
     node = dict(completed["model"])
     instances: list[Instance] = []
     for tiny in card.tiny:
-        plain = ("levels", "num_classes", "end", "given", "step_labels", "lengths")
+        plain = ("levels", "num_classes", "end", "given", "step_labels", "lengths", "factors")
         numbers = {key: tiny[key] for key in plain if key in tiny}
         spec = DataSpec(tuple(tiny["shape"]), tiny["kind"], **numbers)
         instances.append((_merged(node, tiny.get("args") or {}), spec))
