@@ -62,6 +62,7 @@ class DbnHmm(FrameNetwork):
         weight_decay: half the squared weights are added to the network's loss with this factor.
     """
 
+    aligner: Frozen
     aligned: Tensor
 
     def __init__(

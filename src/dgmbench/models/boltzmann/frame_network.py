@@ -212,8 +212,8 @@ class FrameNetwork(Model):
             layer = int(stage.name.removeprefix("rbm_")) - 1
             self.rbm(layer).initialise(Batch(self.hidden(self.windows, layer)), generator)
         elif stage.name == "frames" and self.rbms:
-            for n, layer in enumerate(self.layers):
-                rbm, linear = self.rbm(n), cast(nn.Linear, layer)
+            for n, module in enumerate(self.layers):
+                rbm, linear = self.rbm(n), cast(nn.Linear, module)
                 now, scale = rbm.couplings(), torch.ones_like(linear.weight[0])
                 shift = torch.zeros_like(scale)
                 if isinstance(rbm, GaussianRbm):  # which sees (window - mean) / deviation / sigma
