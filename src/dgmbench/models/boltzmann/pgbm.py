@@ -316,7 +316,8 @@ class Pgbm(EnergyModel):
             drawn = self.units.sample_within(inside, pixels, generator)
             return torch.cat([drawn, OneOf().draw_at_mean(mean[:, self.of_pixels :], generator)], 1)
 
-        return GatedPath.between(self.base(), self.couplings(), upwards=upwards)
+        base = self.base()
+        return GatedPath(self.couplings(), base.eta, base_units=base.units, upwards=upwards)
 
     def by_group(self, visible: Float[Tensor, "b f"]) -> Float[Tensor, "b r ..."]:
         """Of each group, what it has of the visible side's pixels, (b, groups, *shape)."""
