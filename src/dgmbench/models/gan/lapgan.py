@@ -17,8 +17,8 @@ probability. Players are named after the height of the pictures that they work o
 
 Paper: Denton, Chintala, Szlam, Fergus 2015, https://arxiv.org/abs/1506.05751.
 
-What differs: Gaussian noise in place of uniform; leaky ReLU in place of dropout in the discriminators; all games train
-at once, where the paper's train one after another, which is the same for each of them.
+What differs: Gaussian noise in place of uniform; leaky ReLU in place of dropout in the discriminators; residuals start
+at zero; all games train at once, where the paper's train one after another, which is the same for each of them.
 """
 
 from collections.abc import Sequence
