@@ -13,7 +13,7 @@ from dgmbench.errors import UserError
 from dgmbench.models.contract import Model
 from dgmbench.runs.run import train
 from dgmbench.runs.sampling import sample_run
-from dgmbench.runs.shows import DRAWS, STEPS, completions, interpolations, reconstructions
+from dgmbench.runs.shows import DRAWS, STEPS, completions, growth, interpolations, reconstructions
 
 
 class Copies(Model):
@@ -30,6 +30,13 @@ class Copies(Model):
 
     def complete(self, x: Tensor, known: Tensor, *, generator: Generator | None = None) -> Tensor:
         return torch.where(known, x, torch.randint(2, x.shape, generator=generator).to(x.dtype))
+
+
+class Counts(Model):
+    """Says how many pictures it was asked for by their values."""
+
+    def growth(self, n: int, *, generator: Generator | None = None) -> Tensor:
+        return torch.full((n, 3, *self.spec.shape), n)
 
 
 @pytest.fixture
@@ -69,12 +76,18 @@ def test_reconstructions_stand_beside_their_originals(model: Copies, examples: T
     assert torch.equal(found[:, 1], examples.float())
 
 
+def test_growth_makes_as_many_rows_as_there_are_examples(examples: Tensor) -> None:
+    model = Counts(spec := DataSpec((1, 5, 4), "binary"))
+    assert torch.equal(growth(model, Batch(examples), spec, torch.Generator()), torch.full((3, 3, 1, 5, 4), 3))
+
+
 @pytest.mark.parametrize(
     ("show", "sentence"),
     [
         (reconstructions, "does not reconstruct"),
         (interpolations, "does not interpolate"),
         (completions, "does not complete"),
+        (growth, "from small to large"),
     ],
 )
 def test_a_model_that_cannot_says_so(show: object, sentence: str, examples: Tensor) -> None:

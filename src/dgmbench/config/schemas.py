@@ -200,6 +200,7 @@ class Sampling:
         "translations",
         "enhanced",
         "topics",
+        "growth",
         "predictions",
     ] = "samples"
 

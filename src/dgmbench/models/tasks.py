@@ -48,6 +48,15 @@ class HasTopics(Protocol):
 
 
 @runtime_checkable
+class Grows(Protocol):
+    """Samples that are made from small to large."""
+
+    def growth(self, n: int, *, generator: Generator | None = None) -> Tensor:
+        """n samples at every size on their way, raw values (n, sizes, *shape), the last the sample itself."""
+        ...
+
+
+@runtime_checkable
 class CanTranslate(Protocol):
     """Examples taken to another domain; what else they show should stay."""
 

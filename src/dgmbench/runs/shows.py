@@ -14,7 +14,7 @@ from dgmbench.evaluation.tasks.prediction import target_and_prediction
 from dgmbench.evaluation.tasks.translation import translated
 from dgmbench.models.conditions import under
 from dgmbench.models.contract import CanClassify, CanComplete, CanDecode, CanEncode, CanReconstruct, Model
-from dgmbench.models.tasks import CanEnhance, CanPredict, CanTranslate, HasTopics
+from dgmbench.models.tasks import CanEnhance, CanPredict, CanTranslate, Grows, HasTopics
 
 # Pictures from one example to the next, ends included, and draws of what completes one.
 STEPS, DRAWS = 10, 6
@@ -98,6 +98,16 @@ def topics(model: Model, batch: Batch, spec: DataSpec, generator: Generator) -> 
 
 
 @torch.no_grad()
+def growth(model: Model, batch: Batch, spec: DataSpec, generator: Generator) -> Tensor:
+    """As many samples as there are examples, at every size from small to large, (n, sizes, *shape)."""
+    if not isinstance(model, Grows):
+        raise UserError(
+            f"{type(model).__name__} does not make samples from small to large: it has no growth(n) method."
+        )
+    return model.growth(len(batch.x), generator=generator)
+
+
+@torch.no_grad()
 def predictions(model: Model, batch: Batch) -> dict[str, Tensor]:
     """Examples x (n, *shape), and beside them ``target`` and ``predicted``."""
     if not isinstance(model, CanPredict | CanClassify):
@@ -126,4 +136,5 @@ SHOWN: dict[str, Show] = {
     "translations": translations,
     "enhanced": enhancements,
     "topics": topics,
+    "growth": growth,
 }
