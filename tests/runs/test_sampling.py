@@ -13,7 +13,7 @@ from dgmbench.errors import UserError
 from dgmbench.models.contract import Model
 from dgmbench.runs.run import train
 from dgmbench.runs.sampling import sample_run
-from dgmbench.runs.shows import DRAWS, STEPS, completions, growth, interpolations, reconstructions
+from dgmbench.runs.shows import DRAWS, STEPS, completions, growth, interpolations, reconstructions, styles
 
 
 class Copies(Model):
@@ -37,6 +37,9 @@ class Counts(Model):
 
     def growth(self, n: int, *, generator: Generator | None = None) -> Tensor:
         return torch.full((n, 3, *self.spec.shape), n)
+
+    def style_mixtures(self, n: int, columns: int, *, generator: Generator | None = None) -> Tensor:
+        return torch.full((n + 1, columns + 1, *self.spec.shape), columns)
 
 
 @pytest.fixture
@@ -76,9 +79,12 @@ def test_reconstructions_stand_beside_their_originals(model: Copies, examples: T
     assert torch.equal(found[:, 1], examples.float())
 
 
-def test_growth_makes_as_many_rows_as_there_are_examples(examples: Tensor) -> None:
+def test_growth_and_styles_make_as_many_rows_as_there_are_examples_and_styles_few_columns(examples: Tensor) -> None:
     model = Counts(spec := DataSpec((1, 5, 4), "binary"))
     assert torch.equal(growth(model, Batch(examples), spec, torch.Generator()), torch.full((3, 3, 1, 5, 4), 3))
+    assert styles(model, Batch(examples), spec, torch.Generator()).shape == (4, 4, 1, 5, 4)
+    many = Batch(examples[:1].expand(2 * STEPS, -1, -1, -1))
+    assert styles(model, many, spec, torch.Generator()).shape == (2 * STEPS + 1, STEPS + 1, 1, 5, 4)
 
 
 @pytest.mark.parametrize(
@@ -88,6 +94,7 @@ def test_growth_makes_as_many_rows_as_there_are_examples(examples: Tensor) -> No
         (interpolations, "does not interpolate"),
         (completions, "does not complete"),
         (growth, "from small to large"),
+        (styles, "does not mix styles"),
     ],
 )
 def test_a_model_that_cannot_says_so(show: object, sentence: str, examples: Tensor) -> None:

@@ -18,11 +18,11 @@ def run(rest: list[str]) -> int:
   dgm sample run=DIR show=translations n=8       source | translated to another domain | and back
   dgm sample run=DIR show=enhanced n=8           given | baseline | ours | truth
   dgm sample run=DIR show=topics                 the ten likeliest words of each topic
-  dgm sample run=DIR show=growth n=8             samples at every size on their way from small to large
+  dgm sample run=DIR show=styles n=6             samples, and mixtures of what is large in one and fine in another
 """,
         "run=DIR [n=64] [seed=0] [checkpoint=best|final] [label=CLASS] [temperature=T]\n"
         "                  [show=samples|reconstructions|interpolations|completions|translations|enhanced|topics|\n"
-        "                        predictions|growth]",
+        "                        predictions|growth|styles]",
     )
     parser.add_argument("--config-dir", action="append", default=[], metavar="DIR", help=CONFIG_DIR)
     arguments = parse(parser, rest)

@@ -201,6 +201,7 @@ class Sampling:
         "enhanced",
         "topics",
         "growth",
+        "styles",
         "predictions",
     ] = "samples"
 

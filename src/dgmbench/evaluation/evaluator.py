@@ -33,6 +33,7 @@ from dgmbench.evaluation.quality.measure import (
     sample_distance,
     samples,
 )
+from dgmbench.evaluation.quality.paths import path_length
 from dgmbench.evaluation.tasks.enhancement import enhancement
 from dgmbench.evaluation.tasks.held_out import held_out, own_objectives
 from dgmbench.evaluation.tasks.prediction import prediction
@@ -61,6 +62,7 @@ PARTS: list[Part] = [
     parzen,
     reconstruction,
     samples,
+    path_length,
     classification,
     prediction,
     translation,

@@ -57,6 +57,26 @@ class Grows(Protocol):
 
 
 @runtime_checkable
+class MixesStyles(Protocol):
+    """Samples with what is large in one of two samples and the details of the other."""
+
+    def style_mixtures(self, n: int, columns: int, *, generator: Generator | None = None) -> Tensor:
+        """Raw values (n + 1, columns + 1, *shape): mixtures of the samples in the first column with those in the first
+        row.
+        """
+        ...
+
+
+@runtime_checkable
+class HasPaths(Protocol):
+    """Straight ways between two samples in the latent space that the model calls its own."""
+
+    def path_points(self, n: int, step: float, *, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Two points of each of n ways, at t ~ U(0, 1) and ``step`` farther: floats (n, *shape) on the raw scale."""
+        ...
+
+
+@runtime_checkable
 class CanTranslate(Protocol):
     """Examples taken to another domain; what else they show should stay."""
 

@@ -15,7 +15,8 @@ Papers: Goodfellow et al. 2014, https://arxiv.org/abs/1406.2661 (minimax, non_sa
 https://arxiv.org/abs/1701.07875 (wasserstein); Mao et al. 2017, https://arxiv.org/abs/1611.04076 (least_squares); Lim
 and Ye 2017, https://arxiv.org/abs/1705.02894 (hinge); Nowozin et al. 2016, https://arxiv.org/abs/1606.00709
 (f_divergence); Jolicoeur-Martineau 2019, https://arxiv.org/abs/1807.00734 (relativistic_average); Gulrajani et al.
-2017, https://arxiv.org/abs/1704.00028 (the gradient penalty).
+2017, https://arxiv.org/abs/1704.00028 (the gradient penalty); Mescheder et al. 2018,
+https://arxiv.org/abs/1801.04406 (R1).
 """
 
 from abc import abstractmethod
@@ -338,3 +339,14 @@ def gradient_penalty(
         (gradient,) = torch.autograd.grad(critic(point).sum(), point, create_graph=True)
         norm = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
     return (norm - 1).square()
+
+
+def slope_penalty(critic: Callable[[Tensor], Tensor], real: Float[Tensor, " b *shape"]) -> Float[Tensor, " b"]:
+    """||grad_x a(x)||^2 per example at data: R1 is gamma / 2 times its mean (Mescheder et al. 2018).
+
+    As in ``gradient_penalty``, over all dimensions of an example and in full precision.
+    """
+    with torch.enable_grad(), torch.autocast(real.device.type, enabled=False):
+        point = real.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(critic(point).sum(), point, create_graph=True)
+    return gradient.flatten(1).square().sum(1)

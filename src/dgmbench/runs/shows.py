@@ -14,7 +14,7 @@ from dgmbench.evaluation.tasks.prediction import target_and_prediction
 from dgmbench.evaluation.tasks.translation import translated
 from dgmbench.models.conditions import under
 from dgmbench.models.contract import CanClassify, CanComplete, CanDecode, CanEncode, CanReconstruct, Model
-from dgmbench.models.tasks import CanEnhance, CanPredict, CanTranslate, Grows, HasTopics
+from dgmbench.models.tasks import CanEnhance, CanPredict, CanTranslate, Grows, HasTopics, MixesStyles
 
 # Pictures from one example to the next, ends included, and draws of what completes one.
 STEPS, DRAWS = 10, 6
@@ -108,6 +108,14 @@ def growth(model: Model, batch: Batch, spec: DataSpec, generator: Generator) -> 
 
 
 @torch.no_grad()
+def styles(model: Model, batch: Batch, spec: DataSpec, generator: Generator) -> Tensor:
+    """Samples in the first column and row, as many as there are examples, and their mixtures."""
+    if not isinstance(model, MixesStyles):
+        raise UserError(f"{type(model).__name__} does not mix styles: it has no style_mixtures(n, columns) method.")
+    return model.style_mixtures(len(batch.x), min(len(batch.x), STEPS), generator=generator)
+
+
+@torch.no_grad()
 def predictions(model: Model, batch: Batch) -> dict[str, Tensor]:
     """Examples x (n, *shape), and beside them ``target`` and ``predicted``."""
     if not isinstance(model, CanPredict | CanClassify):
@@ -137,4 +145,5 @@ SHOWN: dict[str, Show] = {
     "enhanced": enhancements,
     "topics": topics,
     "growth": growth,
+    "styles": styles,
 }
