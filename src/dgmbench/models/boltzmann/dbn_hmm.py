@@ -64,6 +64,7 @@ class DbnHmm(FrameNetwork):
 
     aligner: Frozen
     aligned: Tensor
+    aligner_priors: Tensor
 
     def __init__(
         self,
