@@ -14,8 +14,11 @@ from dgmbench.models.contract import Model
 ROOT = Path(__file__).resolve().parent.parent
 CARDS = read_cards()
 ROSTER = ROOT.parent / "shared" / "roster.yaml"
-# the same pictures in pairs: sets of their own, because they give a condition with every example
-PAIRS = {"shapes": ("shapes_poses", "shapes_frontal")}
+# the same pictures in pairs, of other sizes or half hidden: sets of their own, because of what else they give
+PAIRS = {
+    "shapes": ("shapes_poses", "shapes_frontal"),
+    "digits_canvas": ("digits_canvas_sizes", "digits_canvas_occluded"),
+}
 
 
 def target(card: Card) -> type[Model]:

@@ -25,6 +25,7 @@ https://proceedings.mlr.press/v28/sohn13.html. Differs: the paper shares out the
 by how well they tell the classes apart; here all start in the relevant one. No sparsity and no convolution.
 """
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -147,6 +148,9 @@ class Pgbm(EnergyModel):
         even = [torch.full((size,), 1 / share) for size, share in zip(sizes, shares, strict=True)]
         self.register_buffer("rates", torch.cat(even))  # means of the visible side under the data
         self.train_by(own)
+
+    _own = inspect.signature(__init__)
+    __signature__ = _own.replace(parameters=list(_own.parameters.values())[1:])  # else it would be that of __new__
 
     # ---- the distribution ----
 
