@@ -12,6 +12,7 @@ from dgmbench.data import DataSet, DataSpec, Split
 from dgmbench.data.shapes_captions import ShapesCaptions
 from dgmbench.evaluation.evaluator import Evaluator
 from dgmbench.evaluation.metrics import Metric
+from dgmbench.evaluation.tasks.motion import frame_change
 from dgmbench.models.contract import Model
 
 PROTOCOL: dict[str, Any] = {
@@ -77,6 +78,12 @@ def videos(n: int, every: int) -> np.ndarray:
     for time in range(9):
         x[:, time, time // every % 4] = 1
     return x
+
+
+def test_a_videos_change_by_hand() -> None:
+    spec = DataSpec((3, 2), "discrete", levels=5, frame=(1, 2))
+    x = torch.from_numpy(np.array([[[0, 4], [2, 4], [2, 0]], [[1, 1], [1, 1], [1, 1]]], np.uint8))
+    torch.testing.assert_close(frame_change(x, spec), torch.tensor([(0.5 + 1.0) / 4, 0.0], dtype=torch.float64))
 
 
 def test_motion_is_compared_with_that_of_the_data() -> None:
