@@ -1,8 +1,7 @@
-"""Improved GAN: K+1 classes by an explicit softmax, feature matching, the other techniques, and what labels gain."""
+"""Improved GAN: K+1 classes by an explicit softmax, feature matching, and the other techniques."""
 
 import pytest
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -132,48 +131,6 @@ def test_closeness_tells_data_from_samples_and_names_no_class() -> None:
     assert spread < 1e-5, "the same for all classes"
     many = X.repeat(2, 1, 1, 1)
     torch.testing.assert_close(model.eval().classify(many)[:6], model.classify(X))
-
-
-def errors(draw: int) -> dict[float, float]:
-    """Test errors with and without the game, of one network trained on one label a class of digits 0 to 3."""
-    digits = load_digits(n_class=4)
-    order = torch.randperm(len(digits.target), generator=seeded(draw))
-    x, y = torch.tensor(digits.images, dtype=torch.uint8)[order, None], torch.tensor(digits.target)[order]
-    half = len(x) // 2
-    known = torch.stack([(y == k).nonzero()[0, 0] for k in range(4)])
-    found = {}
-    for unsupervised in (0.0, 1.0):
-        torch.manual_seed(draw)
-        model = ImprovedGan(
-            DataSpec((1, 8, 8), "discrete", levels=17, num_classes=4),
-            latent=16,
-            hidden_sizes=(64, 64),
-            generator_sizes=(64,),
-            unsupervised=unsupervised,
-        )
-        players = {n: own for n, own in model.players().items() if unsupervised or n == "discriminator"}
-        optimisers = {n: torch.optim.Adam(own, lr=1e-2, betas=(0.5, 0.999), fused=True) for n, own in players.items()}
-        g = seeded(draw)
-        for _ in range(250):
-            labelled = known[torch.randint(4, (25,), generator=g)]
-            others = torch.randint(half, (25,), generator=g)
-            batch = Batch(torch.cat([x[labelled], x[others]]), torch.cat([y[labelled], torch.full((25,), -1)]))
-            for name, own in players.items():
-                loss = model.loss(name, batch, g)[0]
-                for parameter, gradient in zip(own, torch.autograd.grad(loss, own), strict=True):
-                    parameter.grad = gradient
-                optimisers[name].step()
-                model.after_step(name, batch, g) if unsupervised else None
-        model.eval()
-        found[unsupervised] = float((model.classify(x[half:]).argmax(1) != y[half:]).double().mean())
-    return found
-
-
-def test_unlabelled_examples_lower_the_error_of_the_same_network_on_the_same_labels() -> None:
-    """One label a class, three draws of the labels; an error on 360 examples has a standard error of 0.03 at most."""
-    each = [errors(draw) for draw in range(3)]
-    supervised, semi = (sum(found[weight] for found in each) / 3 for weight in (0.0, 1.0))
-    assert semi < supervised - 0.02
 
 
 def test_what_is_validated_and_what_is_in_a_batch() -> None:
