@@ -11,7 +11,8 @@ scale and shift of its batch-norm. The discriminator gives the features phi (b, 
     128, 224       16 16 8 4 2 1
     256            16 16 8 8 4 2 1
 
-With ``deep`` (BigGAN-deep) every block is a bottleneck, and there are two to a side.
+With ``bottlenecks`` (BigGAN-deep) there are so many of them to a side, two as published, in place of a plain block.
+``attention`` is the side of the maps after which self-attention stands, 0 for none.
 
 Papers: Zhang et al. 2019, https://arxiv.org/abs/1805.08318; Brock et al. 2019, https://arxiv.org/abs/1809.11096
 (appendix B, tables 4-9; those of 32 pixels are from the authors' code).
@@ -90,11 +91,11 @@ Block = ResidualBlock | Bottleneck
 class AttentiveGenerator(nn.Module):
     """(z, condition) -> images: a linear map to the base, residual blocks that double the side, batch-norm, tanh.
 
-    ``attention`` is the side of the maps after which self-attention stands; ``conditioned`` counts the blocks.
+    ``conditioned`` counts the blocks. Of bottlenecks the last one of a side doubles it.
     """
 
     def __init__(
-        self, spec: DataSpec, *, latent: int, condition: int, channels: int, attention: int, deep: bool = False
+        self, spec: DataSpec, *, latent: int, condition: int, channels: int, attention: int, bottlenecks: int = 0
     ) -> None:
         super().__init__()
         self.base, doublings = base_and_doublings(spec, "resnet")
@@ -104,13 +105,13 @@ class AttentiveGenerator(nn.Module):
         self.blocks = nn.ModuleList()
         self.attended: int | None = None
         for k, (before, after) in enumerate(itertools.pairwise(widths)):
-            if deep:
+            for _ in range(bottlenecks - 1):
                 self.blocks.append(Bottleneck(before, before, norm=True, condition=condition))
-            kind = Bottleneck if deep else ResidualBlock
+            kind = Bottleneck if bottlenecks else ResidualBlock
             self.blocks.append(kind(before, after, resample="up", norm=True, condition=condition))
             if self.base * 2 ** (k + 1) == attention:
                 self.attended, self.attention = len(self.blocks) - 1, SelfAttention(after)
-        if self.attended is None:
+        if attention and self.attended is None:
             sides = [self.base * 2**k for k in range(1, doublings + 1)]
             raise UserError(f"model.attention={attention} must be one of {sides}, the sides of the generator's maps.")
         self.conditioned = len(self.blocks)
@@ -131,26 +132,29 @@ class AttentiveGenerator(nn.Module):
 class AttentiveDiscriminator(nn.Module):
     """Images -> features: residual blocks that halve the side, self-attention, the sum over the positions, a head."""
 
-    def __init__(self, spec: DataSpec, *, channels: int, attention: int, deep: bool = False, bias: bool = True) -> None:
+    def __init__(
+        self, spec: DataSpec, *, channels: int, attention: int, bottlenecks: int = 0, bias: bool = True
+    ) -> None:
         super().__init__()
         base, doublings = base_and_doublings(spec, "resnet")
         widths = [multiple * channels for multiple in reversed(widths_of(spec))]
         halvings = doublings if base == 7 or doublings > 3 else doublings - 1
         layers: list[nn.Module] = []
         side, attended = spec.shape[1], False
-        if deep:
+        if bottlenecks:
             layers.append(nn.Conv2d(spec.shape[0], widths[0], 3, padding=1))
-        for before, after in itertools.pairwise(widths if deep else [spec.shape[0], *widths]):
+        for before, after in itertools.pairwise(widths if bottlenecks else [spec.shape[0], *widths]):
             down: Literal["down", "none"] = "down" if side > spec.shape[1] // 2**halvings else "none"
             side = side // 2 if down == "down" else side
-            if deep:
-                layers += [Bottleneck(before, after, resample=down), Bottleneck(after, after)]
+            if bottlenecks:
+                layers.append(Bottleneck(before, after, resample=down))
+                layers += [Bottleneck(after, after) for _ in range(bottlenecks - 1)]
             else:
                 layers.append(ResidualBlock(before, after, resample=down, activate=bool(layers)))
             if side == attention and not attended:
                 layers.append(SelfAttention(after))
                 attended = True
-        if not attended:
+        if attention and not attended:
             sides = [spec.shape[1] // 2**k for k in range(1, halvings + 1)]
             raise UserError(
                 f"model.attention={attention} must be one of {sides}, the sides of the discriminator's maps."
