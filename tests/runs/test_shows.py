@@ -36,5 +36,5 @@ def test_a_row_has_one_noise_under_every_class() -> None:
 
 
 def test_a_model_without_classes_says_so() -> None:
-    with pytest.raises(UserError, match="Ssvae has no classes to draw samples of"):
+    with pytest.raises(UserError, match="neither mixes styles"):
         styles(make("m1"), Batch(X), SPEC, Generator())
