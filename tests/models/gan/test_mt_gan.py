@@ -18,6 +18,8 @@ from dgmbench.nn.regions import cropped, decoded, encoded, iou, jittered, object
 from dgmbench.nn.super_resolution import resized
 from dgmbench.runs.shows import SHOWN, shown_in_training
 
+from .objects import KNOWN, LARGE, ONE, SMALL, batch
+
 FACTORS = (("digit", 3), ("size", 8), ("row", 9), ("column", 9))
 SPEC = DataSpec((1, 12, 12), "discrete", levels=256, factors=FACTORS)
 
@@ -30,19 +32,6 @@ def made(spec: DataSpec = SPEC, **arguments: object) -> MtGan:
     torch.manual_seed(0)
     settings = {"crop": 8, "scale": 2, "small": 4, "channels": 4, "blocks": 1, "hidden": 8} | arguments
     return MtGan(spec, **settings)  # type: ignore[arg-type]
-
-
-def batch(sizes: list[int]) -> Batch:
-    """Noise with objects of these sides; one more whose label is unknown."""
-    g, n = seeded(1), len(sizes)
-    digit, corner = torch.randint(3, (n,), generator=g), torch.randint(5, (n, 2), generator=g)
-    y = ((digit * 8 + torch.tensor(sizes)) * 9 + corner[:, 0]) * 9 + corner[:, 1]
-    x = torch.randint(256, (n + 1, 1, 12, 12), generator=g).to(torch.uint8)
-    return Batch(x, torch.cat([y, torch.tensor([-1])]))
-
-
-ONE = batch([3, 7, 4, 6, 3])
-SMALL, LARGE, KNOWN = [0, 2, 4], [1, 3], [0, 1, 2, 3, 4]
 
 
 def regions(model: MtGan, seed: int) -> tuple[torch.Tensor, ...]:
