@@ -104,7 +104,7 @@ def test_costs_belong_to_rows_and_must_stay_in_their_budgets() -> None:
     config: Any = SimpleNamespace(cache=None)
     costs = Costs(config)
     session: Any = SimpleNamespace(exitstatus=pytest.ExitCode.OK)
-    for each in (["vae", "tests", 19.0], ["vae", "verify", 9.5]), (["vae", "verify", 0.4], ["gan", "tests", 3.0]):
+    for each in (["vae", "tests", 49.0], ["vae", "verify", 24.5]), (["vae", "verify", 0.4], ["gan", "tests", 3.0]):
         tests = {f"tests/a.py::{each}": 1.5}
         costs.pytest_testnodedown(SimpleNamespace(workeroutput={"costs": (each, tests)}))
     costs.pytest_sessionfinish(session)
@@ -112,7 +112,7 @@ def test_costs_belong_to_rows_and_must_stay_in_their_budgets() -> None:
     assert costs.by_file == {"tests/a.py": 3.0}
     costs.by_row["vae", "verify"] += 0.2
     costs.pytest_sessionfinish(session)
-    assert costs.over() == ["vae: verify took 10.1 CPU s, more than 2 x 5"]
+    assert costs.over() == ["vae: verify took 25.1 CPU s, more than 5 x 5"]
     assert session.exitstatus == pytest.ExitCode.TESTS_FAILED
     worker: Any = Costs(SimpleNamespace(workeroutput={}))  # type: ignore[arg-type]
     worker.by_row["gan", "tests"] = 2.0
