@@ -68,6 +68,9 @@ class Decoder:
 
         warnings.simplefilter("error", Image.DecompressionBombWarning)  # of sizes that are announced
         with Image.open(BytesIO(content), formats=FORMATS) as file:
+            announced, most = file.width * file.height, Image.MAX_IMAGE_PIXELS
+            if most is not None and announced > most:  # where another thread has changed the filters of warnings
+                raise ValueError(f"it announces {announced} pixels, more than {most}")
             image, did = ImageOps.exif_transpose(file), []
             if image.mode in SIXTEEN or image.mode in ("I", "F"):
                 image = self._of_depth(image, file)
