@@ -44,6 +44,14 @@ def term_by_term(model: FsDbn, scores: Tensor, path: tuple[int, ...]) -> float:
     return total
 
 
+def test_a_step_between_words_has_the_language_weight_of_the_word_that_ends_and_the_one_that_begins() -> None:
+    model = make()
+    transition = model.field().transition
+    for before, after in product(range(2), repeat=2):
+        wanted = model.leave[3 * before + 2] + model.language[before, after]
+        torch.testing.assert_close(transition[3 * before + 2, 3 * after], wanted)
+
+
 def test_the_log_posterior_is_that_of_all_paths_and_sums_to_one() -> None:
     model, batch = make(), random_utterances()
     assert batch.length is not None
