@@ -80,6 +80,10 @@ def test_realignment_is_viterbi_through_the_same_words_with_the_network_as_it_wa
     with torch.no_grad():
         model.top.weight.normal_(generator=seeded())
     assert torch.equal(model.alignment(batch), found), "the aligner is a frozen copy"
+    model.aligner_priors[1::3] -= 30
+    middle = model.alignment(batch)
+    assert (middle % 3 == 1).sum() > (found % 3 == 1).sum(), "states that are rare are likelier for the same posterior"
+    model.aligner_priors[1::3] += 30
     model.settle(iter([batch]), seeded())
     assert model.state_counts.tolist() == found[found >= 0].bincount(minlength=6).tolist()
     short = batch._replace(length=batch.length.clamp(max=2), y=batch.y.masked_fill(torch.arange(6) >= 2, -1))
