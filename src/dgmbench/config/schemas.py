@@ -241,32 +241,38 @@ class Exporting:
 
 
 @dataclass(frozen=True, kw_only=True)
-class JsonlLogger:
-    """Metric rows in the run folder, which every run writes, and the loggers of ``also``, which need no settings."""
+class _Logger:
+    """What all loggers have: the names of others beside it, of those that need no settings."""
 
-    name: Literal["jsonl"]
     also: list[Literal["csv", "tensorboard"]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
-class CsvLogger(JsonlLogger):
+class JsonlLogger(_Logger):
+    """Metric rows in the run folder, which every run writes."""
+
+    name: Literal["jsonl"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CsvLogger(_Logger):
     """metrics.csv, one line a metric and point in time, beside the metric rows."""
 
-    name: Literal["csv"]  # type: ignore[assignment]
+    name: Literal["csv"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TensorboardLogger(JsonlLogger):
+class TensorboardLogger(_Logger):
     """TensorBoard event files beside the metric rows."""
 
-    name: Literal["tensorboard"]  # type: ignore[assignment]
+    name: Literal["tensorboard"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class WandbLogger(JsonlLogger):
+class WandbLogger(_Logger):
     """Weights & Biases beside the metric rows."""
 
-    name: Literal["wandb"]  # type: ignore[assignment]
+    name: Literal["wandb"]
     project: str
     mode: Literal["online", "offline", "disabled"]
 

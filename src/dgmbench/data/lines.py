@@ -35,7 +35,6 @@ class Lines:
         self.lines = [found for k in range(len(spec.factors)) if (found := lines_of(y, spec, k))]
         if not self.lines:
             raise UserError("No two labelled training examples differ in one factor alone, so no batch varies one.")
-        self._known: dict[int, np.ndarray] = {}
 
     @property
     def examples(self) -> Tensor:

@@ -110,13 +110,9 @@ class FrameNetwork(Model):
         kept = within(length, steps)
         return frames[row.expand_as(place)[kept], place[kept]].flatten(1)
 
-    def bent(self, windows: Float[Tensor, "n w"]) -> Float[Tensor, "n w"]:
-        """What the network sees of windows: themselves."""
-        return windows
-
     def hidden(self, windows: Float[Tensor, "n w"], layers: int | None = None) -> Float[Tensor, "n h"]:
         """Means of the highest hidden layer, or after some of the layers."""
-        h = self.bent(windows)
+        h = windows
         for n, layer in enumerate(list(self.layers)[:layers]):
             if self.tuned:
                 h = cast(Tensor, layer(h)).sigmoid()

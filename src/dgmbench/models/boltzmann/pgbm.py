@@ -149,8 +149,7 @@ class Pgbm(EnergyModel):
         self.register_buffer("rates", torch.cat(even))  # means of the visible side under the data
         self.train_by(own)
 
-    _own = inspect.signature(__init__)
-    __signature__ = _own.replace(parameters=list(_own.parameters.values())[1:])  # else it would be that of __new__
+    __signature__ = inspect.Signature([*inspect.signature(__init__).parameters.values()][1:])  # not that of __new__
 
     # ---- the distribution ----
 

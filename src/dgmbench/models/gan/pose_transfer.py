@@ -1,5 +1,7 @@
 """What models of p(x | a picture of the same thing, both poses) share: the condition, pictures and held-out errors."""
 
+from abc import abstractmethod
+
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
@@ -25,9 +27,9 @@ class PoseTransfer(Model):
         self.scaling = Scaling(spec)
         self.size = spec.shape[1], spec.shape[2]
 
+    @abstractmethod
     def transferred(self, posed: Posed) -> Float[Tensor, "b c h w"]:
         """The scaled pictures in the target's pose."""
-        raise NotImplementedError(f"{type(self).__name__} must define transferred(posed)")
 
     def baseline(self, posed: Posed) -> Float[Tensor, "b c h w"]:
         """What costs nothing, scaled: the source as it is."""
