@@ -1,9 +1,15 @@
-"""What ``dgm sample show=styles`` shows: one noise a row, one class a column."""
+"""What ``dgm sample show=...`` can show, and ``show=styles``: one noise a row, one class a column."""
+
+import re
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
 from torch import Generator
 
+from dgmbench.command import main as cli
+from dgmbench.config import config_dir
+from dgmbench.config.schemas import Sampling
 from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError
 from dgmbench.models.vae.ssvae import Ssvae
@@ -16,6 +22,17 @@ X = torch.zeros(5, 1, 4, 4, dtype=torch.uint8)
 def make(variant: str) -> Ssvae:
     torch.manual_seed(0)
     return Ssvae(SPEC, variant=variant, hidden_sizes=(8,), latent=2)  # type: ignore[arg-type]
+
+
+def test_everything_that_can_be_shown_can_be_asked_for_and_is_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    ways = {*SHOWN, "samples", "predictions", "traversals"}
+    assert set(get_args(get_type_hints(Sampling)["show"])) == ways
+    with pytest.raises(SystemExit):
+        cli.main(["sample", "--help"])
+    (listed,) = re.findall(r"\[show=([\w|\s]+)\]", capsys.readouterr().out)
+    assert set(re.split(r"[|\s]+", listed)) == ways
+    explained = (config_dir() / "sample.yaml").read_text()
+    assert all(re.search(rf"\b{way}\b", explained) for way in ways)
 
 
 def test_a_row_has_one_noise_under_every_class() -> None:

@@ -19,6 +19,7 @@ def run(rest: list[str]) -> int:
   dgm sample run=DIR show=enhanced n=8           given | baseline | ours | truth
   dgm sample run=DIR 'caption="a small red circle in the middle"'    of a model of pictures given a caption
   dgm sample run=DIR show=traversals n=500       one row a dimension of the code, named after its factor
+  dgm sample run=DIR show=panels                 what the model sees in test examples: boxes, masks, enlarged parts
   dgm sample run=DIR show=topics                 the ten likeliest words of each topic
   dgm sample run=DIR show=parts                  test examples, and what of each each part of the model explains
   dgm sample run=DIR show=styles n=6             mixtures of styles, or each style in every class
@@ -26,7 +27,7 @@ def run(rest: list[str]) -> int:
         "run=DIR [n=64] [seed=0] [checkpoint=best|final] [label=CLASS] [temperature=T]\n"
         "                  ['caption=\"WORDS\"']\n"
         "                  [show=samples|reconstructions|interpolations|traversals|completions|translations|\n"
-        "                        enhanced|topics|predictions|growth|styles|parts]",
+        "                        enhanced|panels|topics|predictions|growth|styles|parts]",
     )
     parser.add_argument("--config-dir", action="append", default=[], metavar="DIR", help=CONFIG_DIR)
     arguments = parse(parser, rest)

@@ -201,6 +201,7 @@ class Sampling:
         "completions",
         "translations",
         "enhanced",
+        "panels",
         "topics",
         "growth",
         "styles",
