@@ -1,6 +1,5 @@
 """Any map-style ``torch.utils.data.Dataset`` of the user's own: its items are read once, and kept as arrays."""
 
-import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dgmbench.data.npz import Arrays, Npz
-from dgmbench.data.prepared import digest
+from dgmbench.data.prepared import hash_of_arrays
 from dgmbench.data.reader import SPLITS
 from dgmbench.errors import UserError
+from dgmbench.source import source_hash
 
 MOST_CHECKED = 3  # items that tell one state of a set from the next
 
@@ -23,7 +23,7 @@ class TorchDataset(Npz):
 
     The kind follows from the values as for arrays. The sets are read again when their arguments, the code of their
     class, their length or one of their first items has changed; what came out of them has a hash of its own, as all
-    data have.
+    data have. A set that gives another item at the same place is refused: every start would be one of other data.
     """
 
     door = "torch_dataset"
@@ -44,8 +44,8 @@ class TorchDataset(Npz):
                 "data=torch_dataset needs data.train={_target_: my_package.MySet, ...}, a torch.utils.data.Dataset."
             )
         shares = [0.1 if isinstance(each, Dataset) else each for each in (valid, test)]
-        path = inspect.getsourcefile(type(train)) or type(train).__module__
-        super().__init__(path=path, kind=kind, levels=levels, valid=shares[0], test=shares[1], split_seed=split_seed)
+        name = type(train).__qualname__
+        super().__init__(path=name, kind=kind, levels=levels, valid=shares[0], test=shares[1], split_seed=split_seed)
         given = {"train": train, "valid": valid, "test": test}
         self.sets: dict[str, Any] = {split: each for split, each in given.items() if isinstance(each, Dataset)}
 
@@ -54,9 +54,18 @@ class TorchDataset(Npz):
         return {split: self._state(split) for split in self.sets}
 
     def _state(self, split: str) -> dict[str, Any]:
-        some = [self._item(split, place) for place in range(min(MOST_CHECKED, self._length(split)))]
-        code = inspect.getsource(type(self.sets[split]))
-        return {"code": digest(code), "length": self._length(split), "items": digest([_plain(each) for each in some])}
+        places = range(min(MOST_CHECKED, self._length(split)))
+        once, again = ([_hash(self._item(split, place)) for place in places] for _ in range(2))
+        if once != again:
+            raise UserError(
+                f"data.{split}: {self._name(split)} gives another item at the same place when it is asked again; "
+                "switch its random augmentation off."
+            )
+        try:
+            code = source_hash(type(self.sets[split]))
+        except (OSError, TypeError):  # of a class that was typed in
+            code = None
+        return {"code": code, "length": self._length(split), "items": once}
 
     def fetch(self, folder: Path) -> None:
         """Every set must have items that can be asked for by their place."""
@@ -108,5 +117,5 @@ class TorchDataset(Npz):
         return type(self.sets[split]).__qualname__
 
 
-def _plain(item: tuple[np.ndarray, ...]) -> list[Any]:
-    return [[each.dtype.str, list(each.shape), each.tolist()] for each in item]
+def _hash(item: tuple[np.ndarray, ...]) -> str:
+    return hash_of_arrays({str(n): np.atleast_1d(each) for n, each in enumerate(item)})
