@@ -66,8 +66,10 @@ class DataSet:
     binarise: Binarise = "none"
     grey_levels: int | None = None
     meta: dict[str, Any] = field(default_factory=dict)
-    oracle: Callable[[np.ndarray], np.ndarray | None] = field(default=lambda x: None, repr=False)
-    """The exact log-probability of raw values (n, *shape) under the set's own distribution, (n,), or None."""
+    oracle: Callable[..., np.ndarray | None] = field(default=lambda x, given=None: None, repr=False)
+    """The exact log-probability of raw values (n, *shape) under the set's own distribution, and under conditions if it
+    has any, (n,), or None.
+    """
     factors_of: Callable[[np.ndarray], np.ndarray | None] = field(default=lambda x: None, repr=False)
     """The values (n, factors) of the factors that raw values (n, *shape) show, or None."""
     verify: Callable[[], None] = field(default=settled, repr=False)
@@ -147,7 +149,7 @@ def load(data_cfg: Mapping[str, Any], root: Path) -> DataSet:
         mode,
         stored.levels if mode == "dynamic" else None,
         record,
-        reader.log_prob,
+        reader.oracle,
         reader.factors_of,
         wait,
     )

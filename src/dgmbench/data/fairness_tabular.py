@@ -31,7 +31,7 @@ class FairnessTabular(Reader):
     """Independent draws for each split, real (10,); labels 2 s + t. ``seed`` is the data's own, not the run's.
 
     ``bias`` moves the decisions of the two groups apart, in units of merit. The record holds what the truth says of the
-    test split: its mean log p(x), and the accuracies of the best rules.
+    test split: its mean log p(x), the accuracies of the best rules, and how often t = 1 in each group.
     """
 
     prepared = False
@@ -65,9 +65,10 @@ class FairnessTabular(Reader):
             )
         }
         remarks = {
-            "test_log_likelihood_nats": float(self.log_density(x).mean()),
+            "test_log_likelihood_nats": float(self.log_prob(x).mean()),
             "best_sensitive_accuracy": best["sensitive"],
             "best_target_accuracy": best["target"],
+            "target_rates": self.target_rates().tolist(),
         }
         return Decoded(DataSpec((COLUMNS,), "real", num_classes=4, factors=FACTORS), parts, remarks)
 
@@ -84,7 +85,7 @@ class FairnessTabular(Reader):
             groups.append(of_x[:, None] + log_ndtr(np.stack([-margin, margin], axis=1)))
         return np.stack(groups, axis=1)
 
-    def log_density(self, x: np.ndarray) -> np.ndarray:
+    def log_prob(self, x: np.ndarray) -> np.ndarray:
         """log p(x) of rows x (n, 10), as (n,), in nats."""
         total: np.ndarray = np.logaddexp.reduce(self.log_joint(x).reshape(len(x), 4), axis=1)
         return total

@@ -87,6 +87,14 @@ class Reader(ABC):
         """
         return None
 
+    def log_prob_given(self, x: np.ndarray, given: np.ndarray) -> np.ndarray | None:
+        """The same of log p(x | given) under conditions (n, *given shape), where examples have them."""
+        return None
+
+    def oracle(self, x: np.ndarray, given: np.ndarray | None = None) -> np.ndarray | None:
+        """``log_prob`` of raw values, or ``log_prob_given`` where there are conditions."""
+        return self.log_prob(x) if given is None else self.log_prob_given(x, given)
+
     def factors_of(self, x: np.ndarray) -> np.ndarray | None:
         """The values (n, factors) int64 of the spec's factors that raw values x (n, *shape) show, where a generated set
         can read them off whatever it is shown; None where nobody can.

@@ -48,6 +48,20 @@ def test_the_oracle_knows_what_cannot_be() -> None:
     assert [name for name, _, _ in against_oracle(shuffled, place)] == ["oracle_possible"]
 
 
+def test_replies_are_judged_under_the_first_turns_that_they_were_drawn_under() -> None:
+    place = context("dialogues")
+    rows = place.chunks.beside(0, 500).index
+    assert rows is not None
+    x = torch.from_numpy(place.data.splits["test"].x[rows.numpy()])
+    found = {name: metric for name, metric, _ in against_oracle(x, place)}
+    assert found["conditional_oracle_possible"].value == 1
+    nll = found["conditional_oracle_nll"]
+    assert nll.se is not None
+    assert abs(nll.value - place.data.meta["remarks"]["entropy_nats"]) < 4 * nll.se
+    others = {name: metric for name, metric, _ in against_oracle(x.roll(1, 0), place)}
+    assert others["conditional_oracle_possible"].value < 0.5, "replies to other turns"
+
+
 def test_data_without_an_oracle_say_nothing() -> None:
     place = context("digits_binary")
     assert list(against_oracle(torch.from_numpy(place.data.splits["test"].x), place)) == []

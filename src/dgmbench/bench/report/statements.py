@@ -17,7 +17,7 @@ TASKS = (
     "prediction_*",
     "predictive_nll",
 )
-SAMPLES = ("oracle_nll", "fd_*", "energy_distance", "precision_*", "recall_*")
+SAMPLES = ("*oracle_nll", "fd_*", "energy_distance", "precision_*", "recall_*")
 CODES = ("linear_probe_error", "mig", "reconstruction_psnr", "reconstruction_mse", "reconstruction_token_error")
 ASIDE = ("*_bias", "*_inf", "*_ess", "*_tail_index", "*_train", "*_gap", "log_z_*", "*_acceptance", "*_sigma")
 """What says something about another number; of the sample measures these are other variants."""
