@@ -11,20 +11,20 @@ from torch.nn import functional as F
 from dgmbench.data.shapes_poses import heat_maps
 from dgmbench.data.spec import DataSpec
 from dgmbench.errors import UserError
-from dgmbench.nn.pose_networks import PoseUNet
 from dgmbench.nn.poses import (
     PoseCondition,
     Rectangles,
     deformed,
     inside,
     located,
-    middles,
     nearest_neighbour_loss,
     places_in,
     pose_mask,
     rectangles,
     rescaled,
 )
+from dgmbench.nn.unet import UNet
+from dgmbench.nn.warping import middles
 
 BONES = ((0, 1), (0, 2))
 GIVEN = DataSpec((7, 6, 8), "real", bones=BONES)
@@ -169,7 +169,7 @@ def test_a_linear_layer_carries_what_convolutions_do_not() -> None:
     other[..., 0, 0] += 1
     for bottleneck in (0, 4):
         torch.manual_seed(0)
-        net = PoseUNet(1, 1, (32, 32), channels=2, halvings=1, bottleneck=bottleneck)
+        net = UNet(1, 1, (32, 32), channels=2, halvings=1, bottleneck=bottleneck)
         assert ((net(x) - net(other))[..., -1, -1].abs() > 0).item() == bool(bottleneck)
     with pytest.raises(UserError, match=r"model.halvings=3 takes sides that are multiples of 8, not 12x12"):
-        PoseUNet(1, 1, (12, 12), channels=2, halvings=3)
+        UNet(1, 1, (12, 12), channels=2, halvings=3)

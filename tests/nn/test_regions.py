@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.spatial import Delaunay
 
-from dgmbench.data.spec import DataSpec
+from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError
 from dgmbench.nn.regions import (
     convex_hull,
@@ -38,7 +38,9 @@ def whole_boxes(n: int, side: int, seed: int = 0) -> torch.Tensor:
 def test_labels_say_class_side_and_box() -> None:
     spec = DataSpec((1, 9, 8), "discrete", levels=4, factors=FACTORS)
     label = ((2 * 5 + 3) * 6 + 1) * 6 + 4  # digit 2, side 3, row 1, column 4
-    digit, size, boxes = objects_of(torch.tensor([label, -1, 7]), spec)  # the last one has side 0
+    digit, size, boxes = objects_of(
+        Batch(torch.empty(3, 0), torch.tensor([label, -1, 7])), spec
+    )  # the last one has side 0
     assert digit.tolist() == [2, -1, -1]
     assert size.tolist() == [3, -1, -1]
     assert boxes.tolist() == [[4, 1, 7, 4], [0, 0, 8, 9], [0, 0, 8, 9]]

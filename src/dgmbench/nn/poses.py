@@ -1,6 +1,6 @@
 """Poses as joints and bones: reading them from heat maps, masks of a pose, and moving feature maps part by part.
 
-Points are (across, down) in pixels from the upper left corner, so that the middle of the first pixel is (0.5, 0.5).
+Points are (across, down) in pixels (``nn.warping``).
 """
 
 from typing import NamedTuple
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from dgmbench.data.spec import DataSpec
 from dgmbench.errors import UserError
 from dgmbench.nn.scaling import Scaling
+from dgmbench.nn.warping import carried, middles
 
 TINY = 1e-30
 
@@ -79,12 +80,6 @@ def located(maps: Float[Tensor, "b k h w"]) -> Float[Tensor, "b k 2"]:
     return torch.stack(found, 2)
 
 
-def middles(h: int, w: int, like: Tensor) -> Float[Tensor, "h w 2"]:
-    """The middle of each pixel."""
-    down, across = (torch.arange(n, device=like.device, dtype=like.dtype) + 0.5 for n in (h, w))
-    return torch.stack(torch.meshgrid(across, down, indexing="xy"), 2)
-
-
 def pose_mask(
     points: Float[Tensor, "b k 2"], bones: tuple[tuple[int, int], ...], size: tuple[int, int], radius: float
 ) -> Float[Tensor, "b one h w"]:
@@ -134,13 +129,6 @@ def inside(rectangle: Rectangles, size: tuple[int, int]) -> Float[Tensor, "b l h
     """1 at the pixels whose middle lies in each rectangle, 0 elsewhere."""
     places = places_in(rectangle, middles(*size, rectangle.middle))
     return (places.abs() <= 1).all(-1).to(places.dtype)
-
-
-def carried(maps: Float[Tensor, "n c h w"], points: Float[Tensor, "n i j 2"]) -> Float[Tensor, "n c i j"]:
-    """Maps read at points, between pixels bilinearly, zero outside."""
-    h, w = maps.shape[2:]
-    grid = 2 * points / torch.tensor([w, h], device=points.device, dtype=points.dtype) - 1
-    return F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 def deformed(

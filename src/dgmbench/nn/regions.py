@@ -11,22 +11,21 @@ import math
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
-from torch.nn import functional as F
 
-from dgmbench.data.spec import DataSpec
+from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError
-from dgmbench.nn.labels import factor_of
+from dgmbench.nn.labels import factor_of, labels_of
+from dgmbench.nn.warping import carried
 
 FACTORS = ("digit", "size", "row", "column")
 
 
-def objects_of(
-    y: Int[Tensor, " b"], spec: DataSpec
-) -> tuple[Int[Tensor, " b"], Int[Tensor, " b"], Float[Tensor, "b 4"]]:
-    """What labels y (b,) of factors digit, size, row and column say: classes, sides in pixels, and boxes.
+def objects_of(batch: Batch, spec: DataSpec) -> tuple[Int[Tensor, " b"], Int[Tensor, " b"], Float[Tensor, "b 4"]]:
+    """What labels (b,) of factors digit, size, row and column say: classes, sides in pixels, and boxes.
 
     Where the label is unknown, or the side 0, class and side are -1, and the box is all of the picture.
     """
+    y = labels_of(batch)
     digit, size, row, column = (factor_of(y, spec, name) for name in FACTORS)
     boxes = torch.stack([column, row, column + size, row + size], 1)
     everything = boxes.new_tensor([0, 0, spec.shape[2], spec.shape[1]])
@@ -47,7 +46,7 @@ def require_objects(spec: DataSpec) -> int:
 
 def jittered(boxes: Float[Tensor, "b 4"], amount: float, generator: Generator | None = None) -> Float[Tensor, "b 4"]:
     """Proposals around boxes: centres moved and sides stretched by up to ``amount`` of the side, uniformly."""
-    centre, side = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+    centre, side = _centred(boxes)
     u = torch.rand(len(boxes), 4, generator=generator, device=boxes.device, dtype=boxes.dtype) * 2 - 1
     centre, side = centre + amount * u[:, :2] * side, side * (1 + amount * u[:, 2:])
     return torch.cat([centre - side / 2, centre + side / 2], 1)
@@ -58,18 +57,10 @@ def cropped(x: Float[Tensor, "b c h w"], boxes: Float[Tensor, "b 4"], size: int)
 
     A box of ``size`` whole pixels gives these pixels.
     """
-    height, width = x.shape[2:]
     place = (torch.arange(size, device=x.device, dtype=x.dtype) + 0.5) / size
-    across = boxes[:, 0:1] + (boxes[:, 2:3] - boxes[:, 0:1]) * place
-    down = boxes[:, 1:2] + (boxes[:, 3:4] - boxes[:, 1:2]) * place
-    grid = torch.stack(
-        [
-            (2 * across / width - 1)[:, None].expand(-1, size, -1),
-            (2 * down / height - 1)[:, :, None].expand(-1, -1, size),
-        ],
-        3,
-    )
-    return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    sides = zip(boxes[:, :2].T, boxes[:, 2:].T, strict=True)
+    across, down = (low[:, None] + (high - low)[:, None] * place for low, high in sides)
+    return carried(x, torch.stack(torch.broadcast_tensors(across[:, None], down[:, :, None]), 3))
 
 
 def encoded(boxes: Float[Tensor, "b 4"], proposals: Float[Tensor, "b 4"]) -> Float[Tensor, "b 4"]:

@@ -36,7 +36,7 @@ def made(spec: DataSpec = SPEC, **arguments: object) -> MtGan:
 
 def regions(model: MtGan, seed: int) -> tuple[torch.Tensor, ...]:
     """Proposals, regions of the discriminator's size, and what the generator enlarges, one by one."""
-    _, _, boxes = objects_of(ONE.y, SPEC)
+    _, _, boxes = objects_of(ONE, SPEC)
     proposals, x = jittered(boxes, model.jitter, seeded(seed)), ONE.x / 127.5 - 1
     high = torch.cat([cropped(x[k : k + 1], proposals[k : k + 1], 8) for k in range(6)])
     low = torch.cat([cropped(x[k : k + 1], proposals[k : k + 1], 4) for k in range(6)])
@@ -46,7 +46,7 @@ def regions(model: MtGan, seed: int) -> tuple[torch.Tensor, ...]:
 
 def tasks(said: object, rows: list[int], proposals: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Class and box loss over these rows."""
-    digit, _, boxes = objects_of(ONE.y, SPEC)
+    digit, _, boxes = objects_of(ONE, SPEC)
     classes = F.cross_entropy(said.classes[rows], digit[rows])  # type: ignore[attr-defined]
     apart = said.box[rows] - encoded(boxes[rows], proposals[rows])  # type: ignore[attr-defined]
     return classes, F.smooth_l1_loss(apart, torch.zeros_like(apart), reduction="sum") / len(rows)
@@ -92,7 +92,7 @@ def test_each_of_the_three_reaches_the_generator(task: str) -> None:
 
 def test_what_is_measured_by_hand() -> None:
     model = made().eval()
-    digit, _, boxes = objects_of(ONE.y, SPEC)
+    digit, _, boxes = objects_of(ONE, SPEC)
     found = model.held_out(ONE, generator=seeded(5))
     proposals, high, low = regions(model, 5)
     ours, plain = (model.discriminator(z)[1] for z in (model.generator(low), resized(low, (8, 8))))
@@ -167,7 +167,7 @@ def test_the_statistics_kept_are_those_of_the_generators_own_pass() -> None:
         (lambda: made(small=0), "small"),
         (lambda: made(jitter=1.0), "jitter"),
         (lambda: made(class_weight=-1.0), "class_weight"),
-        (lambda: made().loss("generator", Batch(ONE.x), seeded()), "no labels"),
+        (lambda: made().loss("generator", Batch(ONE.x), seeded()), "this one has none"),
         (lambda: made().loss("generator", batch([3, 3]), seeded()), "batch_size"),
         (lambda: made().loss("discriminator", batch([7, 7]), seeded()), "batch_size"),
     ],

@@ -35,7 +35,7 @@ def made(spec: DataSpec = SPEC, *, residual: bool = True, **arguments: object) -
 
 
 STEPS = 240
-DIGIT, _, BOXES = objects_of(ONE.y, SPEC)
+DIGIT, _, BOXES = objects_of(ONE, SPEC)
 
 
 def regions(model: PerceptualGan, seed: int) -> tuple[torch.Tensor, ...]:
@@ -140,7 +140,7 @@ def test_small_objects_are_recognised_better_than_by_the_plain_detector(tmp_path
         (lambda: made(pool=0), "pool"),
         (lambda: made(jitter=-0.1), "jitter"),
         (lambda: made(adversarial_weight=-1.0), "adversarial_weight"),
-        (lambda: made().loss("detector", Batch(ONE.x), seeded()), "no labels"),
+        (lambda: made().loss("detector", Batch(ONE.x), seeded()), "this one has none"),
         (lambda: made().loss("generator", batch([3, 3]), seeded()), "batch_size"),
         (lambda: made().loss("discriminator", batch([7, 7]), seeded()), "batch_size"),
     ],

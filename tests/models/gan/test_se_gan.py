@@ -66,7 +66,7 @@ def test_generator_and_discriminator_by_hand() -> None:
 def test_visible_pixels_are_kept_and_only_the_hidden_part_is_painted() -> None:
     model, one = made(), batch(16)
     with torch.no_grad():
-        model.segmentor.top.bias -= model.segmentor(2 * one.given[:, :2] / 4 - 1).median()
+        model.segmentor.up.last.bias -= model.segmentor(2 * one.given[:, :2] / 4 - 1).median()
     found = model.enhance(one.given)
     alone, mask, hidden = found[:, 0], found[:, 1] > 0, found[:, 2] > 0
     visible = one.given[:, 1] > 0
@@ -122,7 +122,7 @@ def test_the_hidden_part_is_found_better_than_by_the_hull(tmp_path: Path) -> Non
             lambda: made(DataSpec((1, 8, 8), "discrete", levels=5, given=DataSpec((1, 8, 8), "binary"))),
             "three channels",
         ),
-        (lambda: made(halvings=3), "halvings=3"),
+        (lambda: made(halvings=4), "halvings=4"),
         (lambda: made(segment=1.0), r"model\.segment=1\.0"),
         (lambda: made(hidden_weight=0.0), "hidden_weight"),
         (lambda: made(pixel_weight=-1.0), "pixel_weight"),

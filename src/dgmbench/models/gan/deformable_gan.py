@@ -35,8 +35,8 @@ from dgmbench.models.contract import Logs
 from dgmbench.models.gan.pose_transfer import PoseTransfer
 from dgmbench.nn.adversarial_losses import AdversarialLoss, AdversarialLossName, adversarial_loss
 from dgmbench.nn.adversarial_translation import PatchDiscriminator
-from dgmbench.nn.pose_networks import Ascent, Pyramid, require_halvings
 from dgmbench.nn.poses import Posed, deformed, inside, located, nearest_neighbour_loss, rectangles, rescaled
+from dgmbench.nn.unet import Ascent, Pyramid, require_halvings
 
 
 class DeformableGan(PoseTransfer):

@@ -104,7 +104,7 @@ class MtGan(Model):
 
     def loss(self, player: str, batch: Batch, generator: Generator) -> tuple[Tensor, Logs]:
         """The objective of ``player`` in the module's formulas."""
-        label, size, boxes = self.objects(batch)
+        label, size, boxes = objects_of(batch, self.spec)
         proposals = jittered(boxes, self.jitter, generator)
         known, large = size > 0, size > self.small
         if not bool(large.any()) or not bool((known & ~large).any()):
@@ -140,12 +140,6 @@ class MtGan(Model):
         if player == "generator":
             absorb_statistics(self.generator)
 
-    def objects(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Classes, sides in pixels and boxes of the batch's objects."""
-        if batch.y is None:
-            raise UserError("mt_gan learns from known objects, and this batch has no labels.")
-        return objects_of(batch.y, self.spec)
-
     def low(
         self, x: Float[Tensor, "b c h w"], proposals: Float[Tensor, "b 4"], large: Bool[Tensor, " b"]
     ) -> Float[Tensor, "b c i i"]:
@@ -167,7 +161,7 @@ class MtGan(Model):
     @torch.no_grad()
     def held_out(self, batch: Batch, *, generator: Generator | None = None) -> dict[str, Tensor]:
         """Right classes and intersections over unions of boxes, under proposals drawn by the generator."""
-        label, size, boxes = self.objects(batch)
+        label, size, boxes = objects_of(batch, self.spec)
         proposals, large = jittered(boxes, self.jitter, generator), size > self.small
         x = self.scaling(batch.x)
         low = self.low(x, proposals, large)
@@ -188,7 +182,7 @@ class MtGan(Model):
     @torch.no_grad()
     def panels(self, batch: Batch, *, generator: Generator | None = None) -> Float[Tensor, "b 5 c h w"]:
         """The picture, the true box, the box that is found, and the region by interpolation and as D sees it."""
-        _, size, boxes = self.objects(batch)
+        _, size, boxes = objects_of(batch, self.spec)
         proposals, x = jittered(boxes, self.jitter, generator), self.scaling(batch.x)
         low = self.low(x, proposals, size > self.small)
         seen = self.enlarged(low)

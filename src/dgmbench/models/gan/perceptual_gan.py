@@ -135,7 +135,7 @@ class PerceptualGan(Model):
 
     def loss(self, player: str, batch: Batch, generator: Generator) -> tuple[Tensor, Logs]:
         """The objective of ``player`` in the module's formulas."""
-        label, size, boxes = self.objects(batch)
+        label, size, boxes = objects_of(batch, self.spec)
         proposals = jittered(boxes, self.jitter, generator)
         known, small = size > 0, (size > 0) & (size <= self.small)
         plain, fine = self.features(self.scaling(batch.x), proposals)
@@ -160,12 +160,6 @@ class PerceptualGan(Model):
         }
         loss = self.adversarial_weight * terms["adversarial"] + terms["class"] + terms["box"]
         return loss, {"loss": loss.detach(), **{name: term.detach() for name, term in terms.items()}}
-
-    def objects(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Classes, sides in pixels and boxes of the batch's objects."""
-        if batch.y is None:
-            raise UserError("perceptual_gan learns from known objects, and this batch has no labels.")
-        return objects_of(batch.y, self.spec)
 
     def features(
         self, x: Float[Tensor, "b c h w"], proposals: Float[Tensor, "b 4"]
@@ -193,7 +187,7 @@ class PerceptualGan(Model):
     @torch.no_grad()
     def held_out(self, batch: Batch, *, generator: Generator | None = None) -> dict[str, Tensor]:
         """Right classes and intersections over unions of boxes, under proposals drawn by the generator."""
-        label, size, boxes = self.objects(batch)
+        label, size, boxes = objects_of(batch, self.spec)
         proposals = jittered(boxes, self.jitter, generator)
         ours, plain = self.said_of(self.scaling(batch.x), proposals)
         found = {
@@ -210,7 +204,7 @@ class PerceptualGan(Model):
     @torch.no_grad()
     def panels(self, batch: Batch, *, generator: Generator | None = None) -> Float[Tensor, "b 4 c h w"]:
         """The picture, the proposal, the box that is found in it, and the true box."""
-        _, size, boxes = self.objects(batch)
+        _, size, boxes = objects_of(batch, self.spec)
         proposals, x = jittered(boxes, self.jitter, generator), self.scaling(batch.x)
         ours, plain = self.said_of(x, proposals)
         t = torch.where((size <= self.small)[:, None], ours.box, plain.box)

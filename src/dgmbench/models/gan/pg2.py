@@ -32,8 +32,8 @@ from dgmbench.models.contract import Logs, Stage
 from dgmbench.models.gan.pose_transfer import PoseTransfer
 from dgmbench.nn.adversarial_losses import AdversarialLoss, AdversarialLossName, adversarial_loss
 from dgmbench.nn.adversarial_translation import PatchDiscriminator
-from dgmbench.nn.pose_networks import PoseUNet
 from dgmbench.nn.poses import Posed, located, pose_mask
+from dgmbench.nn.unet import UNet
 
 
 class Pg2(PoseTransfer):
@@ -75,9 +75,9 @@ class Pg2(PoseTransfer):
         self.radius, self.coarse = radius, coarse
         c, k = spec.shape[0], self.poses.joints
         net = {"channels": channels, "halvings": halvings}
-        self.poser = PoseUNet(c + k, c, self.size, bottleneck=bottleneck, **net)
+        self.poser = UNet(c + k, c, self.size, bottleneck=bottleneck, **net)
         if coarse < 1:
-            self.refiner = PoseUNet(2 * c, c, self.size, **net)
+            self.refiner = UNet(2 * c, c, self.size, **net)
             nn.init.zeros_(self.refiner.up.last.weight)
             nn.init.zeros_(self.refiner.up.last.bias)  # type: ignore[arg-type]
             pairs = replace(spec, shape=(2 * c, *self.size))

@@ -33,9 +33,9 @@ from dgmbench.models.contract import Logs, Model, Stage
 from dgmbench.models.tasks import HeldOut
 from dgmbench.nn.adversarial_losses import AdversarialLoss, AdversarialLossName, adversarial_loss
 from dgmbench.nn.adversarial_translation import PatchDiscriminator
-from dgmbench.nn.hourglass import Hourglass
 from dgmbench.nn.regions import convex_hull, iou_of_masks
 from dgmbench.nn.scaling import Scaling
+from dgmbench.nn.unet import UNet
 
 PICTURE, MASK, HIDDEN = 0, 1, 2  # channels of x; those of given are the picture and the visible mask
 
@@ -82,8 +82,8 @@ class SeGan(Model):
         self.segment, self.hidden_weight, self.pixel_weight = segment, hidden_weight, pixel_weight
         self.adversarial = adversarial_loss(loss)
         self.scaling = Scaling(spec, low=0.0)
-        self.segmentor = Hourglass(2, 1, spec.shape[1:], channels=channels, halvings=halvings)
-        self.generator = Hourglass(3, 1, spec.shape[1:], channels=channels, halvings=halvings)
+        size = spec.shape[1], spec.shape[2]
+        self.segmentor, self.generator = (UNet(n, 1, size, channels=channels, halvings=halvings) for n in (2, 3))
         self.discriminator = PatchDiscriminator(spec, channels=patch_channels, layers=layers)
 
     def players(self) -> dict[str, list[nn.Parameter]]:
