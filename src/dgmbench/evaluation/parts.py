@@ -37,6 +37,7 @@ WITHOUT_EXAMPLES: dict[str, Any] = {"examples": None}
 
 # Samples are drawn in chunks of this many, each with a stream of noise of its own.
 SAMPLE_CHUNK = 250
+SAMPLES = 1000  # where the protocol does not say how many
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,11 @@ class Context:
         """A stream of noise on the device, one for each ``keys``."""
         name, *others = keys
         return keyed_generator(name, self.seed, *others, device=self.device)
+
+    @property
+    def samples(self) -> int:
+        """How many samples a task draws: as many as the protocol asks for, at most one under each example's own."""
+        return min(self.settings("quality").get("samples", SAMPLES), self.chunks.examples)
 
     def draw(self, model: CanSample, n: int, note: Note) -> Tensor:
         """n samples (n, *shape) on the CPU, in chunks whose noise depends on the seed and their number alone.

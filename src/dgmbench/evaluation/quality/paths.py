@@ -14,20 +14,19 @@ import torch
 
 from dgmbench.evaluation.features.build import build_net, default_features
 from dgmbench.evaluation.metrics import Metric
-from dgmbench.evaluation.parts import SAMPLE_CHUNK, Context, Found, Note
+from dgmbench.evaluation.parts import SAMPLE_CHUNK, SAMPLES, Context, Found, Note
 from dgmbench.models.contract import Model
 from dgmbench.models.tasks import HasPaths
 
 STEP = 1e-3
 """Share of the way; the paper's 1e-4 leaves few digits to differences of features in single precision."""
-PATHS = 1000  # where the protocol names no number of samples
 
 
 def path_length(model: Model, context: Context, note: Note) -> Iterator[Found]:
     """The mean over as many ways as samples are asked for, on every net that the protocol names."""
     if not isinstance(model, HasPaths):
         return
-    settings = context.protocol.get("quality") or {"samples": PATHS, "features": []}
+    settings = context.protocol.get("quality") or {"samples": SAMPLES, "features": []}
     n, chosen = settings["samples"], settings["features"]
     for entry in default_features(context.data) if chosen is None else chosen:
         net = build_net(entry, context.data, folder=context.folder, device=context.device, note=note)

@@ -17,8 +17,6 @@ from dgmbench.evaluation.tasks.held_out import mean
 from dgmbench.models.contract import CanSample, Model
 from dgmbench.models.tasks import HeldOut
 
-MOST = 1000  # samples, where the protocol does not say
-
 
 def caption_agreement(model: Model, context: Context, note: Note) -> Iterator[Found]:
     """The share of samples that agree with their captions in each factor, and in all of them."""
@@ -27,7 +25,7 @@ def caption_agreement(model: Model, context: Context, note: Note) -> Iterator[Fo
         return
     if spec.factors is None or labels is None:
         return
-    n = min(context.settings("quality").get("samples", MOST), context.chunks.examples)
+    n = context.samples
     try:
         drawn = context.draw(model, n, note)
     except UserError as error:  # NaN, which is no value of the data's space

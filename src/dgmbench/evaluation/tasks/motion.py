@@ -16,15 +16,13 @@ from dgmbench.models.contract import CanSample, Model
 from dgmbench.models.tasks import HeldOut
 from dgmbench.nn.scaling import Scaling
 
-MOST = 1000  # samples, where the protocol does not say
-
 
 def motion(model: Model, context: Context, note: Note) -> Iterator[Found]:
     """The change from frame to frame of samples and of data, and the ratio of the two, which is 1 where they agree."""
     spec = context.data.spec
     if not isinstance(model, CanSample) or spec.frame is None or spec.lengths or spec.shape[0] < 2:
         return
-    n = min(context.settings("quality").get("samples", MOST), context.chunks.examples)
+    n = context.samples
     details = {"samples": n, "sample_chunk": SAMPLE_CHUNK}
     meaning = HeldOut(f"{Scaling(spec).unit} a frame", "none")
     data = torch.cat([frame_change(batch.x, spec).cpu() for batch in context.chunks.batches()])
