@@ -24,8 +24,8 @@ https://arxiv.org/abs/1511.00830.
 
 What differs: labels come as pairs, so examples of which t alone is unknown are not used; s has two values; the
 frequencies of (s, t) take the place of p(t) and the given s; tanh in place of rectifiers. The kernel's bandwidth is the
-median distance of a batch's codes, through which no gradient goes: under a fixed one, codes escape the penalty by being
-small. ``conditioned=False`` leaves s out of both networks of x, for comparison.
+median distance of a batch's codes, through which no gradient goes, so that the penalty does not depend on their scale.
+``conditioned=False`` leaves s out of both networks of x, for comparison.
 """
 
 from collections.abc import Iterator, Sequence
