@@ -58,6 +58,7 @@ class FsddWords(Reader):
         spec = DataSpec(
             (longest, 3 * COEFFICIENTS), "real", num_classes=len(names), class_names=names,
             factors=(("word", len(DIGITS)), ("state", self.states)), step_labels=True, lengths=True,
+            cepstra=COEFFICIENTS,
         )  # fmt: skip
         return Decoded(spec, parts, {"recordings": len(recordings), "states": self.states})
 
