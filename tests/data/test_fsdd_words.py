@@ -32,6 +32,12 @@ def write(root: Path, takes: list[tuple[int, int]]) -> None:
     )  # fmt: skip
 
 
+def test_digits_of_a_speaker_follow_each_other(config: Config, tmp_path: Path) -> None:
+    write(tmp_path, [*TAKES, *((digit, 11) for digit in (3, 1))])
+    part = load(config("fsdd_words", verify=False), tmp_path).splits["train"]
+    assert (np.asarray(part.y)[:, 0] // 3).tolist() == [*range(10), 1, 3]  # of the first time, then of the second
+
+
 def test_recordings_are_words(config: Config, tmp_path: Path) -> None:
     write(tmp_path, TAKES[::-1])
     data = load(config("fsdd_words", states=4, verify=False), tmp_path)

@@ -21,7 +21,8 @@ from dgmbench.errors import UserError, require
 class FsddWords(Reader):
     """Real (length, 39): 13 cepstral coefficients with first and second slopes, with lengths and labels of frames.
 
-    Factors of a label: the word, then the state. The files lie in the folder of ``fsdd``, beside that of this set.
+    Factors of a label: the word, then the state. The digits of a speaker follow each other. The files lie in the folder
+    of ``fsdd``, beside that of this set.
     """
 
     def __init__(self, *, states: int = 3, verify: bool = True) -> None:
@@ -41,7 +42,9 @@ class FsddWords(Reader):
         recordings = recordings_of(folder.with_name("fsdd"), verify=self.verify)
         longest = max(frames(len(r.samples), RATE) for r in recordings)
         rows: dict[str, list[tuple[int, Recording]]] = {split: [] for split in SPLITS}
-        for place, r in enumerate(recordings):
+        for place, r in sorted(
+            enumerate(recordings), key=lambda each: (each[1].number, each[1].speaker, each[1].digit)
+        ):
             rows[split_of(r)].append((place, r))
         parts = {}
         for split, own in rows.items():
