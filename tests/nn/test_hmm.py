@@ -92,6 +92,16 @@ def test_scores_that_lie_far_apart() -> None:
     assert found.steps[0].flatten().tolist() == pytest.approx([0.0, 0.0, 0.0, 2.0])
 
 
+def test_a_step_that_costs_more_than_an_exponential_can_hold() -> None:
+    """The only step to the state that can end costs 2000 nats; it is taken at one of two times."""
+    transition = torch.tensor([[0.0, -2000.0], [-torch.inf, 0.0]], dtype=torch.float64)
+    chain = Chain(torch.tensor([0.0, -torch.inf]).double(), transition, torch.tensor([-torch.inf, 0.0]).double())
+    found = expected(chain, torch.zeros(1, 3, 2, dtype=torch.float64), torch.tensor([3]))
+    assert float(found.log_partition) == pytest.approx(-2000 + np.log(2), abs=1e-9)
+    assert found.states[0, :, 1].tolist() == pytest.approx([0.0, 0.5, 1.0])
+    assert found.steps[0].flatten().tolist() == pytest.approx([0.5, 1.0, 0.0, 0.5])
+
+
 def test_gradients_of_log_z_are_expected_counts() -> None:
     chain = own_chain()
     leaves = [each.clamp_min(-30).requires_grad_() for each in (*chain, EMISSION)]

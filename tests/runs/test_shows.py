@@ -25,7 +25,7 @@ def make(variant: str) -> Ssvae:
 
 
 def test_everything_that_can_be_shown_can_be_asked_for_and_is_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
-    ways = {*SHOWN, "samples", "predictions", "traversals"}
+    ways = {*SHOWN, "samples", "predictions", "alignments", "traversals"}
     assert set(get_args(get_type_hints(Sampling)["show"])) == ways
     with pytest.raises(SystemExit):
         cli.main(["sample", "--help"])

@@ -27,7 +27,7 @@ def run(rest: list[str]) -> int:
         "run=DIR [n=64] [seed=0] [checkpoint=best|final] [label=CLASS] [temperature=T]\n"
         "                  ['caption=\"WORDS\"']\n"
         "                  [show=samples|reconstructions|interpolations|traversals|completions|translations|\n"
-        "                        enhanced|panels|topics|predictions|growth|styles|parts]",
+        "                        enhanced|panels|topics|predictions|alignments|growth|styles|parts]",
     )
     parser.add_argument("--config-dir", action="append", default=[], metavar="DIR", help=CONFIG_DIR)
     arguments = parse(parser, rest)

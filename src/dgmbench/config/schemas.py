@@ -207,6 +207,7 @@ class Sampling:
         "styles",
         "parts",
         "predictions",
+        "alignments",
     ] = "samples"
 
     def __post_init__(self) -> None:

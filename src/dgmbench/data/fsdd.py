@@ -63,28 +63,20 @@ class Fsdd(Reader):
 
     def source(self, folder: Path) -> Mapping[str, Any]:
         """The contents' hash, which is the same for every way to store them, or the state of the files."""
-        if self.verify:
-            return {"recordings": RECORDINGS}
-        return {str(path.relative_to(folder)): state(path) for path in _files(folder)}
+        return source_of(folder, verify=self.verify)
 
     def fetch(self, folder: Path) -> None:
         """Make sure of the recordings in one of their forms."""
-        if not _files(folder):
-            raise UserError(f"data={folder.name} needs recordings like 7_theo_0.wav in {folder}; {WHERE}.")
+        require_recordings(folder, folder.name)
 
     def read(self, folder: Path) -> Decoded:
         """Read, cut and compand."""
-        recordings = sorted(_recordings(folder), key=lambda r: r[:3])
-        if self.verify and (found := fingerprint(recordings)) != RECORDINGS:
-            raise UserError(
-                f"The {len(recordings)} recordings in {folder} differ from the 3,000 published ones (version 1.0.10; "
-                f"sha256 {found[:8]}, not {RECORDINGS[:8]}); get them again, or accept them with data.verify=false."
-            )
+        recordings = recordings_of(folder, verify=self.verify)
         speakers = sorted({r.speaker for r in recordings})
         rows: dict[str, list[tuple[np.ndarray, int, int]]] = {split: [] for split in SPLITS}
         begin = 0
         for r in recordings:
-            split = "test" if r.number in TEST else "valid" if r.number in VALID else "train"
+            split = split_of(r)
             y = r.digit if self.label == "digit" else speakers.index(r.speaker)
             for start in range(0, len(r.samples) - self.length + 1, self.length):
                 rows[split].append((r.samples[start : start + self.length], y, begin + start))
@@ -99,6 +91,35 @@ class Fsdd(Reader):
         classes = 10 if self.label == "digit" else len(speakers)
         spec = DataSpec((self.length,), "discrete", LEVELS, classes, sampling_rate=RATE)
         return Decoded(spec, parts, {"recordings": len(recordings), "speakers": speakers})
+
+
+def source_of(folder: Path, *, verify: bool) -> Mapping[str, Any]:
+    """What tells recordings from others: the hash that they are to have, or the state of their files."""
+    if verify:
+        return {"recordings": RECORDINGS}
+    return {str(path.relative_to(folder)): state(path) for path in _files(folder)}
+
+
+def require_recordings(folder: Path, name: str) -> None:
+    """Refuse a folder without recordings in any form; ``name`` is that of the data set."""
+    if not _files(folder):
+        raise UserError(f"data={name} needs recordings like 7_theo_0.wav in {folder}; {WHERE}.")
+
+
+def recordings_of(folder: Path, *, verify: bool) -> list[Recording]:
+    """All recordings in the order of digit, speaker and number; with ``verify``, the published ones or none."""
+    recordings = sorted(_recordings(folder), key=lambda r: r[:3])
+    if verify and (found := fingerprint(recordings)) != RECORDINGS:
+        raise UserError(
+            f"The {len(recordings)} recordings in {folder} differ from the 3,000 published ones (version 1.0.10; "
+            f"sha256 {found[:8]}, not {RECORDINGS[:8]}); get them again, or accept them with data.verify=false."
+        )
+    return recordings
+
+
+def split_of(recording: Recording) -> str:
+    """The split that a recording belongs to, by its number."""
+    return "test" if recording.number in TEST else "valid" if recording.number in VALID else "train"
 
 
 def _files(folder: Path) -> list[Path]:

@@ -10,7 +10,7 @@ continuously spoken sentences", https://doi.org/10.1109/TASSP.1980.1163420.
 from functools import cache
 
 import numpy as np
-from scipy.fft import dct
+from scipy.fft import dct, idct
 
 WINDOW, HOP, FFT = 0.025, 0.010, 256  # seconds, seconds, points (at 8 kHz)
 FILTERS, COEFFICIENTS = 20, 13
@@ -44,6 +44,11 @@ def cepstra(wave: np.ndarray, rate: int) -> np.ndarray:
     power = np.abs(np.fft.rfft(cut, FFT)) ** 2 / size
     energy = np.log(np.maximum(power @ filterbank(rate).T, FLOOR))
     return dct(energy, type=2, norm="ortho", axis=1)[:, :COEFFICIENTS]
+
+
+def energies(coefficients: np.ndarray, filters: int = FILTERS) -> np.ndarray:
+    """Logarithms of the filters' energies (frames, filters) with these first coefficients, and 0 for the others."""
+    return np.asarray(idct(coefficients, n=filters, type=2, norm="ortho", axis=1))
 
 
 def slopes(values: np.ndarray) -> np.ndarray:

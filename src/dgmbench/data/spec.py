@@ -59,7 +59,8 @@ class DataSpec:
 
     *Steps.* What a step of a sequence (t, d) looks like is no part of the space, either: ``frame`` is a picture of d =
     height * width values in rows; ``lowest_note`` is the MIDI number of the first of d notes that sound or not;
-    ``bones`` are pairs of points to be joined, where a step is d / 2 points x_1, y_1, x_2, y_2, ..., y upwards.
+    ``bones`` are pairs of points to be joined, where a step is d / 2 points x_1, y_1, x_2, y_2, ..., y upwards;
+    ``cepstra`` of its first values are mel-frequency cepstral coefficients.
     """
 
     shape: tuple[int, ...]
@@ -77,6 +78,7 @@ class DataSpec:
     frame: tuple[int, int] | None = field(default=None, compare=False, repr=False)
     lowest_note: int | None = field(default=None, compare=False, repr=False)
     bones: tuple[tuple[int, int], ...] | None = field(default=None, compare=False, repr=False)
+    cepstra: int | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))

@@ -63,6 +63,7 @@ class ToneDigits(Reader):
         spec = DataSpec(
             (longest, 3 * COEFFICIENTS), "real", num_classes=len(names), class_names=names,
             factors=(("word", len(DIGITS)), ("state", STATES)), step_labels=True, lengths=True,
+            cepstra=COEFFICIENTS,
         )  # fmt: skip
         return Decoded(spec, parts, {"words": self.words, "snr": self.snr})
 

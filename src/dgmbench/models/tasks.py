@@ -145,6 +145,15 @@ class CanPredict(Protocol):
 
 
 @runtime_checkable
+class FindsPaths(Protocol):
+    """Recognition of sequences step by step."""
+
+    def best_path(self, x: Tensor, length: Tensor) -> Tensor:
+        """The label of every step (b, t) that is recognised, -1 behind a sequence's end."""
+        ...
+
+
+@runtime_checkable
 class HasPredictiveDensity(Protocol):
     """Predictions with a probability or density."""
 

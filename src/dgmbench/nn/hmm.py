@@ -16,7 +16,7 @@ https://doi.org/10.1109/5.18626.
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dgmbench.nn.sequences import within
@@ -147,6 +147,25 @@ def score(chain: Chain, emission: Tensor, length: Int[Tensor, " b"], path: Int[T
     steps = transition[row[:, None], path[:, :-1], path[:, 1:]]
     total = torch.where(on, own, 0.0).sum(1) + torch.where(on[:, 1:], steps, 0.0).sum(1)
     return total + start[row, path[:, 0]] + end[row, path[row, length - 1]]
+
+
+def allowed(chain: Chain, length: Int[Tensor, " b"], path: Int[Tensor, "b t"]) -> Bool[Tensor, " b"]:
+    """Whether a path is known (not -1) at every time, and takes no step that the chain forbids."""
+    nothing = chain.start.new_zeros(*path.shape, chain.start.shape[-1])
+    return (score(chain, nothing, length, path) > FORBIDDEN) & ((path >= 0).sum(1) == length)
+
+
+def boosted_mmi(
+    chain: Chain, emission: Float[Tensor, "b t s"], length: Int[Tensor, " b"], path: Int[Tensor, "b t"], *, boost: float
+) -> Float[Tensor, " b"]:
+    """log of what a path has of all, in nats, if each counts exp(-boost * its frames that are right). Has gradients.
+
+    score(path) - log sum over all paths s of exp(score(s) - boost * #{t: s_t = path_t}): the more of a path is wrong,
+    the more it is in the way. With boost 0 it is log p(path | x), maximum mutual information. Paper: Povey et al. 2008,
+    "Boosted MMI for model and feature-space discriminative training", https://doi.org/10.1109/ICASSP.2008.4518545.
+    """
+    right = torch.arange(emission.shape[2], device=path.device) == path[:, :, None]
+    return score(chain, emission, length, path) - log_partition(chain, emission - boost * right, length)
 
 
 @torch.no_grad()

@@ -23,6 +23,8 @@ from dgmbench.models.contract import (
     CanSample,
     Model,
 )
+from dgmbench.models.tasks import FindsPaths
+from dgmbench.runs.alignments import alignments, write_alignments
 from dgmbench.runs.build import find_device, load_data
 from dgmbench.runs.conditions import ROWS, samples_under, write_conditions
 from dgmbench.runs.load import Run, draw, load_run
@@ -131,6 +133,9 @@ def _show(found: Run, show: str, n: int, seed: int, data_root: Path | None, targ
     if show == "predictions":
         values = predictions(found.model, examples)
         return *write_predictions(picture, data.spec, values), _write_array(target, values)
+    if show == "alignments":
+        values = alignments(found.model, examples)
+        return *write_alignments(picture, values, data.spec), _write_array(target, values)
     if show == "traversals":
         rows = traversals(found.model, examples, data.spec)
         return *write_traversals(picture, rows, data.spec), _write_array(target, {"x": rows.x, "values": rows.values})
@@ -167,6 +172,8 @@ def write_training_samples(path: Path, model: Model, spec: DataSpec, batch: Batc
         few = picked(batch, torch.arange(min(n // 2, len(batch.x))))
         again = under(model, few).reconstruct(few.x, generator=keyed_generator("reconstruct", seed, device=device))
         write_picture(path, torch.cat([few.x.to(again.dtype), again]), spec)
+    elif isinstance(model, FindsPaths):
+        write_alignments(path, alignments(model, picked(batch, torch.arange(min(n, len(batch.x))))), spec)
     elif (show := shown_in_training(model, batch)) is not None:
         few = picked(batch, torch.arange(min(n // 4, len(batch.x))))
         made = SHOWN[show](model, few, spec, keyed_generator(show, seed, device=device))

@@ -125,12 +125,14 @@ def test_the_field_begins_at_the_hybrid() -> None:
 
 
 def test_utterances_that_are_not_known_or_no_words_are_left_out() -> None:
-    model, batch = make(), random_utterances(3)
+    model, batch = make(), random_utterances(4)
     assert batch.y is not None
-    alone, _ = model.loss("network", Batch(batch.x[1:2], batch.y[1:2], None, None, batch.length[1:2]), seeded())  # type: ignore[index]
-    y = batch.y.clone()
+    assert batch.length is not None
+    alone, _ = model.loss("network", Batch(batch.x[1:2], batch.y[1:2], None, None, batch.length[1:2]), seeded())
+    y, length = batch.y.clone(), batch.length.clone()
     y[0, 1], y[2] = -1, torch.tensor([0, 3, 0, 3, 0, 3])
-    together, _ = model.loss("network", batch._replace(y=y), seeded())
+    y[3, 2:], length[3] = -1, 2  # shorter than any word
+    together, _ = model.loss("network", batch._replace(y=y, length=length), seeded())
     torch.testing.assert_close(together, alone)
 
 

@@ -26,9 +26,7 @@ from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import require
 from dgmbench.models.boltzmann.frame_network import FrameNetwork
 from dgmbench.models.contract import Logs, Stage
-from dgmbench.nn.hmm import Chain, log_partition, score
-
-IMPOSSIBLE = -1e20  # below it log p is of a path that takes a forbidden step
+from dgmbench.nn.hmm import Chain, allowed, log_partition, score
 
 
 class FsDbn(FrameNetwork):
@@ -127,7 +125,6 @@ class FsDbn(FrameNetwork):
         if player.startswith("rbm_") or not self.whole:
             return super().loss(player, batch, generator)
         assert batch.length is not None
-        log_p = self.log_posterior(batch)
-        known = ((self.alignment(batch) >= 0).sum(1) == batch.length) & (log_p.detach() > IMPOSSIBLE)
+        log_p, known = self.log_posterior(batch), allowed(self.field(), batch.length, self.alignment(batch))
         loss = -torch.where(known, log_p, 0.0).sum() / torch.where(known, batch.length, 0).sum().clamp_min(1)
         return loss + self.decay(), {"sequence_nll": loss.detach()}
