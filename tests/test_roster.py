@@ -14,10 +14,11 @@ from dgmbench.models.contract import Model
 ROOT = Path(__file__).resolve().parent.parent
 CARDS = read_cards()
 ROSTER = ROOT.parent / "shared" / "roster.yaml"
-# the same pictures in pairs, of other sizes or half hidden: sets of their own, because of what else they give
+# the same in pairs, of other sizes or lengths, or half hidden: sets of their own, because of what else they give
 PAIRS = {
     "shapes": ("shapes_poses", "shapes_frontal"),
     "digits_canvas": ("digits_canvas_sizes", "digits_canvas_occluded"),
+    "bouncing_balls": ("bouncing_balls_short",),
 }
 
 

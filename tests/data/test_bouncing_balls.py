@@ -49,3 +49,9 @@ def test_the_set(config: Config, tmp_path: Path) -> None:
     assert not np.array_equal(data.splits["valid"].x, data.splits["test"].x)
     with pytest.raises(UserError, match="balls"):
         load({**config("bouncing_balls"), "balls": 9}, tmp_path)
+
+
+def test_the_short_set(config: Config, tmp_path: Path) -> None:
+    data = load({**config("bouncing_balls_short"), "train": 20, "valid": 5, "test": 5}, tmp_path)
+    assert data.spec.frame == (16, 16)
+    assert data.splits["train"].x.shape == (20, 8, 256)

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Generator
 
+from dgmbench.nn.regions import framed
 from dgmbench.nn.windows import filterbank, window
 
 
@@ -62,3 +63,15 @@ def test_write_is_the_adjoint_of_read_up_to_the_intensity() -> None:
 def test_a_filter_far_outside_looks_at_the_nearest_pixel() -> None:
     bank = filterbank(torch.tensor([1e4]), torch.tensor([1.0]), torch.tensor([-3.0]), 2, 8)
     assert torch.equal(bank, torch.tensor([[[0.0] * 7 + [1.0]] * 2]))
+
+
+def test_a_frame_lies_on_the_pixels_of_the_outermost_filters() -> None:
+    """Narrow filters at columns 3, 5, 7 and rows 2, 4, 6 of 9 x 7, counted from 1."""
+    parameters = torch.tensor([[0.0, 0.0, math.log(1e-3), math.log(0.5), 0.0]], dtype=torch.float64)
+    at = window(parameters, 3, 7, 9)
+    torch.testing.assert_close(at.inside(), torch.tensor([[3.0, 2.0, 6.0, 5.0]], dtype=torch.float64))
+    found = framed(torch.zeros(1, 1, 7, 9), at.inside(), 1.0)[0, 0].bool()
+    wanted = torch.zeros(7, 9, dtype=torch.bool)
+    wanted[1:6, 2:7] = True
+    wanted[2:5, 3:6] = False
+    assert torch.equal(found, wanted)

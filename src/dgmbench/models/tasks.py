@@ -60,10 +60,10 @@ class HasTopics(Protocol):
 
 @runtime_checkable
 class Grows(Protocol):
-    """Samples that are made from small to large."""
+    """Samples that are made from small to large, or stroke by stroke."""
 
     def growth(self, n: int, *, generator: Generator | None = None) -> Tensor:
-        """n samples at every size on their way, raw values (n, sizes, *shape), the last the sample itself."""
+        """n samples at every size or step on their way, on the raw scale (n, sizes, *shape), the last the sample."""
         ...
 
 

@@ -42,6 +42,14 @@ class Window(NamedTuple):
         """A picture that holds the patch at the window's places."""
         return self.rows.mT[:, None] @ patch @ self.columns[:, None] / self.intensity.view(-1, 1, 1, 1)
 
+    def inside(self) -> Float[Tensor, "n 4"]:
+        """The pixels between those that the outermost filters look at: left, top, right, bottom, counted from 0.
+
+        ``nn.regions.framed`` puts its frame on the pixels that these filters look at on average.
+        """
+        across, down = (each @ torch.arange(1, each.shape[2] + 1).to(each) for each in (self.columns, self.rows))
+        return torch.stack([across[:, 0], down[:, 0], across[:, -1] - 1, down[:, -1] - 1], 1)
+
 
 def window(parameters: Float[Tensor, "n 5"], size: int, height: int, width: int) -> Window:
     """The windows of ``size`` x ``size`` places, at least 2, that the parameters say."""

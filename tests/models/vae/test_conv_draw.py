@@ -106,7 +106,7 @@ def test_the_code_length_is_the_sum_of_the_stored_steps() -> None:
 def test_noise_and_codes_are_two_names_of_one_path() -> None:
     model, x = make(), images()
     noise = torch.randn(5, model.noise_dim, generator=seeded(7), dtype=torch.float64)
-    last = model._of_noise(noise)
+    last = model._of_noise(noise)[-1]
     torch.testing.assert_close(model.log_prob_given(x, noise), model.observation.log_prob(model._observed(last), x))
     path = model.infer(x, 1, mean=True)
     torch.testing.assert_close(model.decode(model.encode(x)), model._mean(path[-1]))
@@ -146,3 +146,19 @@ def test_bad_settings_end_in_a_sentence() -> None:
         make().compress(images(), 4)
     with pytest.raises(UserError, match="steps=0"):
         make(steps=0)
+
+
+def test_pictures_show_what_more_and_more_codes_keep_and_how_samples_come_about() -> None:
+    model, x = make(), images()
+    panels = model.panels(Batch(x), generator=seeded(4))
+    assert panels.shape == (5, 5, 1, 3, 4)
+    torch.testing.assert_close(panels[:, 0], x.double())
+    g = seeded(4)
+    with torch.no_grad():
+        for stored in range(4):
+            torch.testing.assert_close(panels[:, 1 + stored], model.compress(x, stored, generator=g)[0])
+    grown = model.growth(6, generator=seeded(4))
+    assert grown.shape == (6, 4, 1, 3, 4)
+    assert (grown[:, -1] == grown[:, -1].round()).all()
+    noise = torch.randn(6, model.noise_dim, generator=seeded(4))
+    torch.testing.assert_close(grown[:, -2], model._mean(model._of_noise(noise)[-1]).detach())

@@ -14,6 +14,7 @@ from dgmbench.data import load
 from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError
 from dgmbench.models.vae.draw import Draw
+from dgmbench.nn.regions import framed
 from dgmbench.nn.windows import window
 
 SPEC = DataSpec((1, 4, 3), "binary")
@@ -128,3 +129,30 @@ def test_bad_settings_end_in_a_sentence() -> None:
         make(steps=0)
     with pytest.raises(UserError, match="read=1"):
         make(read=1)
+
+
+@pytest.mark.parametrize("attention", [True, False])
+def test_pictures_show_the_canvas_as_it_is_drawn_in_frames_of_the_windows(attention: bool) -> None:
+    model, x = make(attention=attention), images()
+    panels = model.panels(Batch(x), generator=seeded(4))
+    assert panels.shape == (5, 4, 1, 4, 3)
+    torch.testing.assert_close(panels[:, 0], x.double())
+    with torch.no_grad():
+        strokes = model.infer(x, 1, seeded(4))
+    for shown, stroke in zip(panels[:, 1:].unbind(1), strokes, strict=True):
+        canvas = stroke.canvas.sigmoid()
+        if stroke.write is not None:
+            assert (shown != canvas).any()
+            canvas = framed(canvas, stroke.write.inside(), 0.5)
+        torch.testing.assert_close(shown, canvas)
+    grown = model.growth(6, generator=seeded(4))
+    assert grown.shape == (6, 4, 1, 4, 3)
+    assert ((grown[:, -1] == 0) | (grown[:, -1] == 1)).all()
+    assert not torch.equal(grown[:, 0], grown[:, 2])
+
+
+def test_of_many_strokes_ten_are_shown_and_the_last_is_one_of_them() -> None:
+    model, x = make(steps=23, attention=False), images()
+    panels = model.panels(Batch(x), generator=seeded(4))
+    assert panels.shape[1] == 11
+    torch.testing.assert_close(panels[:, -1], model.reconstruct(x, generator=seeded(4)).detach())

@@ -139,3 +139,32 @@ def test_bad_settings_end_in_a_sentence() -> None:
         make(heads=3)
     with pytest.raises(UserError, match="takes images"):
         VqVae2(DataSpec((4,), "real"))
+
+
+@torch.no_grad()
+def test_pictures_show_each_level_alone_and_its_codes_ranked_by_nearness() -> None:
+    model, x = make(EIGHT, codes=5), images(6, EIGHT)
+    order = torch.tensor([3, 0, 4, 1, 2])
+    for name in ("top", "bottom"):  # on a line among the vectors, in another order than their names
+        along, across = model._levels(x)[name].vectors.movedim(1, 0).flatten(1)
+        line = along.quantile(torch.linspace(0.1, 0.9, 5, dtype=torch.float64))
+        model.quantiser(name).book.copy_(torch.stack([line[order], across.mean().expand(5)], 1))
+    panels = model.panels(Batch(x))
+    assert panels.shape == (6, 6, 1, 8, 8)
+    torch.testing.assert_close(panels[:, 0], x.double())
+    torch.testing.assert_close(panels[:, 1], model.reconstruct(x))
+    names = model.code_maps(x)
+    codes = {name: model.quantiser(name).lookup(index) for name, index in names.items()}
+    for place, kept, left in ((2, "top", "bottom"), (3, "bottom", "top")):
+        away = {**codes, left: codes[left].mean((0, 2, 3), keepdim=True).expand_as(codes[left])}
+        code = torch.cat([away[name].flatten(1) for name in names], 1)
+        torch.testing.assert_close(panels[:, place], model.decode(code))
+        assert (panels[:, place] != panels[:, 1]).any(), kept
+    for place, name in ((4, "top"), (5, "bottom")):
+        side = names[name].shape[1]
+        greys = panels[:, place, 0, :: 8 // side, :: 8 // side]
+        assert len(names[name].unique()) > 2
+        rank = order[names[name]] / 4.0
+        low, high = float(x.min()), float(x.max())
+        ends = [low + (high - low) * each for each in (rank, 1 - rank)]  # a direction has no sign
+        assert any(torch.allclose(greys, end.double()) for end in ends)

@@ -28,13 +28,15 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
-from dgmbench.data.spec import DataSpec
+from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError, require
 from dgmbench.models.vae.quantised import GrowingNet, ShrinkingNet, halved
 from dgmbench.models.vae.vae import ElboModel
 from dgmbench.nn.gaussians import Moments, gaussian_kl, halves
 from dgmbench.nn.observation import Gaussian, gaussian_log_density
 from dgmbench.nn.scaling import Scaling
+
+PICTURES = 10  # most canvases of one picture that are shown
 
 
 class ConvLstm(nn.Module):
@@ -158,12 +160,12 @@ class ConvDraw(ElboModel):
 
     def log_prob_given(self, x: Tensor, noise: Float[Tensor, "b n"]) -> Float[Tensor, " b"]:
         """Log p(x | z) of raw x (b, c, h, w), each z_t made of noise by its prior."""
-        return self._log_likelihood(x, self._of_noise(noise), 1)[0]
+        return self._log_likelihood(x, self._of_noise(noise)[-1], 1)[0]
 
     @torch.no_grad()
     def sample_given(self, noise: Float[Tensor, "b n"], *, generator: Generator | None = None) -> Tensor:
         """Draw x, raw (b, c, h, w), each z_t made of noise by its prior."""
-        return self.observation.sample(self._observed(self._of_noise(noise)), generator=generator)
+        return self.observation.sample(self._observed(self._of_noise(noise)[-1]), generator=generator)
 
     def encode(self, x: Tensor) -> Float[Tensor, "b n"]:
         """The means of all steps, each given the means before it, side by side."""
@@ -177,6 +179,21 @@ class ConvDraw(ElboModel):
     def reconstruct(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
         """E[x | z] at a draw z ~ q(z | x), float (b, c, h, w) on the raw scale."""
         return self._mean(self.infer(x, 1, generator)[-1])
+
+    @torch.no_grad()
+    def panels(self, batch: Batch, *, generator: Generator | None = None) -> Float[Tensor, "b k c h w"]:
+        """The example, and what is left of it (``compress``) with no code stored, and with more and more of them."""
+        shown = torch.linspace(0, self.steps, min(self.steps + 1, PICTURES)).round().int().tolist()
+        found = [self.compress(batch.x, stored, generator=generator)[0] for stored in shown]
+        return torch.stack([batch.x.to(found[0]), *found], 1)
+
+    @torch.no_grad()
+    def growth(self, n: int, *, generator: Generator | None = None) -> Float[Tensor, "n k c h w"]:
+        """The canvases of n samples after each step, evenly spaced if there are many, and at last the samples."""
+        path = self._of_noise(torch.randn(n, self.noise_dim, generator=generator, device=self.start.device))
+        shown = torch.linspace(self.steps - 1, 0, min(self.steps, PICTURES)).round().int().flip(0)
+        x = self.observation.sample(self._observed(path[-1]), generator=generator)
+        return torch.stack([*(self._mean(path[step]) for step in shown), x.to(self.start)], 1)
 
     def _terms(self, x: Tensor, samples: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
         path = self.infer(x, samples, generator)
@@ -195,9 +212,9 @@ class ConvDraw(ElboModel):
             path.append(Step(z, p, q, canvas, state[0]))
         return path
 
-    def _of_noise(self, noise: Float[Tensor, "b n"]) -> Step:
+    def _of_noise(self, noise: Float[Tensor, "b n"]) -> list[Step]:
         given = noise.unflatten(1, (self.steps, self.latent, *self.size)).to(self.start.dtype)
-        return self._path(len(noise), lambda number, p, *_: (p.mean + p.log_sigma.exp() * given[:, number], None))[-1]
+        return self._path(len(noise), lambda number, p, *_: (p.mean + p.log_sigma.exp() * given[:, number], None))
 
     def _first(self, which: int, n: int) -> tuple[Tensor, Tensor]:
         """The learned first state of the decoder (0) or of the encoder (2)."""

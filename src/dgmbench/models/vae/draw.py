@@ -32,7 +32,10 @@ from dgmbench.errors import UserError, require
 from dgmbench.models.vae.vae import ElboModel
 from dgmbench.nn.gaussians import Moments, gaussian_kl, moments, standard
 from dgmbench.nn.observation import Bernoulli, gaussian_log_density
+from dgmbench.nn.regions import framed
 from dgmbench.nn.windows import PARAMETERS, Window, window
+
+PICTURES = 10  # most canvases of one picture that are shown
 
 
 class State(NamedTuple):
@@ -167,6 +170,27 @@ class Draw(ElboModel):
     def reconstruct(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
         """E[x | z] at a draw z ~ q(z | x), float (b, c, h, w)."""
         return self.infer(x, 1, generator)[-1].canvas.sigmoid()
+
+    @torch.no_grad()
+    def panels(self, batch: Batch, *, generator: Generator | None = None) -> Float[Tensor, "b k c h w"]:
+        """The example, and the canvas as it is drawn, in a frame of grey what is written through at that step."""
+        return torch.cat([batch.x[:, None].to(self.start), self._shown(self.infer(batch.x, 1, generator))], 1)
+
+    @torch.no_grad()
+    def growth(self, n: int, *, generator: Generator | None = None) -> Float[Tensor, "n k c h w"]:
+        """The canvases of n samples in their frames, as in ``panels``, and at last the samples."""
+        codes = torch.randn(n, self.steps, self.latent, generator=generator, device=self.start.device)
+        strokes = self.drawn(codes)
+        x = self.observation.sample(strokes[-1].canvas[:, None], generator=generator)
+        return torch.cat([self._shown(strokes), x[:, None].to(self.start)], 1)
+
+    def _shown(self, strokes: list[Stroke]) -> Float[Tensor, "n k c h w"]:
+        """Probabilities of pixels after at most ``PICTURES`` of the strokes, evenly spaced, the last one's included."""
+        chosen = torch.linspace(len(strokes) - 1, 0, min(len(strokes), PICTURES)).round().int().flip(0)
+        found = []
+        for canvas, at in ((strokes[step].canvas.sigmoid(), strokes[step].write) for step in chosen):
+            found.append(canvas if at is None else framed(canvas, at.inside(), 0.5))
+        return torch.stack(found, 1)
 
     def _terms(self, x: Tensor, samples: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
         strokes = self.infer(x, samples, generator)

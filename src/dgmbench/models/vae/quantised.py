@@ -231,6 +231,27 @@ class QuantisedVae(Model, ABC):
         """E[x | codes of x], float (b, c, h, w) on the raw scale."""
         return self.decode(self.encode(x))
 
+    @torch.no_grad()
+    def panels(self, batch: Batch, *, generator: Generator | None = None) -> Float[Tensor, "b k c h w"]:
+        """The example, its reconstruction, with several levels that from each alone, and each level's map of codes.
+
+        Levels that are left out have the mean of the batch's codes in every place. In a map near codes have near greys:
+        a code's grey is its rank along the direction in which those of its book vary most.
+        """
+        maps = self.code_maps(batch.x)
+        codes = self._codes(maps)
+        mean = {name: each.mean((0, 2, 3), keepdim=True).expand_as(each) for name, each in codes.items()}
+        kept = [codes, *({**mean, name: codes[name]} for name in codes if len(codes) > 1)]
+        found = [self.observation.mean(self._parted(self.observed(each))) for each in kept]
+        lowest, highest = float(batch.x.min()), float(batch.x.max())
+        for name, names in maps.items():
+            book = self.quantiser(name).book
+            direction = torch.linalg.svd(book - book.mean(0), full_matrices=False)[2][0]
+            rank = (book @ direction).argsort().argsort().to(found[0]) / (len(book) - 1)
+            grey = F.interpolate(rank[names][:, None], self.spec.shape[1:])
+            found.append((lowest + (highest - lowest) * grey).expand_as(found[0]))
+        return torch.stack([batch.x.to(found[0]), *found], 1)
+
     def _levels(self, x: Tensor) -> Mapping[str, Level]:
         return self.levels(self.scaling(x).to(next(self.encoder.parameters()).dtype))
 
