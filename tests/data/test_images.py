@@ -299,6 +299,23 @@ def test_empty_missing_or_too_small_folders(open_folder: Open, pictures: Path, c
         load(config("images"), tmp_path)
 
 
+def test_a_single_picture_trains_validates_and_tests_alike_and_says_so(
+    open_folder: Open, pictures: Path, config: Config, tmp_path: Path
+) -> None:
+    put_many(pictures, 1, first=7)
+    for data in (open_folder(), load(config("images", path=str(pictures / "007.png"), size=8), tmp_path / "root")):
+        assert [reds(data, split) for split in ("train", "valid", "test")] == [[7]] * 3
+        assert any("trains, validates and tests alike" in note for note in data.meta["notes"])
+    put_many(pictures, 20)
+    named = load(config("images", path=str(pictures / "011.png"), size=[4, 6]), tmp_path / "root")
+    assert named.splits["train"].x.shape == (1, 3, 4, 6)
+    assert reds(named, "test") == [11], "the others in its folder are none of this set"
+    assert not any("alike" in note for note in open_folder().meta["notes"])
+    (pictures / "notes.txt").write_text("not a picture")
+    with pytest.raises(UserError, match=r"notes\.txt is no picture \("):
+        load(config("images", path=str(pictures / "notes.txt")), tmp_path / "root")
+
+
 def test_an_unreadable_picture_is_named(open_folder: Open, pictures: Path) -> None:
     put_many(pictures, 20)
     noise = np.random.RandomState(0).randint(256, size=(64, 64, 3)).astype(np.uint8)

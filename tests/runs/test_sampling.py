@@ -8,9 +8,11 @@ import torch
 from torch import Generator, Tensor
 
 from dgmbench.config import compose
+from dgmbench.config.schemas import Sampling
 from dgmbench.data.spec import Batch, DataSpec
 from dgmbench.errors import UserError
 from dgmbench.models.contract import Model
+from dgmbench.runs.load import draw_sized
 from dgmbench.runs.run import train
 from dgmbench.runs.sampling import sample_run
 from dgmbench.runs.shows import DRAWS, STEPS, completions, growth, interpolations, parts, reconstructions, styles
@@ -116,3 +118,32 @@ def test_from_a_run(tmp_path: Path) -> None:
     assert again.read_bytes() == shown["interpolations"][1].read_bytes()
     with pytest.raises(UserError, match="does not complete"):
         sample_run(run, show="completions")
+
+
+class Painter(Model):
+    """Pictures of any size, all of one value."""
+
+    def sample_sized(self, n: int, size: tuple[int, int], *, generator: Generator | None = None) -> Tensor:
+        value = torch.randint(17, (n, 1, 1, 1), generator=generator).to(torch.uint8)
+        return value.expand(n, 1, *size)
+
+
+def test_pictures_of_any_size_are_a_function_of_the_seed_however_many_there_are() -> None:
+    model, cpu = Painter(DataSpec((1, 8, 8), "discrete", levels=17)), torch.device("cpu")
+    x = draw_sized(model, 5, (3, 7), seed=1, device=cpu)
+    assert x.shape == (5, 1, 3, 7)
+    assert torch.equal(x[:2], draw_sized(model, 2, (3, 7), seed=1, device=cpu))
+    assert not torch.equal(x, draw_sized(model, 5, (3, 7), seed=2, device=cpu))
+    with pytest.raises(UserError, match=r"size=\[3,7\]: Copies draws pictures of the data's size; leave size out"):
+        draw_sized(Copies(model.spec), 1, (3, 7), seed=0, device=cpu)
+
+
+@pytest.mark.parametrize("size", [[3], [3, 4, 5], [0, 3]])
+def test_a_size_is_height_and_width(size: list[int]) -> None:
+    with pytest.raises(UserError, match=r"must be \[height,width\]"):
+        Sampling(n=1, seed=0, checkpoint="best", label=None, temperature=None, caption=None, size=size)
+
+
+def test_a_size_goes_with_samples() -> None:
+    with pytest.raises(UserError, match=r"size=\[3, 4\] goes with show=samples"):
+        Sampling(n=1, seed=0, checkpoint="best", label=None, temperature=None, caption=None, size=[3, 4], show="growth")

@@ -18,6 +18,7 @@ def run(rest: list[str]) -> int:
   dgm sample run=DIR show=translations n=8       source | translated to another domain | and back
   dgm sample run=DIR show=enhanced n=8           given | baseline | ours | truth
   dgm sample run=DIR 'caption="a small red circle in the middle"'    of a model of pictures given a caption
+  dgm sample run=DIR 'size=[48,144]' n=8         pictures of another size, of a model that draws them of any
   dgm sample run=DIR show=traversals n=500       one row a dimension of the code, named after its factor
   dgm sample run=DIR show=panels                 what the model sees in test examples: boxes, masks, enlarged parts
   dgm sample run=DIR show=topics                 the ten likeliest words of each topic
@@ -25,7 +26,7 @@ def run(rest: list[str]) -> int:
   dgm sample run=DIR show=styles n=6             mixtures of styles, or each style in every class
 """,
         "run=DIR [n=64] [seed=0] [checkpoint=best|final] [label=CLASS] [temperature=T]\n"
-        "                  ['caption=\"WORDS\"']\n"
+        "                  ['caption=\"WORDS\"'] ['size=[HEIGHT,WIDTH]']\n"
         "                  [show=samples|reconstructions|interpolations|traversals|completions|translations|\n"
         "                        enhanced|panels|topics|predictions|alignments|growth|styles|parts]",
     )

@@ -193,6 +193,7 @@ class Sampling:
     label: int | None
     temperature: float | None
     caption: str | None
+    size: list[int] | None = None
     show: Literal[
         "samples",
         "reconstructions",
@@ -211,7 +212,7 @@ class Sampling:
     ] = "samples"
 
     def __post_init__(self) -> None:
-        for key in ("label", "temperature"):
+        for key in ("label", "temperature", "size"):
             if getattr(self, key) is not None and self.show != "samples":
                 raise UserError(f"{key}={getattr(self, key)} goes with show=samples, not with show={self.show}.")
         if self.n <= 0:
@@ -220,6 +221,8 @@ class Sampling:
             value = getattr(self, key)
             if value is not None and value < 0:
                 raise UserError(f"{key}={value} must be zero or more.")
+        if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
+            raise UserError(f"size={self.size} must be [height,width] in pixels, two whole numbers of at least 1.")
         if self.temperature is not None and not 0 <= self.temperature < math.inf:
             raise UserError(f"temperature={self.temperature} must be zero or more; 1 is the model's own distribution.")
 

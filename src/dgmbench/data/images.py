@@ -1,4 +1,4 @@
-"""A user's own folder of pictures."""
+"""A user's own folder of pictures, or a single one."""
 
 import os
 from collections.abc import Collection, Mapping
@@ -11,7 +11,7 @@ import numpy as np
 
 from dgmbench.data.pictures import Decoder, Size, sides
 from dgmbench.data.prepared import digest
-from dgmbench.data.reader import Decoded, Part, Reader, held_out_size, split_at_random
+from dgmbench.data.reader import ALONE, Decoded, Part, Reader, alone, held_out_size, split_at_random
 from dgmbench.data.spec import DataSpec
 from dgmbench.errors import UserError, some_of
 
@@ -88,12 +88,13 @@ def _state(folder: Path, names: list[str]) -> dict[str, Any]:
 
 
 class Images(Reader):
-    """All pictures below ``path``, cropped to the form of ``size`` (a side, or [height, width]) and resized to it, in
-    colour (``channels=3``) or grey (1).
+    """All pictures below ``path``, or the one that it names, cropped to the form of ``size`` (a side, or [height,
+    width]) and resized to it, in colour (``channels=3``) or grey (1).
 
     Sub-folders ``train``, ``valid`` (``val``) and ``test`` are the splits if there is a ``train``; what is missing is
-    split off the training pictures by ``split_seed``. If the pictures lie in folders, the first folder of each, below
-    its split, is its class, numbered in alphabetical order; ``labels=none`` takes them all as they are.
+    split off the training pictures by ``split_seed``. A single picture is all three splits. If the pictures lie in
+    folders, the first folder of each, below its split, is its class, numbered in alphabetical order; ``labels=none``
+    takes them all as they are.
 
     Transparent parts are laid on the colour ``background``. ``value_range=[black, white]`` is for pictures of more than
     8 bits: 32-bit integers and floats need it, 16 bits have 0 and 65535 without it. ``skip_damaged`` leaves out
@@ -115,8 +116,10 @@ class Images(Reader):
         split_seed: int = 0,
     ) -> None:
         if not path:
-            raise UserError("data=images needs data.path=DIR, a folder of pictures.")
-        self.folder, self.size, self.channels = Path(path).expanduser(), size, channels
+            raise UserError("data=images needs data.path=DIR, a folder of pictures, or FILE, a single one.")
+        named = Path(path).expanduser()
+        self.only = named.name if named.is_file() else None
+        self.folder, self.size, self.channels = named.parent if self.only else named, size, channels
         limits = None if value_range is None else (float(value_range[0]), float(value_range[1]))
         advice = "repair or remove what is damaged, or leave it out with data.skip_damaged=true"
         self.decoder = Decoder(size, channels, background=background, value_range=limits, advice=advice)
@@ -130,9 +133,10 @@ class Images(Reader):
     def fetch(self, folder: Path) -> None:
         """There must be at least one picture."""
         if not self.folder.is_dir():
-            raise UserError(f"There is no folder {self.folder}; data.path must name a folder of pictures.")
+            raise UserError(f"There is no folder {self.folder}; data.path must name a folder of pictures, or one.")
         if not self._found.pictures:
-            raise UserError(f"{self.folder} holds no pictures ({', '.join(sorted(SUFFIXES))}).")
+            what = f"{self.folder / self.only} is no picture" if self.only else f"{self.folder} holds no pictures"
+            raise UserError(f"{what} ({', '.join(sorted(SUFFIXES))}).")
 
     def read(self, folder: Path) -> Decoded:
         """Find, split and label; the pictures are decoded as they are written."""
@@ -142,19 +146,28 @@ class Images(Reader):
         by_split = {split: [name for name in names if name not in damaged] for split, names in by_split.items()}
         classes = self._classes([name for names in by_split.values() for name in names])
         every = [name for name in every if name not in damaged]
-        parts = {
-            split: self._part(names, index, classes, every) for split, (names, index) in self._dealt(by_split).items()
-        }
+        if single := len(every) == 1:
+            parts = alone(self._part(every, np.arange(1), classes, every))
+        else:
+            dealt = self._dealt(by_split)
+            parts = {split: self._part(names, index, classes, every) for split, (names, index) in dealt.items()}
         spec = DataSpec(
             (self.channels, *sides(self.size)), "discrete", levels=256, num_classes=len(classes) or None,
             class_names=tuple(classes) or None,
         )  # fmt: skip
         remarks = {"classes": classes, **({"skipped": damaged} if damaged else {})}
-        return Decoded(spec, parts, remarks, lambda: [*self._passed_over(outside, damaged), *self.decoder.notes()])
+
+        def notes() -> list[str]:
+            return [*([ALONE] if single else []), *self._passed_over(outside, damaged), *self.decoder.notes()]
+
+        return Decoded(spec, parts, remarks, notes, single)
 
     @cached_property
     def _found(self) -> Found:
-        return find(self.folder)
+        if self.only is None:
+            return find(self.folder)
+        taken = Path(self.only).suffix.lower() in SUFFIXES
+        return Found(pictures=[self.only]) if taken else Found(others=[self.only])
 
     def _bytes(self, name: str) -> bytes:
         return (self.folder / name).read_bytes()

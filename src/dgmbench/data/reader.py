@@ -59,6 +59,8 @@ class Decoded:
     parts: Mapping[str, Part]
     remarks: Mapping[str, Any] = field(default_factory=dict)
     notes: Callable[[], Sequence[str]] = tuple
+    alone: bool = False
+    """Whether the set is a single example, which is each of its splits."""
 
 
 class Reader(ABC):
@@ -133,6 +135,14 @@ def split_at_random(n: int, *, seed: int, valid: int | float = 0, test: int | fl
         "train": (n_test + n_valid, n),
     }
     return {split: np.sort(order[slice(*bounds[split])]) for split in SPLITS}
+
+
+def alone(part: Part) -> dict[str, Part]:
+    """A single example as all three splits."""
+    return dict.fromkeys(SPLITS, part)
+
+
+ALONE = "the only example trains, validates and tests alike: numbers say how well it was learned, not of any other"
 
 
 def split_off_the_end(n: int, *, valid: int | float) -> dict[str, np.ndarray]:

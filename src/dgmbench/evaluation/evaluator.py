@@ -33,6 +33,7 @@ from dgmbench.evaluation.quality.measure import (
     sample_distance,
     samples,
 )
+from dgmbench.evaluation.quality.patches import one_picture_distance, single_picture
 from dgmbench.evaluation.quality.paths import path_length
 from dgmbench.evaluation.tasks.agreement import caption_agreement
 from dgmbench.evaluation.tasks.enhancement import enhancement
@@ -150,8 +151,8 @@ def validation_objective(
     The objective that the model names itself, if it does. Else the strongest statement that the model can make about
     held-out data: exact log-likelihood, else the evidence lower
     bound, else an estimate of either, else either of them with log Z by enumeration or from a short AIS bracket, else
-    an autoencoder's log-probability of the data given their codes, else the energy distance of samples to data, else
-    that of translations to the data of their domain.
+    an autoencoder's log-probability of the data given their codes, else the energy distance of samples to data (of
+    their patches, where the data are a single picture), else that of translations to the data of their domain.
     Of conditional data, all of them are under each example's own condition.
 
     The noise is the same at every call, so that values of one training compare. Several processes share the examples;
@@ -191,6 +192,8 @@ def validation_objective(
         return f"{name}_ais", _mean_nats(values - middle, "estimate").noting(warning)
     if isinstance(model, HasReconstructionLogProb):
         return "reconstruction_log_prob", _mean_nats(bounds.reconstruction_log_prob(model, chunks), "estimate")
+    if isinstance(model, CanSample) and single_picture(data, "valid"):
+        return "patch_energy_distance", one_picture_distance(model, chunks)
     if isinstance(model, CanSample):
         few = DISTANCE_SAMPLES if limit is None else min(limit, DISTANCE_SAMPLES)
         return "energy_distance", sample_distance(model, Chunks(data, "valid", seed=0, limit=few, device=device))

@@ -79,6 +79,15 @@ class MixesStyles(Protocol):
 
 
 @runtime_checkable
+class DrawsAnySize(Protocol):
+    """Pictures of other sizes than the data's, by networks that have none of their own."""
+
+    def sample_sized(self, n: int, size: tuple[int, int], *, generator: Generator | None = None) -> Tensor:
+        """n raw pictures (n, c, *size), height and width; ``UserError`` for sizes that the model cannot draw."""
+        ...
+
+
+@runtime_checkable
 class HasPaths(Protocol):
     """Straight ways between two samples in the latent space that the model calls its own."""
 

@@ -21,6 +21,7 @@ from dgmbench.data.values import as_values
 from dgmbench.errors import UserError
 from dgmbench.models.conditions import under
 from dgmbench.models.contract import CanSample, HasLogProb, HasTemperature, IsClassConditional, Model
+from dgmbench.models.tasks import DrawsAnySize
 from dgmbench.runs.build import build_model, find_device, load_data
 from dgmbench.runs.folder import RunFolder
 from dgmbench.runs.weights import load_own, weights_of
@@ -197,6 +198,17 @@ def draws(
             own = model if beside is None else under(model, beside(start, count))
             some = None if labels is None else labels[start : start + count]
             yield own.sample(count, some, generator=generator)
+
+
+@torch.no_grad()
+def draw_sized(model: Model, n: int, size: tuple[int, int], *, seed: int, device: torch.device) -> Tensor:
+    """``n`` pictures (n, c, height, width), of a model that draws them of any size; a function of the seed."""
+    if not isinstance(model, DrawsAnySize):
+        raise UserError(
+            f"size=[{size[0]},{size[1]}]: {type(model).__name__} draws pictures of the data's size; leave size out."
+        )
+    generator = keyed_generator("sample", seed, 0, device=device)
+    return torch.cat([model.sample_sized(1, size, generator=generator) for _ in range(n)])  # large ones: one at a time
 
 
 def _labels(model: Model, y: int | Tensor | None, n: int, device: torch.device) -> Tensor | None:

@@ -2,7 +2,8 @@
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +28,7 @@ from dgmbench.models.tasks import FindsPaths
 from dgmbench.runs.alignments import alignments, write_alignments
 from dgmbench.runs.build import find_device, load_data
 from dgmbench.runs.conditions import ROWS, samples_under, write_conditions
-from dgmbench.runs.load import Run, draw, load_run
+from dgmbench.runs.load import Run, draw, draw_sized, load_run
 from dgmbench.runs.pictures import write_picture, write_predictions, write_samples
 from dgmbench.runs.shows import SHOWN, predictions, shown_in_training
 from dgmbench.runs.traversals import traversals, write_traversals
@@ -45,13 +46,15 @@ def sample_run(
     label: int | None = None,
     temperature: float | None = None,
     caption: str | None = None,
+    size: Sequence[int] | None = None,
     show: str = "samples",
     accelerator: str = "auto",
     data_root: Path | None = None,
 ) -> tuple[Path, ...]:
     """Write ``n`` samples of a run's checkpoint into its folder ``samples``: a PNG and an .npz with key ``x``, and a
     .wav of sound or a .txt of text. Another ``show`` writes what the model makes of ``n`` test examples instead.
-    With a ``caption``, all samples are drawn under it in place of the test examples' conditions.
+    With a ``caption``, all samples are drawn under it in place of the test examples' conditions; with a ``size``
+    [height, width] they are pictures of that size.
 
     Returns the paths, the picture's first and the array's last. For a finished or an interrupted run alike.
     """
@@ -67,6 +70,14 @@ def sample_run(
         return _show(found, show, n, seed, data_root, found.path / "samples" / f"{name}-{show}")
     name += "" if label is None else f"-y{label}"
     name += "" if temperature is None else f"-t{temperature:g}"
+    if size is not None:
+        if label is not None or temperature is not None or caption is not None:
+            raise UserError("size= goes without label=, temperature= and caption=; leave these out.")
+        height, width = size
+        x = draw_sized(found.model, n, (height, width), seed=seed, device=device)
+        target = found.path / "samples" / f"{name}-{height}x{width}"
+        sized = replace(spec, shape=(spec.shape[0], height, width))
+        return *write_samples(target.with_name(f"{target.name}.png"), x, sized), _write_array(target, {"x": x})
     target = found.path / "samples" / name
     if caption is not None:
         return _under_caption(found, caption, n, seed, temperature, target)
@@ -130,6 +141,8 @@ def _show(found: Run, show: str, n: int, seed: int, data_root: Path | None, targ
     """What the model makes of ``n`` test examples, written as ``target`` with one ending or another."""
     data, picture = _data(found, data_root), target.with_name(f"{target.name}.png")
     examples = joined(list(Chunks(data, "test", seed=seed, limit=n, device=found.device).batches()))
+    if len(examples.x) == 1:  # several looks at the only one
+        examples = picked(examples, torch.zeros(min(n, ROWS), dtype=torch.int64))
     if show == "predictions":
         values = predictions(found.model, examples)
         return *write_predictions(picture, data.spec, values), _write_array(target, values)

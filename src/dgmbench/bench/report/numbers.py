@@ -16,7 +16,7 @@ from dgmbench.runs.metric_names import bound_samples, without_protocol
 
 HEADLINES = (
     "log_likelihood", "log_likelihood_ais", "log_likelihood_estimate", "iw_bound", "elbo", "elbo_ais", "elbo_estimate",
-    "reconstruction_log_prob", "energy_distance",
+    "reconstruction_log_prob", "energy_distance", "patch_energy_distance",
 )  # fmt: skip
 """What stands for a model, the strongest statement first."""
 

@@ -15,7 +15,8 @@ CACHE = "report.pictures.json"
 PLAIN = ("samples, best weights", "samples, final weights")
 IN_TRAINING = "during training"
 _NAME = re.compile(
-    r"(?P<weights>best|final)-n\d+-s\d+(-y(?P<label>\d+))?(-t(?P<temperature>[0-9.e+-]*\d))?(-(?P<show>[a-z_]+))?"
+    r"(?P<weights>best|final)-n\d+-s\d+(-y(?P<label>\d+))?(-t(?P<temperature>[0-9.e+-]*\d))?(-(?P<size>\d+x\d+))?"
+    r"(-(?P<show>[a-z_]+))?"
 )
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = "data:image/jpeg"
@@ -41,6 +42,8 @@ def what_is_shown(file: Path) -> str:
     ('samples, best weights', 'during training')
     >>> what_is_shown(Path("best-n8-s0-t0.7.png")), what_is_shown(Path("final-n8-s1-reconstructions.png"))
     ('samples at temperature 0.7, best weights', 'reconstructions, final weights')
+    >>> what_is_shown(Path("best-n8-s0-48x144.png"))
+    'samples of 48x144 pixels, best weights'
     >>> what_is_shown(Path("mine.png"))
     'mine'
     """
@@ -52,6 +55,7 @@ def what_is_shown(file: Path) -> str:
     shown = name["show"] or "samples"
     shown += f" of class {name['label']}" if name["label"] else ""
     shown += f" at temperature {name['temperature']}" if name["temperature"] else ""
+    shown += f" of {name['size']} pixels" if name["size"] else ""
     return f"{shown}, {name['weights']} weights"
 
 

@@ -6,7 +6,7 @@ from fnmatch import fnmatch
 from dgmbench.bench.report.numbers import HEADLINES
 from dgmbench.runs.metric_names import bound_samples, is_called
 
-LIKELIHOODS = tuple(name for name in HEADLINES if name != "energy_distance")
+LIKELIHOODS = tuple(name for name in HEADLINES if not name.endswith("energy_distance"))
 TASKS = (
     "classification_error",
     "translation_*accuracy",
@@ -17,7 +17,15 @@ TASKS = (
     "prediction_*",
     "predictive_nll",
 )
-SAMPLES = ("*oracle_nll", "fd_*", "energy_distance", "precision_*", "recall_*")
+SAMPLES = (
+    "*oracle_nll",
+    "fd_*",
+    "energy_distance",
+    "patch_energy_distance",
+    "sample_diversity",
+    "precision_*",
+    "recall_*",
+)
 CODES = ("linear_probe_error", "mig", "reconstruction_psnr", "reconstruction_mse", "reconstruction_token_error")
 ASIDE = ("*_bias", "*_inf", "*_ess", "*_tail_index", "*_train", "*_gap", "log_z_*", "*_acceptance", "*_sigma")
 """What says something about another number; of the sample measures these are other variants."""

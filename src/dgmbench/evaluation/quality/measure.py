@@ -26,6 +26,7 @@ from dgmbench.evaluation.quality.feature_set import shuffled
 from dgmbench.evaluation.quality.inception_score import inception_score
 from dgmbench.evaluation.quality.memorisation import MEDIAN_EXAMPLES, PART, memorisation
 from dgmbench.evaluation.quality.oracle import against_oracle
+from dgmbench.evaluation.quality.patches import ONE_PICTURE_SAMPLES, of_one_picture, single_picture
 from dgmbench.evaluation.quality.probe import few_label_errors, linear_probe_errors, nearest_neighbour_errors
 from dgmbench.evaluation.quality.similarity import psnr, ssim
 from dgmbench.evaluation.sample_distance import no_distance, pixel_energy_distance
@@ -118,12 +119,17 @@ def samples(model: Model, context: Context, note: Note) -> Iterator[Found]:
     if not isinstance(model, CanSample):
         return
     settings = context.protocol.get("quality") or {"samples": DISTANCE_SAMPLES, "features": []}
-    n = _count(settings["samples"], context)
+    one_picture = single_picture(context.data, context.split)
+    n = min(settings["samples"], ONE_PICTURE_SAMPLES) if one_picture else _count(settings["samples"], context)
     try:
         drawn = context.draw(model, n, note)
     except UserError as error:  # NaN, which is no value of the data's space
         details = {"samples": n, "sample_chunk": SAMPLE_CHUNK}
-        yield "energy_distance", no_distance(context.data.spec, n, error), details
+        name = "patch_energy_distance" if one_picture else "energy_distance"
+        yield name, no_distance(context.data.spec, n, error), details
+        return
+    if one_picture:
+        yield from of_one_picture(drawn, context)
         return
     yield _energy_distance(drawn, context)
     yield from against_oracle(drawn, context)
