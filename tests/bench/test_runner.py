@@ -36,7 +36,9 @@ def test_a_suite_from_start_to_end(dgm_bench: Bench, stored_cells: Cells, tmp_pa
     assert planned.code == 0, planned.stderr
     assert "6 cells" not in planned.stdout
     assert "5 cells (4 planned, 1 not built)" in planned.stdout
-    assert "unknown" in planned.stdout
+    assert len(re.findall(r"^planned +~\d+ s  (?:made|troubled)", planned.stdout, re.MULTILINE)) == 3, "tried here"
+    assert "(model=troubled takes real data" in planned.stdout
+    assert "time unknown for 1 of 4 planned cells" in planned.stdout
     assert "dgm train --config-dir" in planned.stdout
     assert not (tmp_path / "bench").exists()
 
@@ -123,7 +125,17 @@ def test_a_setting_that_some_models_lack_is_left_to_their_cells(dgm_bench: Bench
     done = dgm_bench("suite=tiny", "model.hidden_sizes=[3]", "--dry-run")
     assert done.code == 0, done.stderr
     assert "4 planned" in done.stdout
-    assert dgm_bench("suite=troubles", "--dry-run").code == 0, "one block asks for a trouble that is none"
+    done = dgm_bench("suite=troubles", "--dry-run", "executor.memory=1GiB")
+    assert done.code == 0, "one block asks for a trouble that is none"
+    # what a trial ends by, ends the trial alone
+    for reason in (
+        "a trial failed: ValueError: the trouble",
+        "killed by SIGSEGV",
+        "exit code 3",
+        "oom: reached the limit of 1,024",
+    ):
+        assert reason in done.stdout
+    assert re.search(r"~\d+ s  troubled-\S+$", done.stdout, re.MULTILINE)
 
 
 def test_the_headline_is_that_of_the_cells_own_protocol() -> None:

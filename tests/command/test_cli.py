@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import yaml
 
 from dgmbench.command import main as cli
 from dgmbench.command import train
+from dgmbench.command.multirun import _can_keep, _study, _summary
 from dgmbench.errors import RunFailed, UserError
 
 from ..processes import dgm
@@ -322,8 +324,63 @@ def test_an_optuna_sweep_minimises_the_validation_objective(tmp_path: Path) -> N
     done = dgm("train", "-m", *words, "optimizer.lr=choice(0.0,0.5)", "hydra.sweeper.sampler.seed=1")
     assert done.returncode == 0, done.stderr
     best = yaml.safe_load((tmp_path / ".sweeps" / "0" / "optimization_results.yaml").read_text(encoding="utf-8"))
-    results = [json.loads(file.read_bytes())["objective"]["value"] for file in tmp_path.glob("*/result.json")]
-    assert best["best_value"] == pytest.approx(-max(results))
+    results = {path.parent: json.loads(path.read_bytes()) for path in tmp_path.glob("*/result.json")}
+    values = {run: result["objective"]["value"] for run, result in results.items()}
+    assert best["best_value"] == pytest.approx(-max(values.values()))
+    # people are told the value as it is, with its unit, for every job and for the best of them
+    lines = done.stdout.splitlines()
+    for run, value in values.items():
+        assert any(f": log_likelihood {value:.6g} nats; {run}" in line for line in lines)
+    (winner,) = [line for line in lines if line.startswith("best: ")]
+    assert f": log_likelihood {max(values.values()):.6g} nats on validation (higher is better)" in winner
+    assert f"optimizer.lr={next(iter(best['best_params'].values()))}" in winner
+    assert "2 of 2 runs done; records in " in done.stdout
+    if not _can_keep():  # constraints.txt pins a pair of versions that can
+        assert "keeps no study beside SQLAlchemy 2" in done.stderr
+        return
+    import sqlite3
+
+    (name,) = re.findall(r"study (\w+) is kept", lines[-1])
+    with sqlite3.connect(tmp_path / ".sweeps" / "optuna.db") as database:
+        assert database.execute("SELECT study_name FROM studies").fetchall() == [(name,)]
+        kept = [value for (value,) in database.execute("SELECT value FROM trial_values")]
+    assert len(kept) == 2
+    assert {round(value, 9) for value in kept} == {round(-value, 9) for value in values.values()}
+
+
+def test_a_study_of_optuna_is_gone_on_with_by_the_same_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dgmbench.command.multirun._can_keep", lambda: True)
+    words = ["hydra/sweeper=optuna", "model=vae", "optimizer.lr=interval(1e-4,1e-2)"]
+    study = _study([*words, "hydra.sweeper.n_trials=2"], tmp_path)
+    assert study == _study([words[2], words[0], words[1], "hydra.sweeper.n_trials=9"], tmp_path)
+    assert study != _study([*words, "seed=1"], tmp_path)
+    assert _study(words[1:], tmp_path) == {}
+    assert _study([*words, "hydra.sweeper.storage=null"], tmp_path) == {}
+    monkeypatch.setattr("dgmbench.command.multirun._can_keep", lambda: False)
+    assert _study(words, tmp_path) == {}
+
+
+def test_a_sweep_names_the_winner_of_each_objective(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def job(number: int, words: str, **objective: object) -> None:
+        record = {"code": 0, "job": words, "run": f"out/{words}", "objective": {"unit": "nats", **objective}}
+        (tmp_path / f"job-{number}.json").write_text(json.dumps(record))
+
+    job(0, "a", name="elbo", value=-3.0, direction="higher")
+    job(2, "b", name="elbo", value=-2.0, direction="higher")
+    job(10, "c", name="energy_distance", value=0.25, direction="lower", unit="")
+    job(11, "d", name="energy_distance", value=0.5, direction="lower", unit="")
+    (tmp_path / "job-3.json").write_text(json.dumps({"code": 1, "job": "e", "error": "it was not finite"}))
+    assert _summary(tmp_path) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "a: elbo -3 nats; out/a",
+        "b: elbo -2 nats; out/b",
+        "e: failed",
+        "c: energy_distance 0.25; out/c",
+        "d: energy_distance 0.5; out/d",
+        "best: b: elbo -2 nats on validation (higher is better)",
+        "best: c: energy_distance 0.25 on validation (lower is better)",
+        f"4 of 5 runs done; records in {tmp_path}",
+    ]
 
 
 def test_a_sweep_over_a_model_with_a_list_of_estimators(tmp_path: Path) -> None:
@@ -351,7 +408,7 @@ def test_a_failed_trial_does_not_end_an_optuna_sweep(tmp_path: Path) -> None:
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     assert "Invalid learning rate" in done.stderr
-    assert " of 4 runs done" in done.stdout.splitlines()[-1]
+    assert " of 4 runs done" in done.stdout
     best = yaml.safe_load((tmp_path / ".sweeps" / "0" / "optimization_results.yaml").read_text(encoding="utf-8"))
     assert list(best["best_params"].values()) == [0.5]
 

@@ -55,7 +55,7 @@ def bench(
         ledger.restore(Fingerprints(folders))
         _check(chosen, again, stale, folders)
         _prepare(ledger, chosen, again, stale, move=False)
-        return _dry_run(chosen, ledger.cells, executor_settings)
+        return _dry_run(chosen, ledger.cells, executor_settings, folders)
     ledger.acquire()
     try:
         ledger.restore(Fingerprints(folders))
@@ -231,7 +231,7 @@ def _noting(received: list[int]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _dry_run(chosen: Sequence[Cell], cells: Sequence[Cell], settings: dict[str, Any]) -> int:
+def _dry_run(chosen: Sequence[Cell], cells: Sequence[Cell], settings: dict[str, Any], config_dirs: list[str]) -> int:
     from dgmbench.bench.executors import LocalSettings
 
     slots = settings["slots"]
@@ -241,10 +241,26 @@ def _dry_run(chosen: Sequence[Cell], cells: Sequence[Cell], settings: dict[str, 
 
         slots = len(make_slots(LocalSettings(**settings), cores(), visible_gpus()))
     each, total = estimate(chosen, cells, slots)
+    tried: dict[str, Outcome] = {}
+    if settings["name"] == "local" and (untold := [cell for cell in chosen if each.get(cell.id, 0.0) is None]):
+        from dgmbench.bench.trial import try_out
+
+        print("trying a few batches of what has not run here yet ...", file=sys.stderr)
+        tried = try_out(untold, settings, config_dirs)
+        each, total = estimate(
+            chosen,
+            cells,
+            slots,
+            {name: outcome.seconds for name, outcome in tried.items() if outcome.status == "tried"},
+        )
     for cell in chosen:
         seconds = each.get(cell.id)
-        time_text = "" if cell.status != "planned" else "unknown" if seconds is None else f"{seconds:.0f} s"
-        print(f"{cell.status:<10} {time_text:>8}  {cell.id}{f'  ({cell.reason})' if cell.reason else ''}")
+        about = "~" if cell.id in tried else ""
+        time_text = "" if cell.status != "planned" else "unknown" if seconds is None else f"{about}{seconds:.0f} s"
+        reason = cell.reason
+        if (outcome := tried.get(cell.id)) is not None and outcome.status != "tried":
+            reason = outcome.reason if outcome.status == "skipped" else f"a trial {outcome.status}: {outcome.reason}"
+        print(f"{cell.status:<10} {time_text:>8}  {cell.id}{f'  ({reason})' if reason else ''}")
         if cell.status == "planned":
             print(f"{'':21}{cell.command}")
     counts = ", ".join(f"{number} {status}" for status, number in statuses(chosen).items())
@@ -257,6 +273,8 @@ def _dry_run(chosen: Sequence[Cell], cells: Sequence[Cell], settings: dict[str, 
     else:
         known = sum(value for value in each.values() if value is not None) / max(1, slots)
         print(f"time unknown for {unknown} of {len(each)} planned cells, about {known:.0f} s for the others")
+    if any(outcome.status == "tried" for outcome in tried.values()):
+        print("~: from a few batches and one validation tried here; the measuring after training comes on top")
     return 0
 
 

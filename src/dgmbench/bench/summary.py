@@ -147,8 +147,12 @@ def _why_empty(cells: Sequence[Cell], metric: str | None) -> str:
     return "; ".join(reasons)
 
 
-def estimate(chosen: Sequence[Cell], cells: Sequence[Cell], slots: int) -> tuple[dict[str, float | None], float | None]:
-    """Seconds that each chosen cell will take, from finished ``cells`` of other seeds, and all in so many slots."""
+def estimate(
+    chosen: Sequence[Cell], cells: Sequence[Cell], slots: int, tried: Mapping[str, float | None] | None = None
+) -> tuple[dict[str, float | None], float | None]:
+    """Seconds that each chosen cell will take, from finished ``cells`` of other seeds, else as ``tried``, and all in so
+    many slots.
+    """
     known: dict[tuple[str, ...], list[float]] = {}
     for key, group in groups(cells).items():
         known[key] = [cell.seconds for cell in group if cell.seconds is not None and cell.status in ("done", "stale")]
@@ -156,7 +160,7 @@ def estimate(chosen: Sequence[Cell], cells: Sequence[Cell], slots: int) -> tuple
     for key, group in groups(chosen).items():
         for cell in group:
             if cell.status == "planned":
-                each[cell.id] = statistics.fmean(known[key]) if known[key] else None
+                each[cell.id] = statistics.fmean(known[key]) if known[key] else (tried or {}).get(cell.id)
     values = [value for value in each.values() if value is not None]
     total = sum(values) / max(1, min(slots, len(values))) if len(values) == len(each) else None
     return each, total

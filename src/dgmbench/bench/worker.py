@@ -4,7 +4,7 @@ import os
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dgmbench.errors import UserError
@@ -23,11 +23,13 @@ class Task:
     """The suite's folder, which holds the runs."""
     config_dirs: Sequence[str] = ()
     threads: int | None = None
+    trial: bool = False
+    """Only find out how long it will take."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a cell ended: done, failed, oom, timeout, skipped or interrupted (which can be resumed)."""
+    """How a cell ended: done, failed, oom, timeout, skipped, interrupted (which can be resumed) or tried."""
 
     status: str
     run: str | None = None
@@ -40,31 +42,37 @@ def run_cell(task: Task) -> Outcome:
     begin = time.monotonic()
     run: list[str] = []
     try:
-        status, reason = _run(task, run)
+        _get_ready(task)
+        found = _run(task, run)
     except (SystemExit, KeyboardInterrupt):
-        status, reason = "interrupted", None
+        found = Outcome(status="interrupted")
     except BaseException as error:
-        status, reason = _failure(error)
+        found = _failure(error)
         if run and is_locked(Path(task.folder) / run[0] / ".lock"):  # by another process
-            status = "interrupted"
-    seconds = round(time.monotonic() - begin, 3)
-    return Outcome(status=status, run=run[0] if run else None, reason=reason, seconds=seconds)
+            found = replace(found, status="interrupted")
+    seconds = round(time.monotonic() - begin, 3) if found.seconds is None else found.seconds
+    return replace(found, run=run[0] if run else None, seconds=seconds)
 
 
-def _run(task: Task, run: list[str]) -> tuple[str, str | None]:
+def _get_ready(task: Task) -> None:
     import torch
 
-    from dgmbench.config import complete, compose, run_name, search_path
+    from dgmbench.config import search_path
     from dgmbench.config.files import import_from
+
+    import_from(search_path(task.config_dirs)[:-1])
+    if task.threads is not None:
+        torch.set_num_threads(task.threads)
+
+
+def _run(task: Task, run: list[str]) -> Outcome:
+    from dgmbench.config import complete, compose, run_name
     from dgmbench.data.pairs import check_pair, spec_from_card
     from dgmbench.runs.build import count_devices, load_data
     from dgmbench.runs.evaluate import evaluate_run
     from dgmbench.runs.record import is_measured
     from dgmbench.runs.run import train
 
-    import_from(search_path(task.config_dirs)[:-1])
-    if task.threads is not None:
-        torch.set_num_threads(task.threads)
     words = [*task.overrides, f"paths.outputs={task.folder}", "trainer.progress=false"]
     cfg = compose("train", words, config_dirs=task.config_dirs)
     completed = complete(cfg)
@@ -74,24 +82,28 @@ def _run(task: Task, run: list[str]) -> tuple[str, str | None]:
             names = completed["names"]
             check_pair(completed["model"].get("card") or {}, announced, names["data"], names["model"])
         except UserError as error:
-            return "skipped", str(error)
+            return Outcome(status="skipped", reason=str(error))
+    if task.trial:
+        from dgmbench.bench.trial import seconds_of_training
+
+        return Outcome(status="tried", seconds=seconds_of_training(completed))
     completed["hardware"]["devices"] = count_devices(completed["hardware"])
     run.append(run_name(completed, load_data(completed).content_hash))
     outcome = train(cfg)
     run[0] = outcome.run.name
     if not is_measured(outcome.result, completed["protocol"]):  # it is no part of the run's name
         evaluate_run(outcome.run, completed["protocol"], hardware=completed["hardware"])
-    return "done", None
+    return Outcome(status="done")
 
 
-def _failure(error: BaseException) -> tuple[str, str]:
+def _failure(error: BaseException) -> Outcome:
     from dgmbench.errors import explain
 
     sentence = explain(error)[1] if isinstance(error, Exception) else type(error).__name__
     first = error.__cause__ or error  # a UserError says what a class could not be built from
     if isinstance(first, MemoryError) or (isinstance(first, RuntimeError) and OUT_OF_MEMORY.search(str(first))):
-        return "oom", sentence
-    return "failed", sentence
+        return Outcome(status="oom", reason=sentence)
+    return Outcome(status="failed", reason=sentence)
 
 
 def redirect_output(log: Path) -> None:

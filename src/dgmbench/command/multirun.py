@@ -4,15 +4,17 @@ Hydra deals the overrides out; every job composes its configuration again by :fu
 it is the same as in a single run. A job that fails says why in one sentence, and the others go on.
 """
 
+import hashlib
 import json
 import math
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dgmbench.config import (
     complete_paths,
@@ -32,6 +34,9 @@ from dgmbench.errors import UserError, explain
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+STUDIES = Path(".sweeps", "optuna.db")
+"""The studies of Optuna, below the outputs."""
+
 
 def multirun(overrides: Sequence[str], config_dirs: Iterable[str | Path] = ()) -> int:
     """Run the sweep and return the worst exit code of its jobs: 2 over 1 over 0."""
@@ -43,7 +48,10 @@ def multirun(overrides: Sequence[str], config_dirs: Iterable[str | Path] = ()) -
     _refuse_processes(cfg.hardware.devices, cfg.hardware.nodes)
     outputs = Path(complete_paths(resolve(cfg.paths))["outputs"]).absolute()
     folder = _new_folder(outputs / ".sweeps")
-    argv = ["dgm", "--multirun", f"hydra.sweep.dir={quoted(folder)}", *search_path_override(config_dirs), *rewritten]
+    study = _study(rewritten, outputs)
+    kept = [f"hydra.sweeper.{key}={quoted(value)}" for key, value in study.items()]
+    argv = ["dgm", "--multirun", f"hydra.sweep.dir={quoted(folder)}", *search_path_override(config_dirs), *kept]
+    argv += rewritten
     environment = {
         "DGM_CONFIG_DIR": os.pathsep.join(map(str, search_path(config_dirs)[:-1])),  # for the jobs' processes
         "HYDRA_FULL_ERROR": "1",  # Hydra's exceptions come here instead of being printed
@@ -53,7 +61,34 @@ def multirun(overrides: Sequence[str], config_dirs: Iterable[str | Path] = ()) -
             hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="train")(_job)()
     finally:
         code = _summary(folder)
+        if study:
+            print(f"Optuna's study {study['study_name']} is kept in {outputs / STUDIES}: the same command adds trials")
     return code
+
+
+def _study(overrides: Sequence[str], outputs: Path) -> dict[str, str]:
+    """Where Optuna keeps its study, so that a sweep can be gone on with: named by what is swept over, not by how many
+    trials there are. Nothing for other sweepers, or where the user says where.
+    """
+    keys = {text.partition("=")[0].lstrip("+") for text in overrides}
+    if "hydra/sweeper=optuna" not in overrides or keys & {"hydra.sweeper.storage", "hydra.sweeper.study_name"}:
+        return {}
+    if not _can_keep():
+        print(
+            "dgm: note: this Optuna keeps no study beside SQLAlchemy 2: pip install 'dgmbench[hpo]'.", file=sys.stderr
+        )
+        return {}
+    swept = sorted(text for text in overrides if not text.startswith("hydra"))
+    name = hashlib.sha256("\n".join(swept).encode()).hexdigest()[:8]
+    return {"storage": f"sqlite:///{outputs / STUDIES}", "study_name": name}
+
+
+def _can_keep() -> bool:
+    """Whether Optuna's database works: the version that Hydra's sweeper needs is older than SQLAlchemy 2."""
+    try:
+        return int(version("sqlalchemy").partition(".")[0]) < 2
+    except PackageNotFoundError:
+        return False
 
 
 def _refuse_processes(devices: object, nodes: object) -> None:
@@ -129,7 +164,8 @@ def _job(cfg: "DictConfig") -> float:
         one = compose("train", overrides)
         _refuse_processes(one.hardware.devices, one.hardware.nodes)
         outcome = train(one)
-        record = {"code": 0, "job": name, "run": str(outcome.run), "objective": outcome.objective}
+        best = {key: outcome.result["objective"][key] for key in ("name", "value", "unit", "direction")}
+        record = {"code": 0, "job": name, "run": str(outcome.run), "objective": best}
         objective = _cost(outcome.run)
     except Exception as error:
         if os.environ.get("DGM_DEBUG") == "1":
@@ -149,11 +185,25 @@ def _cost(run: Path) -> float:
 
 
 def _summary(folder: Path) -> int:
-    """Print one line a job, its run folder or that it failed, and return the worst code."""
+    """Print each job's objective and run folder or that it failed, then the winners; returns the worst code."""
     files = sorted(folder.glob("job-*.json"), key=lambda file: int(file.stem.partition("-")[2]))
     records = [json.loads(file.read_bytes()) for file in files]
+    best: dict[tuple[str, str], dict[str, Any]] = {}
     for record in records:
-        print(f"{record['job']}: {record.get('run', 'failed')}")
+        found = record.get("objective")
+        print(f"{record['job']}: {_words(found)}; {record['run']}" if found else f"{record['job']}: failed")
+        if found and math.isfinite(found["value"]):
+            key = found["name"], found["unit"]
+            sign = 1 if found["direction"] == "higher" else -1
+            if key not in best or sign * found["value"] > sign * best[key]["objective"]["value"]:
+                best[key] = record
+    for record in best.values():
+        better = record["objective"]["direction"]
+        print(f"best: {record['job']}: {_words(record['objective'])} on validation ({better} is better)")
     failed = sum(record["code"] != 0 for record in records)
     print(f"{len(records) - failed} of {len(records)} runs done; records in {folder}")
     return max((record["code"] for record in records), default=1)
+
+
+def _words(objective: dict[str, Any]) -> str:
+    return f"{objective['name']} {objective['value']:.6g} {objective['unit']}".strip()

@@ -26,6 +26,7 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.cells: list[dict[str, Any]] = []
+        self.survey = ""
         folder.mkdir()
 
     def run(
@@ -65,7 +66,7 @@ class Bench:
                 "experiment": None, "paper": None, "run": None, "status": "planned", "reason": None,
                 "seconds": None}  # fmt: skip
         self.cells.append({**cell, **other})
-        suite = {"suite": "own", "title": "A suite of one's own", "survey": "3, table 2", "cells": self.cells}
+        suite = {"suite": "own", "title": "A suite of one's own", "survey": self.survey, "cells": self.cells}
         (self.folder / "cells.json").write_text(json.dumps(suite))
         return self.cells[-1]
 

@@ -57,6 +57,8 @@ def drive(folder: Path, tmp_path: Path, script: str, *flags: str) -> dict[str, A
 
 
 def test_sort_filter_open_and_theme(rich_bench: Any, tmp_path: Path) -> None:
+    cells = rich_bench.folder / "cells.json"
+    cells.write_text(cells.read_text().replace('"survey": ""', '"survey": "3, table 2"'))
     found = drive(
         rich_bench.folder,
         tmp_path,
@@ -68,6 +70,8 @@ def test_sort_filter_open_and_theme(rich_bench: Any, tmp_path: Path) -> None:
         const sort = (name) => all("#results-table thead button")[heads().indexOf(name)].click();
         found.overview = all("#results-table tbody tr").map((row) => [...row.children].map((cell) => cell.textContent));
         found.overviewHeads = heads();
+        $("[data-view=survey]").click();
+        found.survey = all("#results-table tbody tr").map((row) => [...row.children].map((cell) => cell.textContent));
         found.captions = texts("#gallery figcaption span");
         $("[data-view=wide]").click();
         found.heads = heads();
@@ -115,12 +119,19 @@ def test_sort_filter_open_and_theme(rich_bench: Any, tmp_path: Path) -> None:
     assert found["ready"] == "true"
     assert found["title"] == "A suite of one's own · dgm report"  # the failed run's text did not run
     assert found["images"] == 1
-    assert found["overviewHeads"][:4] == ["model", "data", "likelihood", "energy_distance"]
+    assert found["overviewHeads"][:4] == ["model", "likelihood", "learned from", "energy_distance"]
     first, second = found["overview"][:2]  # the higher likelihood stands first, with what it is
-    assert first[:3] == ["iwae", "digits_binary", "−89.00 (1)elbo · lower bound · protocol B"]
-    assert second[:4] == ["vae", "digits_binary", "−91.0 ± 1.0 (3)elbo · lower bound · protocol A", "0.01 ± 0.00 (3)"]
-    assert second[4:6] == ["75,500", "2.5"]
-    assert [row[2] for row in found["overview"][2:]].count("") == 0  # what has no numbers says why
+    assert first[:2] == ["iwaedigits_binary", "−89.00 (1)elbo · lower bound · protocol B"]
+    assert second[0] == "vaedigits_binary"
+    assert second[1:3] == ["−91.0 ± 1.0 (3)elbo · lower bound · protocol A", "75,5002.5 s"]  # its budget beside it
+    assert second[3] == "0.01 ± 0.00 (3)"
+    assert [row[1] for row in found["overview"][2:]].count("") == 0  # what has no numbers says why
+    assert found["survey"][0][:2] == [
+        "IWAEtable 2, row 9 · digits_binary",
+        "tighter bound that leans less on the encodera posterior nearer to the true one",
+    ]
+    assert [row[0] for row in found["survey"]][1].startswith("LVAEtable 2, row 19")
+    assert found["survey"][0][3] == first[1]
     assert found["captions"] == ["digits_binary: samples, best weights"]
     assert {"elbo (A)", "elbo (B)", "energy_distance"} <= set(found["heads"])
     assert len(found["models"]) == found["again"] == 7

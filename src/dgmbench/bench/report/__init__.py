@@ -6,7 +6,7 @@ from dgmbench.bench.report.index import write_file
 from dgmbench.bench.report.ledger import read_ledger
 from dgmbench.bench.report.numbers import group_cells
 from dgmbench.bench.report.page import to_html
-from dgmbench.bench.report.tables import to_csv, to_latex, to_markdown
+from dgmbench.bench.report.tables import to_csv, to_latex, to_markdown, to_survey_csv
 
 __all__ = ["write_report", "write_report_with_notes"]
 
@@ -22,6 +22,8 @@ def write_report_with_notes(folder: Path) -> tuple[Path, list[str]]:
     groups = group_cells(ledger)
     page = folder / "report.html"
     write_file(folder / "report.csv", to_csv(ledger))
+    if ledger.survey:
+        write_file(folder / "report.survey.csv", to_survey_csv(ledger, groups))
     write_file(folder / "report.md", to_markdown(ledger, groups))
     write_file(folder / "report.tex", to_latex(ledger, groups))
     write_file(page, to_html(ledger, groups))

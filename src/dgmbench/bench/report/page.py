@@ -19,6 +19,7 @@ from dgmbench.bench.report.ledger import HAS_NUMBERS, STATUSES, Cell, Ledger, re
 from dgmbench.bench.report.numbers import Group, Row, metric_order, signed
 from dgmbench.bench.report.overview import overview, sample_measures
 from dgmbench.bench.report.pictures import CACHE, find_picture, picture_uris, what_is_shown
+from dgmbench.bench.report.survey import SAID, columns_of, in_its_order
 from dgmbench.bench.report.tables import model_label
 from dgmbench.config.bounded import read_bytes
 from dgmbench.config.cards import FAMILIES, family_title
@@ -51,6 +52,7 @@ def to_html(ledger: Ledger, groups: Sequence[Group]) -> str:
     return environment.get_template("report.html.j2").render(
         title=ledger.title,
         survey=ledger.survey,
+        in_survey=bool(data["survey"]),
         made=time.strftime("%Y-%m-%d %H:%M %Z"),
         version=__version__,
         counts={status: count for status, count in counts.items() if count},
@@ -136,12 +138,19 @@ def _payload(ledger: Ledger, groups: Sequence[Group], notes: list[str]) -> dict[
 
 
 def _overview(ledger: Ledger, groups: Sequence[Group]) -> dict[str, Any]:
-    """Lines ``[group, likelihood, task, {measure: row}, images, seconds]``, rows by their number in their group."""
-    lines = overview(ledger, groups)
+    """Lines ``[group, likelihood, task, {measure: row}, images, seconds]``, rows by their number in their group; for a
+    suite of the survey ``[line, where, part, name, {column: words}]`` in the survey's order.
+    """
+    lines, of_survey = overview(ledger, groups), in_its_order(ledger, groups)
     numbers = {id(group): number for number, group in enumerate(groups)}
+    places = {id(line.group): number for number, line in enumerate(lines)}
     rows = {id(row): number for group in groups for number, row in enumerate(group.rows)}
     return {
         "sampleMeasures": sample_measures(lines),
+        "said": {key: SAID[key] for key in columns_of(of_survey)},
+        "survey": [
+            [places[id(line.group)], about.where, about.part, about.name, about.said] for about, line in of_survey
+        ],
         "overview": [
             [
                 numbers[id(line.group)],

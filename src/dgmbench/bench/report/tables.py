@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 
 from dgmbench.bench.report.ledger import HAS_NUMBERS, Ledger
 from dgmbench.bench.report.numbers import Group, Row, finite_or_nan, rounded, signed
-from dgmbench.bench.report.overview import overview, sample_measures
+from dgmbench.bench.report.overview import Line, overview, sample_measures
+from dgmbench.bench.report.survey import SAID, Entry, by_part, columns_of, in_its_order
 from dgmbench.runs.metric_names import without_protocol
 
 CSV_COLUMNS = (
@@ -100,12 +101,15 @@ def _difference(row: Row) -> str:
 
 
 def to_markdown(ledger: Ledger, groups: Sequence[Group]) -> str:
-    """For each data set an overview, one line a model, and then the main table."""
+    """A suite of the survey in its order; for each data set an overview, one line a model, and the main table."""
     parts = [f"# {_markdown(ledger.title)}"]
     if ledger.survey:
         parts.append(f"Survey: {_markdown(ledger.survey)}.")
     if ledger.notes:
         parts.append("\n".join(f"- **Note:** {_markdown(note)}" for note in ledger.notes))
+    for part, found in by_part(in_its_order(ledger, groups)).items():
+        titles, rows = _of_the_survey(found)
+        parts += [f"## {_markdown(part)}", _markdown_table(titles, rows, _numeric(titles))]
     for data, members in _by_data(groups).items():
         parts += [f"## {_markdown(data)}", _markdown_overview(ledger, members), "Every number:"]
         parts.append(_markdown_table(COLUMNS, [line for group in members for line in _lines(group)], range(2, 5)))
@@ -114,8 +118,22 @@ def to_markdown(ledger: Ledger, groups: Sequence[Group]) -> str:
 
 def _markdown_overview(ledger: Ledger, members: Sequence[Group]) -> str:
     lines = overview(ledger, members)
+    titles, rows = _measured(lines)
+    rows = [(model_label(line.group), *row) for line, row in zip(lines, rows, strict=True)]
+    return _markdown_table(("model", *titles), rows, _numeric(("model", *titles)))
+
+
+_WORDS = ("model", "which, kind", "beside", "in the survey", "data", "reason", *SAID.values())
+
+
+def _numeric(titles: Sequence[str]) -> list[int]:
+    return [i for i, title in enumerate(titles) if title not in _WORDS]
+
+
+def _measured(lines: Sequence[Line]) -> tuple[list[str], list[tuple[str, ...]]]:
+    """Titles and a row for each line: its likelihood, its samples, what it does beside, and what it was given."""
     samples = sample_measures(lines)
-    titles = ("model", "likelihood (nats)", "which, kind", *samples, "beside", "examples seen", "seconds")
+    titles = ["likelihood (nats)", "which, kind", *samples, "beside", "examples seen", "seconds"]
     rows = []
     for line in lines:
         said = line.likelihood
@@ -123,9 +141,45 @@ def _markdown_overview(ledger: Ledger, members: Sequence[Group]) -> str:
         beside = "" if line.task is None else f"{line.task.measure.metric} {_with_letter(line.task)}"
         cost = ["" if value is None else rounded(value) for value in (line.images, line.seconds)]
         about = ["", ""] if said is None else [_with_letter(said), f"{said.measure.metric}, {said.measure.kind}"]
-        rows.append((model_label(line.group), *about, *values, beside, *cost))
-    numbers = (1, *range(3, 3 + len(samples)), len(titles) - 2, len(titles) - 1)
-    return _markdown_table(titles, rows, numbers)
+        rows.append((*about, *values, beside, *cost))
+    return titles, rows
+
+
+def _of_the_survey(found: Sequence[tuple[Entry, Line]]) -> tuple[list[str], list[tuple[str, ...]]]:
+    """Titles and rows of one part of the survey: what it says, then what was measured; empty columns are left out."""
+    keys, (titles, measured) = columns_of(found), _measured([line for _, line in found])
+    titles = ["in the survey", "model", *(SAID[key] for key in keys), "data", *titles, "reason"]
+    rows = []
+    for (about, line), values in zip(found, measured, strict=True):
+        label = model_label(line.group)
+        name = label if about.name == about.model else f"{about.name} ({label})"
+        said = [about.said.get(key, "") for key in keys]
+        rows.append((about.where, name, *said, line.group.first.data, *values, line.group.why))
+    kept = [i for i, title in enumerate(titles) if title in ("model", "data") or any(row[i] for row in rows)]
+    return [titles[i] for i in kept], [tuple(row[i] for i in kept) for row in rows]
+
+
+def to_survey_csv(ledger: Ledger, groups: Sequence[Group]) -> str:
+    """One row a model in the survey's order: what the survey says, and the numbers that the overview shows."""
+    found = in_its_order(ledger, groups)
+    samples = sample_measures([line for _, line in found])
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    measured = ("metric", "value", "kind", "unit", "seeds", "protocol_id", *samples, "images", "train_seconds")
+    writer.writerow(("section", "table", "row", "name", "model", *SAID, "data", *measured, "status", "reason"))
+    for about, line in found:
+        said, group = line.likelihood, line.group
+        values: list[object] = [about.section, about.table, about.row or None, about.name, model_label(group)]
+        values += [*(about.said.get(key, "") for key in SAID), group.first.data]
+        if said is None:
+            values += [""] * 6
+        else:
+            measure = said.measure
+            values += [measure.metric, said.mean, measure.kind, measure.unit, len(said.values), measure.protocol_id]
+        values += [line.samples[name].mean if name in line.samples else "" for name in samples]
+        values += [line.images, line.seconds, group.first.status, group.why]
+        writer.writerow([_plain(value) for value in values])
+    return file.getvalue()
 
 
 def _with_letter(row: Row) -> str:
@@ -152,6 +206,7 @@ _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", '"': r"\textquotedbl{}", "±": r"$\pm$", "†": r"\textdagger{}", "²": r"\textsuperscript{2}",
+    "×": r"$\times$", "β": r"$\beta$",
 }  # fmt: skip
 _LATEX_TABLE = str.maketrans(_LATEX)
 
@@ -165,14 +220,38 @@ def _latex(text: str) -> str:
     return re.sub(r"^[\[*]", lambda sign: f"{{{sign[0]}}}", found)
 
 
+def _latex_survey(ledger: Ledger, groups: Sequence[Group]) -> Iterable[str]:
+    """A suite of the survey: one ``longtable`` for each of its parts, wide enough to want a page turned on its side."""
+    for part, found in by_part(in_its_order(ledger, groups)).items():
+        titles, rows = _of_the_survey(found)
+        numbers, wide = _numeric(titles), (SAID["aim"], SAID["method"], "reason")
+        columns = (
+            r">{\raggedright\arraybackslash}p{3cm}" if title in wide else "r" if i in numbers else "l"
+            for i, title in enumerate(titles)
+        )
+        lines = [
+            rf"\begin{{longtable}}{{{''.join(columns)}}}",
+            rf"\caption{{{_latex(part)}}}\\",
+            r"\toprule",
+            *(" & ".join(_latex(text) for text in titles) + r" \\", r"\midrule", r"\endhead"),
+            *(" & ".join(_latex(text) for text in row) + r" \\" for row in rows),
+            r"\bottomrule",
+            r"\end{longtable}",
+        ]
+        yield "\n".join(lines)
+
+
 def to_latex(ledger: Ledger, groups: Sequence[Group]) -> str:
-    """The main table as one ``longtable`` a data set; needs the packages booktabs, longtable and textcomp."""
+    """The main table as one ``longtable`` a data set, after the survey's parts.
+
+    It needs the packages booktabs, longtable, array and textcomp.
+    """
     head = [
         "% \\usepackage{booktabs,longtable,textcomp,array}  \\usepackage[T1]{fontenc}",
         f"% {' '.join(ledger.title.split())}",
         *(f"% note: {' '.join(note.split())}" for note in ledger.notes),
     ]
-    parts = ["\n".join(head)]
+    parts = ["\n".join(head), *_latex_survey(ledger, groups)]
     titles = " & ".join(_latex(title) for title in COLUMNS) + r" \\"
     for data, members in _by_data(groups).items():
         lines = [

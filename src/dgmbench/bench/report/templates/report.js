@@ -186,18 +186,17 @@ const overview = D.overview.map(([i, likelihood, task, samples, images, seconds]
   const group = groups[i], row = (k) => (k === null || k === undefined ? null : group.rows[k]);
   return { group, likelihood: row(likelihood), task: row(task), samples: new Map(Object.entries(samples).map(([name, k]) => [name, row(k)])), images, seconds };
 });
-function drawOverview() {
-  const kept = overview.filter((line) => keepGroup(line.group));
-  const g = (f) => (line) => f(line.group);
+const duration = (seconds) => seconds === null ? "" : seconds < 100 ? `${+seconds.toPrecision(2)} s` : seconds < 5940 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
+const named = (label, line, below) => [dot(line.group.family), opener(label, `${line.group.label} on ${line.group.data}: show its cells`, () => openGroup(line.group)), below ? el("span", { class: "kind" }, below) : ""];
+function measuredColumns(kept) {
   const value = (row) => (row ? row.v : null);
   const shown = (row) => (row.v === null ? opener("–", row.w, () => openNumber(row), "empty") : numberButton(row));
-  const named = (row) => (row ? [shown(row), badge(row, row.measure.metric)] : "");
-  const several = new Set(kept.map((line) => line.group.data)).size > 1;
-  table($("results-table"), [
-    { ...modelColumn, sort: g(modelColumn.sort), cell: g(modelColumn.cell) },
-    ...(several ? [{ key: "data", title: "data", sort: (l) => l.group.data, cell: (l) => l.group.data }] : []),
+  const stated = (row) => (row ? [shown(row), badge(row, row.measure.metric)] : "");
+  return [
     { key: "likelihood", title: "likelihood", sub: "strongest statement · nats · ↑", number: true, better: "higher", sort: (l) => value(l.likelihood),
-      cell: (l) => l.likelihood || hasNumbers(l.group) ? named(l.likelihood) : emptyButton(l.group, "", "") },
+      cell: (l) => l.likelihood || hasNumbers(l.group) ? stated(l.likelihood) : emptyButton(l.group, "", "") },
+    { key: "images", title: "learned from", sub: "examples seen · time", number: true, sort: (l) => l.images,
+      cell: (l) => l.images === null ? "" : [short(Math.round(l.images)), el("span", { class: "kind" }, duration(l.seconds))] },
     ...D.sampleMeasures.filter((name) => kept.some((l) => l.samples.has(name))).map((name) => {
       const found = kept.map((l) => l.samples.get(name)).find(Boolean).measure;
       return { key: name, title: name, sub: [found.unit === "1" ? "" : found.unit, arrow[found.direction] || ""].filter(Boolean).join(" · "), number: true, better: found.direction,
@@ -205,14 +204,37 @@ function drawOverview() {
     }),
     ...(kept.some((l) => l.task) ? [{ key: "task", title: "beside", sub: "a task, or its codes", number: true, sort: (l) => l.task ? l.task.measure.metric : null,
       cell: (l) => l.task ? [shown(l.task), badge(l.task, l.task.measure.metric + (arrow[l.task.measure.direction] ? ` ${arrow[l.task.measure.direction]}` : ""))] : "" }] : []),
-    { key: "images", title: "examples seen", number: true, sort: (l) => l.images, cell: (l) => short(l.images) },
-    { key: "seconds", title: "training", sub: "seconds", number: true, sort: (l) => l.seconds, cell: (l) => short(l.seconds === null ? null : +l.seconds.toPrecision(3)) },
     ...(kept.some((l) => l.group.why) ? [{ key: "why", title: "reason", sort: (l) => l.group.why, cell: (l) => l.group.why || "" }] : []),
+  ];
+}
+const survey = D.survey.map(([i, where, part, name, said], number) => ({ ...overview[i], about: { where, part, name, said, number } }));
+function drawOverview() {
+  const kept = overview.filter((line) => keepGroup(line.group));
+  const several = new Set(kept.map((line) => line.group.data)).size > 1;
+  table($("results-table"), [
+    { key: "model", title: "model", sub: several ? "data" : "", sort: (l) => l.group.label, cell: (l) => named(l.group.label, l, several ? l.group.data : "") },
+    ...measuredColumns(kept),
+  ], kept);
+  count($("results-table"), kept.length, "row");
+}
+function drawSurvey() {
+  const kept = survey.filter((line) => keepGroup(line.group));
+  const plainly = (text) => text.toLowerCase().replace(/[^a-z0-9]/g, "");
+  const name = (l) => (plainly(l.about.name) === plainly(l.group.label) ? l.about.name : `${l.about.name} (${l.group.label})`);
+  const said = (key, title, ...beside) => (kept.some((l) => l.about.said[key]) ? [{ key, title, sub: [...beside.map(([, word]) => word)].join(": "), sort: (l) => l.about.said[key],
+    cell: (l) => [el("span", { class: "words" }, l.about.said[key] || "", el("span", { class: "kind" }, beside.map(([k]) => l.about.said[k]).filter(Boolean).join(": ")))] }] : []);
+  table($("results-table"), [
+    { key: "model", title: "model", sub: "where the survey has it · data here", sort: (l) => l.about.number, cell: (l) => named(name(l), l, `${l.about.where} · ${l.group.data}`) },
+    ...said("method", "what is new", ["changes", "changes"], ["aim", "aim"]),
+    ...said("likelihood", "likelihood is"),
+    ...measuredColumns(kept),
+    ...said("pictures", "its pictures", ["largest", "largest"]),
   ], kept);
   count($("results-table"), kept.length, "row");
 }
 function drawResults() {
   if (view === "overview" && !filter.metric) { drawOverview(); return; }
+  if (view === "survey" && !filter.metric) { drawSurvey(); return; }
   const kept = groups.filter(keepGroup);
   if (view === "long") {
     const lines = kept.flatMap((group) => {
