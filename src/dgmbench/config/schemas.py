@@ -27,6 +27,8 @@ class Trainer:
     progress: bool
     patience: int | None = None
     dry_run: bool = False
+    continue_from: str | None = None
+    start_from: str | None = None
 
     def __post_init__(self) -> None:
         for key in ("budget", "validate", "samples"):

@@ -58,6 +58,7 @@ class RunFolder:
         self.samples = path / "samples"
         self.last = path / "checkpoints" / "last.ckpt"
         self.best = path / "checkpoints" / "best.ckpt"
+        self.second = path / "checkpoints" / "second.ckpt"  # the best but for a last validation between periods
         self._lock = Lock(path / ".lock")
 
     @classmethod
@@ -92,13 +93,23 @@ class RunFolder:
         """Give the folder back."""
         self._lock.release()
 
+    def keep_second(self) -> None:
+        """Keep the best checkpoint beside the one that is about to take its place; once, also if that is repeated."""
+        if self.best.exists() and not self.second.exists():
+            with disk_errors(self.second):
+                os.replace(self.best, self.second)
+
     def write_config(self, completed: Mapping[str, Any]) -> None:
         """Store the completed configuration of the run, its paths such that they hold from any folder."""
         paths = {name: os.path.abspath(path) for name, path in completed["paths"].items()}
         data = dict(completed["data"])
         if data.get("path"):
             data["path"] = os.path.abspath(os.path.expanduser(data["path"]))
-        stored = {**completed, "data": data, "paths": paths}
+        trainer = dict(completed["trainer"])
+        for key in ("continue_from", "start_from"):
+            if trainer[key]:
+                trainer[key] = os.path.abspath(os.path.expanduser(trainer[key]))
+        stored = {**completed, "data": data, "trainer": trainer, "paths": paths}
         write_atomically(self.config, yaml.safe_dump(stored, sort_keys=False).encode())
 
     def write_spec(self, spec: DataSpec, data_hash: str) -> None:

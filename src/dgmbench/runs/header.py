@@ -10,6 +10,7 @@ import torch
 from dgmbench.data import DataSet
 from dgmbench.data.dataset import SplitName
 from dgmbench.models.contract import Model
+from dgmbench.runs.origin import in_words
 from dgmbench.training.plan import Plan
 
 WIDTH = 80
@@ -34,5 +35,9 @@ def header(
         *(fill(note, WIDTH, initial_indent=" " * 8, subsequent_indent=" " * 10) for note in data.meta.get("notes", [])),
         f"model   {names['model']}: {parameters:,} parameters{trained_by}",
         f"budget  {trainer['budget']}: {plan.images:,} images in batches of {plan.batch_size}{stages}, on {where}",
+        *(
+            fill(text, WIDTH, initial_indent="origin  ", subsequent_indent=" " * 10)
+            for text in in_words(completed.get("origin", {}))
+        ),
         f"folder  {run}",
     ]
