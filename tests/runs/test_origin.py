@@ -13,9 +13,10 @@ from dgmbench.data import DataSpec
 from dgmbench.models.contract import Facts, Model, Stage
 from dgmbench.runs.folder import RunFolder
 from dgmbench.runs.load import load_run
-from dgmbench.runs.origin import _paced, weights_hash
+from dgmbench.runs.origin import _paced
 from dgmbench.training.files import read_checkpoint
 from dgmbench.training.plan import make_plan
+from dgmbench.training.tensors import weights_hash
 
 SMALL = (
     "model=vae", "model.hidden_sizes=[8]", "model.latent=2", "trainer.progress=false", "hardware=cpu",

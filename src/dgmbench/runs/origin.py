@@ -13,14 +13,12 @@ Both are recorded in the configuration and the result as ``origin``, the weights
 
 import copy
 import dataclasses
-import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
 from torch import Tensor
 
 from dgmbench.config import complete, run_name
@@ -34,6 +32,7 @@ from dgmbench.runs.load import load_run
 from dgmbench.runs.weights import own_checkpoint, weights_of
 from dgmbench.training.files import AtomicCheckpointIO, write_atomically
 from dgmbench.training.plan import Plan, make_plan
+from dgmbench.training.tensors import weights_hash
 
 MAY_DIFFER = ("trainer.budget", "trainer.patience")  # between a run and the one that goes on from it
 RELATIVES = ("shape", "kind", "levels", "end", "given", "lengths", "step_labels")  # of a spec: what weights lean on
@@ -247,7 +246,7 @@ def _started(completed: Mapping[str, Any], model: Model, known: Mapping[str, Any
     for name in (*theirs, *ours):
         if _shape(theirs, name) != _shape(ours, name):
             _unfit(setting, f"its {name} is {_shape(theirs, name)}, this model's {_shape(ours, name)}")
-    record = _record(RunFolder(run.path), run.path.absolute().name, "best", run.result["objective"]["images"], theirs)
+    record = _record(RunFolder(run.path), run.result["run"], "best", run.images, theirs)
     return Origin({"started": record}, weights=theirs)
 
 
@@ -270,16 +269,6 @@ def _record(folder: RunFolder, name: str, rule: str, images: int, weights: Mappi
         "images": images,
         "sha256": weights_hash(weights),
     }
-
-
-def weights_hash(weights: Mapping[str, Tensor]) -> str:
-    """sha256 of tensors by name: names, types, shapes and values, in whatever file they are."""
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        value = weights[name].detach().cpu().contiguous()
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def in_words(records: Mapping[str, Mapping[str, Any]]) -> list[str]:
