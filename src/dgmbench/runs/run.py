@@ -25,6 +25,7 @@ from dgmbench.runs.build import (
     find_device,
     load_data,
     optimizer_factory,
+    settle,
 )
 from dgmbench.runs.evaluate import (
     count_unlabelled,
@@ -76,6 +77,8 @@ def train(cfg: Mapping[str, Any], *, announce: Callable[[str], None] = lambda te
     ranks = find_ranks(hardware["devices"], hardware["nodes"])
     device = find_device(hardware, ranks.local_rank)
     data = load_data(completed)
+    by_data = completed["model"].get("net") == "auto"
+    settle(completed, data.spec)
     model = build_model(completed, data.spec)
     if hardware["channels_last"]:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -116,7 +119,7 @@ def train(cfg: Mapping[str, Any], *, announce: Callable[[str], None] = lambda te
         if ranks.is_first:
             folder.write_config(completed)
             folder.write_spec(data.spec, data.content_hash)
-            announce("\n".join(header(completed, data, model, plan, device, folder.path)))
+            announce("\n".join(header(completed, data, model, plan, device, folder.path, by_data=by_data)))
         return _Run(completed, data, model, optimizers, plan, stream, folder, ranks, origin).go()
     finally:
         folder.release()
