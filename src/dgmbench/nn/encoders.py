@@ -1,9 +1,9 @@
 """Encoders (b, *shape) -> (b, features) and decoders (b, latent) -> (b, P, *shape) by name: auto, mlp, conv, resnet.
 
-``auto`` is chosen by the data: conv for images of more than ``MOST_VALUES`` values, where an mlp's last layer would have
-tens of millions of weights, and mlp for everything else. ``mlp`` takes vectors and images alike; no hidden layer makes
-it linear. ``conv`` and ``resnet`` take images of any size: each stage halves height and width (rounding up) until the
-shorter side is at most 4, and doubles the channels up to four times the first; the decoder walks the same sizes back.
+``auto`` is chosen by the data: conv for images of more than ``MOST_VALUES`` values, where an mlp's last layer would
+have tens of millions of weights, and mlp for everything else. ``mlp`` takes vectors and images alike; no hidden layer
+makes it linear. ``conv`` and ``resnet`` take images of any size: each stage halves height and width (rounding up) until
+the shorter side is at most 4, and doubles the channels up to four times the first; the decoder walks the same back.
 """
 
 import math
