@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from dgmbench.bench.suite import expand_experiments
+from dgmbench.command.going_on import ALLOWED
 from dgmbench.command.main import VERBS
-from dgmbench.config import complete, compose, options
+from dgmbench.config import complete, compose, options, rewrite
 from dgmbench.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,6 +38,10 @@ def test_what_is_typed_is_a_verb_and_composes(page: str, command: str, tmp_path:
     verb, *words = shlex.split(command)
     assert verb in VERBS
     if verb != "train" or "-m" in words or "--config-dir" in words:
+        return
+    if words[0].startswith("run="):  # composed by the run's own configuration
+        keys = {override.partition("=")[0] for override in rewrite(words[1:])}
+        assert keys <= set(ALLOWED)
         return
     for word in ("images", "npz", "csv"):
         if f"data={word}" in words:

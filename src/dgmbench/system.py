@@ -6,6 +6,7 @@ the system when its process ends, however it ends.
 
 import contextlib
 import ctypes
+import mmap
 import os
 import re
 import signal
@@ -18,6 +19,7 @@ from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
 
+import numpy as np
 import psutil
 from filelock import lock_descriptor
 
@@ -130,6 +132,15 @@ def peak_memory() -> int:
         return int(psutil.Process().memory_info()._asdict()["peak_wset"])
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
+
+
+def forget_pages(mapped: np.memmap) -> None:
+    """Let go of what has been read of a mapped file; nothing where the system has no such call: it keeps the pages
+    until somebody needs the memory.
+    """
+    advice, mapping = getattr(mmap, "MADV_DONTNEED", None), getattr(mapped, "_mmap", None)
+    if advice is not None and mapping is not None:
+        mapping.madvise(advice)
 
 
 def process_context() -> ForkServerContext | SpawnContext:

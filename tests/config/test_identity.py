@@ -62,5 +62,6 @@ def test_what_is_left_out_cannot_change_a_result() -> None:
     assert {group: set(keys) for group, keys in NOT_HASHED.items()} == {
         "model": {"card"},
         "data": {"card", "path", "download", "verify"},
-        "trainer": {"progress", "checkpoint", "samples", "dry_run"},  # a dry run keeps nothing
+        # a dry run keeps nothing; origin names what the runs hold that another one comes from
+        "trainer": {"progress", "checkpoint", "samples", "dry_run", "continue_from", "start_from"},
     }

@@ -68,7 +68,7 @@ def _get_ready(task: Task) -> None:
 def _run(task: Task, run: list[str]) -> Outcome:
     from dgmbench.config import complete, compose, run_name
     from dgmbench.data.pairs import check_pair, spec_from_card
-    from dgmbench.runs.build import count_devices, load_data
+    from dgmbench.runs.build import count_devices, load_data, settle
     from dgmbench.runs.evaluate import evaluate_run
     from dgmbench.runs.record import is_measured
     from dgmbench.runs.run import train
@@ -88,7 +88,9 @@ def _run(task: Task, run: list[str]) -> Outcome:
 
         return Outcome(status="tried", seconds=seconds_of_training(completed))
     completed["hardware"]["devices"] = count_devices(completed["hardware"])
-    run.append(run_name(completed, load_data(completed).content_hash))
+    data = load_data(completed)
+    settle(completed, data.spec)
+    run.append(run_name(completed, data.content_hash))
     outcome = train(cfg)
     run[0] = outcome.run.name
     if not is_measured(outcome.result, completed["protocol"]):  # it is no part of the run's name

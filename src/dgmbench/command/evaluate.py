@@ -3,14 +3,15 @@
 from pathlib import Path
 
 from dgmbench.command.parser import Parser, choices, parse
-from dgmbench.command.tables import print_config, print_metrics
+from dgmbench.command.tables import print_config
 
 
 def run(rest: list[str]) -> int:
     """Run ``dgm evaluate`` with these words and return the exit code."""
     parser = Parser(
         "evaluate",
-        "Measure a finished run again, under a protocol, without training it.",
+        "Measure a finished run again, under a protocol, without training it. What says most is printed, and\n"
+        "'dgm show run=DIR' has all numbers.",
         choices("protocol", "hardware")
         + """
 
@@ -28,10 +29,11 @@ examples:
     paths = complete_paths(cfg["paths"])
     if arguments.cfg:
         return print_config({"run": cfg["run"], "protocol": protocol, "hardware": hardware, "paths": paths})
+    from dgmbench.command.headline import print_headline
     from dgmbench.runs.evaluate import evaluate_run
 
     run = Path(str(cfg["run"])).expanduser()
     result = evaluate_run(run, protocol, hardware=hardware, data_root=Path(paths["data"]))
-    print_metrics(result["metrics"])
+    print_headline(result, str(run))
     print(run)
     return 0

@@ -9,14 +9,17 @@ def run(rest: list[str]) -> int:
     """Run ``dgm export`` with these words and return the exit code."""
     parser = Parser(
         "export",
-        "Write many samples of a trained run, a PNG each or one .npz file (key x), for other programs. The last line\n"
-        "printed is where they are.",
+        "Write many samples of a trained run, a PNG each or one .npz file (key x), for other programs; or its\n"
+        "weights, in a folder to share. The last line printed is where they are.",
         """examples:
   dgm export run=outputs/vae-digits_binary-s0-1a2b3c4d n=50000
   dgm export run=DIR n=10000 form=npz to=samples.npz
   dgm export run=DIR n=1000 label=3 to=threes
+  dgm export run=DIR what=weights to=my_vae    model.safetensors, what it was trained on and with, and a page about it;
+                                               dgm sample run=my_vae and dgmbench.load_run("my_vae") read it
 """,
-        "run=DIR [n=50000] [seed=0] [checkpoint=best|final] [label=CLASS] [form=images|npz] [to=PATH]",
+        "run=DIR [what=samples|weights] [n=50000] [seed=0] [checkpoint=best|final] [label=CLASS] [form=images|npz]\n"
+        "                  [to=PATH]",
     )
     parser.add_argument("--config-dir", action="append", default=[], metavar="DIR", help=CONFIG_DIR)
     arguments = parse(parser, rest)
@@ -27,9 +30,15 @@ def run(rest: list[str]) -> int:
     paths, hardware = complete_paths(cfg.pop("paths")), complete_hardware(cfg.pop("hardware"))
     run, to = Path(str(cfg.pop("run"))).expanduser(), cfg.pop("to")
     exporting = checked(cfg, Exporting, "")
+    target = None if to is None else Path(str(to)).expanduser()
+    if exporting["what"] == "weights":
+        from dgmbench.runs.share import share_run
+
+        print(share_run(run, rule=exporting["checkpoint"], to=target, data_root=Path(paths["data"])))
+        return 0
     from dgmbench.runs.export import export_run
 
-    target = None if to is None else Path(str(to)).expanduser()
+    del exporting["what"]
     more = {"accelerator": hardware["accelerator"], "data_root": Path(paths["data"])}
     print(export_run(run, **exporting, to=target, **more))
     return 0

@@ -30,11 +30,20 @@ examples:
   dgm train -m model=vae seed=0,1,2,3 hydra/launcher=joblib
   dgm train --config-dir my_configs model=my_model
   dgm train experiment=burda2016_vae_mnist
+  dgm train run=outputs/vae-digits_binary-s0-1a2b3c4d epochs=40     a finished run goes on, to 40 epochs in all
+  dgm train model=vae data=digits trainer.start_from=DIR            starts from the weights of another run
 """,
-        "[-m] [--cfg] [--config-dir DIR] model=NAME [key=value ...]",
+        "[-m] [--cfg] [--config-dir DIR] model=NAME|run=DIR [key=value ...]",
     ).add_config_flags()
     parser.add_argument("-m", "--multirun", action="store_true", help="several runs: key=a,b,c or Hydra's sweepers")
     arguments = parse(parser, rest)
+    if any(word.startswith("run=") for word in arguments.overrides):
+        from dgmbench.command.going_on import longer
+
+        if arguments.multirun:
+            raise UserError("run=DIR goes on with one run: leave out -m.")
+        settings = longer(arguments.overrides)
+        return print_config(settings) if arguments.cfg else train_one(settings)
     if any(word.startswith("experiment=") for word in arguments.overrides):
         from dgmbench.bench.suite import expand_experiments
 

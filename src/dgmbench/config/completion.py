@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 
 SUPPLIED = {"model": ("spec",), "data": (), "optimizer": ("params",)}
-TOP_LEVEL = (*OBJECTS, "trainer", "hardware", "logger", "protocol", "seed", "paths", "names")
+TOP_LEVEL = (*OBJECTS, "trainer", "hardware", "logger", "protocol", "seed", "paths")
+OPTIONAL = ("names", "origin")
 
 
 def complete(cfg: "DictConfig | Mapping[str, Any]") -> dict[str, Any]:
@@ -30,9 +31,9 @@ def complete(cfg: "DictConfig | Mapping[str, Any]") -> dict[str, Any]:
     """
     plain = resolve(cfg)
     for key in plain:
-        if key not in TOP_LEVEL:
-            raise UserError(nearest(key, [name for name in TOP_LEVEL if name != "names"], what="setting"))
-    for key in TOP_LEVEL[:-1]:
+        if key not in (*TOP_LEVEL, *OPTIONAL):
+            raise UserError(nearest(key, TOP_LEVEL, what="setting"))
+    for key in TOP_LEVEL:
         if key not in plain:
             raise UserError(f"The configuration has no {key}: it was not composed from train.yaml.")
     seed = plain["seed"]
@@ -53,7 +54,18 @@ def complete(cfg: "DictConfig | Mapping[str, Any]") -> dict[str, Any]:
     done["seed"] = seed
     done["paths"] = complete_paths(plain["paths"])
     done["names"] = {**{group: _class_name(done[group]) for group in OBJECTS}, **plain.get("names", {})}
+    if plain.get("origin"):
+        done["origin"] = _complete_origin(plain["origin"])
     return done
+
+
+def _complete_origin(node: Any) -> dict[str, dict[str, Any]]:
+    """What a run's configuration says of the runs that it comes from."""
+    records = coerce(node, dict[str, dict[str, Any]], "origin")
+    for how, record in records.items():
+        if how not in ("started", "continued") or not isinstance(record.get("sha256"), str):
+            raise UserError(f"origin.{how}={show(record)} is nothing that a run's configuration says of its origin.")
+    return records
 
 
 def complete_data(node: Any) -> dict[str, Any]:

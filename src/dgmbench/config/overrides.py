@@ -11,7 +11,10 @@ from dgmbench.config.signatures import show
 from dgmbench.errors import UserError, nearest
 
 # taken literally: no need to quote their special signs
-PATHS = ("run", "samples", "against", "to", "paths.outputs", "paths.data", "data.path", "data.background")
+PATHS = (
+    "run", "samples", "against", "to", "paths.outputs", "paths.data", "data.path", "data.background",
+    "trainer.continue_from", "trainer.start_from",
+)  # fmt: skip
 MOST_SIGNS = 10_000  # Hydra's grammar takes minutes for a megabyte
 OBJECTS = ("model", "data", "optimizer")  # groups whose nodes are built from a class
 

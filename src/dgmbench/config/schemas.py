@@ -27,6 +27,8 @@ class Trainer:
     progress: bool
     patience: int | None = None
     dry_run: bool = False
+    continue_from: str | None = None
+    start_from: str | None = None
 
     def __post_init__(self) -> None:
         for key in ("budget", "validate", "samples"):
@@ -236,9 +238,12 @@ class Exporting:
     checkpoint: Literal["best", "final"]
     label: int | None
     form: Literal["images", "npz"] | None
+    what: Literal["samples", "weights"] = "samples"
 
     def __post_init__(self) -> None:
         _positive("", self, "n")
+        if self.what == "weights" and (self.label is not None or self.form is not None):
+            raise UserError("what=weights writes the model itself: label= and form= go with samples.")
         for key in ("seed", "label"):
             value = getattr(self, key)
             if value is not None and value < 0:

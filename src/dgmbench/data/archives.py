@@ -86,12 +86,12 @@ def check_header(file: IO[bytes], size: int, what: str) -> None:
         )
 
 
-def read_npy(path: Path) -> np.ndarray:
-    """The array in an .npy file."""
+def read_npy(path: Path, *, mapped: bool = False) -> np.ndarray:
+    """The array in an .npy file, or one that stays there."""
     try:
         with path.open("rb") as file:
             check_header(file, path.stat().st_size, str(path))
-        found: np.ndarray = np.load(path, allow_pickle=False)
+        found: np.ndarray = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
     except (ValueError, EOFError, OSError, MemoryError) as error:
         raise UserError(f"{path} cannot be read as an .npy file of numbers ({error}).") from error
     return found

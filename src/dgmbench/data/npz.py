@@ -13,34 +13,41 @@ from dgmbench.data.archives import ZIP_DAMAGE, check_header, open_zip, read_npy
 from dgmbench.data.checks import exactly
 from dgmbench.data.files import state
 from dgmbench.data.labels import numbered
-from dgmbench.data.reader import SPLITS, Decoded, Part, Reader, split_at_random, take_parts
+from dgmbench.data.large import LARGE, converted, every, extremes, first_rows, map_member
+from dgmbench.data.reader import SPLITS, Chunks, Decoded, Part, Reader, split_at_random, take_parts
 from dgmbench.data.spec import DataSpec, Kind
-from dgmbench.data.taken_for import taken_for, unbounded
+from dgmbench.data.taken_for import ROWS, taken_for, unbounded
 from dgmbench.errors import UserError, nearest
 
 Arrays = dict[str, np.ndarray]
+Lazy = dict[str, np.ndarray | Chunks]
 """One array for each split."""
 
 
-def open_npz(path: Path, *, single: str | None = None) -> dict[str, np.ndarray]:
-    """All arrays of an .npz file; pickled objects are refused. ``single`` is what a single array (.npy) is called."""
+def open_npz(path: Path, *, single: str | None = None, scratch: Path | None = None) -> dict[str, np.ndarray]:
+    """All arrays of an .npz file; pickled objects are refused. ``single`` is what a single array (.npy) is called.
+
+    With a folder ``scratch``, large arrays stay in their file, and compressed ones are expanded there.
+    """
     arrays: dict[str, np.ndarray] = {}
     key = ""
     try:
         with path.open("rb") as stream:
             alone = stream.read(6) == np.lib.format.MAGIC_PREFIX
         if alone and single is not None:
-            return {single: read_npy(path)}
+            return {single: read_npy(path, mapped=scratch is not None and path.stat().st_size >= LARGE)}
         if alone:
             raise UserError(f"{path} is a single array; save it with np.savez(FILE, x_train=...).")
-        if zipfile.is_zipfile(path):
-            _check_members(path)
+        large = _check_members(path) if zipfile.is_zipfile(path) else {}
         # opened here, because np.load leaves a file open that it cannot read
         with path.open("rb") as stream:
             content = np.load(stream, allow_pickle=False)
             with content as file:
                 for key in file.files:
-                    arrays[key] = file[key]
+                    if scratch is not None and key in large:
+                        arrays[key] = map_member(path, large[key], scratch)
+                    else:
+                        arrays[key] = file[key]
     except ValueError as error:
         if "allow_pickle" in str(error) or "pickle" in str(error):
             what = f"the array {key!r} of Python objects" if key else "pickled objects or is no .npz file at all"
@@ -51,8 +58,9 @@ def open_npz(path: Path, *, single: str | None = None) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _check_members(path: Path) -> None:
-    """Refuse arrays that announce what they do not hold."""
+def _check_members(path: Path) -> dict[str, zipfile.ZipInfo]:
+    """Refuse arrays that announce what they do not hold; those that are large are returned."""
+    large = {}
     with open_zip(path) as archive:
         for member in archive.infolist():
             what = f"The array {member.filename.removesuffix('.npy')!r} in {path}"
@@ -61,6 +69,9 @@ def _check_members(path: Path) -> None:
                 file.seek(0)
                 if is_array:
                     check_header(file, member.file_size, what)
+                    if member.file_size >= LARGE:
+                        large[member.filename.removesuffix(".npy")] = member
+    return large
 
 
 class Npz(Reader):
@@ -74,6 +85,8 @@ class Npz(Reader):
     numbers are the names of the classes. Of sequences they may be (n, t), one for each step, and ``length_<split>``
     (n,) may say how many steps of each count. ``given_<split>`` are conditions, one for each example, in any of the
     shapes of x; their kind follows from their values.
+
+    Arrays of 32 MiB and more are never in memory as a whole, and compressed ones are expanded on the disk.
 
     A missing validation or test set is split off the training set by ``split_seed``: shares or numbers
     ``valid`` and ``test``.
@@ -116,6 +129,7 @@ class Npz(Reader):
 
     def read(self, folder: Path) -> Decoded:
         """Read, check, cast and split."""
+        self.scratch: Path | None = folder
         arrays, columns = self.arrays()
         xs = {split: arrays[f"x_{split}"] for split in SPLITS if f"x_{split}" in arrays}
         ys = {split: arrays[f"y_{split}"] for split in SPLITS if f"y_{split}" in arrays}
@@ -148,14 +162,15 @@ class Npz(Reader):
             lengths=bool(lengths),
         )  # fmt: skip
         notes = [*([] if self.kind else taken_for(xs, spec)), *self.notes]
-        xs = {split: self._cast(x, f"x_{split}", spec) for split, x in xs.items()}
-        notes += unbounded(xs["train"], spec, columns)
+        parts = {split: self._cast(x, f"x_{split}", spec) for split, x in xs.items()}
+        if spec.kind == "real":
+            notes += unbounded(first_rows(xs["train"], ROWS).astype(np.float32, copy=False), spec, columns)
         remarks = {"kind": "given" if self.kind else "inferred", **({"columns": columns} if columns else {})}
-        return Decoded(spec, self._parts(xs, ys, given, lengths), remarks, lambda: notes)
+        return Decoded(spec, self._parts(parts, ys, given, lengths), remarks, lambda: notes)
 
     def arrays(self) -> tuple[Arrays, list[str]]:
         """The arrays by their names, and the names of the columns of x where they have any."""
-        return open_npz(self.file, single="x_train"), []
+        return open_npz(self.file, single="x_train", scratch=self.scratch), []
 
     def _beside(self, arrays: Mapping[str, np.ndarray], xs: Arrays, what: str) -> Arrays:
         """The arrays ``<what>_<split>`` of all splits, or none at all; one row for each example."""
@@ -170,7 +185,7 @@ class Npz(Reader):
                 )
         return found
 
-    def _given(self, arrays: Mapping[str, np.ndarray], xs: Arrays) -> tuple[Arrays, DataSpec | None]:
+    def _given(self, arrays: Mapping[str, np.ndarray], xs: Arrays) -> tuple[Lazy, DataSpec | None]:
         found = {s: self._values(c, f"given_{s}") for s, c in self._beside(arrays, xs, "given").items()}
         if not found:
             return {}, None
@@ -199,7 +214,8 @@ class Npz(Reader):
                 f"{key} in {self.file} has shape {x.shape}, which looks like channels last; save "
                 f"{key}.transpose(0, 3, 1, 2) instead."
             )
-        if x.dtype.kind == "f" and not (finite := np.isfinite(x)).all():
+        if x.dtype.kind == "f" and not every(x, np.isfinite):
+            finite = np.isfinite(x)
             first = int(np.argmin(finite.reshape(len(x), -1).all(1)))
             raise UserError(
                 f"{key} in {self.file} holds {int((~finite).sum())} values that are NaN or infinite, the first in "
@@ -224,41 +240,47 @@ class Npz(Reader):
             )
         return exactly(y, np.int64, f"{key} in {self.file}")
 
-    def _cast(self, x: np.ndarray, key: str, spec: DataSpec) -> np.ndarray:
+    def _cast(self, x: np.ndarray, key: str, spec: DataSpec) -> np.ndarray | Chunks:
         """The values in the kind's dtype, refused if that would change them (beyond float32's rounding)."""
         if spec.kind == "real":
-            with np.errstate(over="ignore"):
-                cast = np.ascontiguousarray(x, np.float32)
-            if not np.isfinite(cast).all():
-                raise UserError(f"{key} in {self.file} holds values beyond float32, up to {np.abs(x).max():.3g}.")
-            return cast
+
+            def to_float32(rows: np.ndarray) -> np.ndarray:
+                with np.errstate(over="ignore"):
+                    cast = np.ascontiguousarray(rows, np.float32)
+                if not np.isfinite(cast).all():
+                    most = np.abs(rows).max()
+                    raise UserError(f"{key} in {self.file} holds values beyond float32, up to {most:.3g}.")
+                return cast
+
+            return converted(x, to_float32)
         top = spec.levels - 1 if spec.levels is not None else np.iinfo(np.int64).max
-        low, high = x.min(), x.max()
-        if low < 0 or high > top or (x.dtype.kind == "f" and not (x == np.round(x)).all()):
+        low, high = extremes(x)
+        if low < 0 or high > top or (x.dtype.kind == "f" and not every(x, lambda rows: rows == np.round(rows))):
             wanted = f"the integers 0 ... {top}" if spec.levels is not None else "non-negative integers"
             raise UserError(
                 f"{key} in {self.file} has {x.dtype} values from {low:.6g} to {high:.6g}, but {spec.kind} data are "
                 f"{wanted}; change the values, data.kind or data.levels."
             )
         dtype = np.int64 if spec.kind in ("counts", "tokens") else np.uint8
-        return np.ascontiguousarray(exactly(x, dtype, f"{key} in {self.file}"))
+        return converted(x, lambda rows: np.ascontiguousarray(exactly(rows, dtype, f"{key} in {self.file}")))
 
-    def _parts(self, xs: Arrays, ys: Arrays, given: Arrays, lengths: Arrays) -> dict[str, Part]:
+    def _parts(self, xs: Lazy, ys: Arrays, given: Lazy, lengths: Arrays) -> dict[str, Part]:
         sizes = {"valid": self.valid, "test": self.test}
         missing = {split: size for split, size in sizes.items() if split not in xs}
         for split, size in missing.items():
-            if size == 0 or round(size * len(xs["train"])) == 0:
+            if size == 0 or round(size * xs["train"].shape[0]) == 0:
                 raise UserError(
-                    f"{self.file} has no x_{split}, and data.{split}={size} of {len(xs['train'])} training examples "
-                    "holds out none; raise it or provide the split."
+                    f"{self.file} has no x_{split}, and data.{split}={size} of {xs['train'].shape[0]} training "
+                    "examples holds out none; raise it or provide the split."
                 )
-        splits = split_at_random(len(xs["train"]), seed=self.split_seed, **missing)
+        splits = split_at_random(xs["train"].shape[0], seed=self.split_seed, **missing)
         dealt = {split: index for split, index in splits.items() if split == "train" or split in missing}
-        beside = {"given": given.get("train"), "length": lengths.get("train")}
-        parts = take_parts(xs["train"], ys.get("train"), dealt, "x_train", **beside)
+        parts = take_parts(
+            xs["train"], ys.get("train"), dealt, "x_train", given=given.get("train"), length=lengths.get("train")
+        )
         for split in sizes:
             if split not in parts:
-                rows = np.arange(len(xs[split]))
+                rows = np.arange(xs[split].shape[0])
                 parts[split] = Part(xs[split], ys.get(split), f"x_{split}", rows, given.get(split), lengths.get(split))
         return parts
 
@@ -266,10 +288,10 @@ class Npz(Reader):
 def kind_of(xs: Mapping[str, np.ndarray]) -> Kind:
     """What the values of all splits are taken for if nobody says."""
     x = xs["train"]
-    if all(((a == 0) | (a == 1)).all() for a in xs.values()):
+    if all(every(a, lambda rows: (rows == 0) | (rows == 1)) for a in xs.values()):
         return "binary"
     if x.dtype == np.uint8:
         return "discrete"
-    if x.dtype.kind in "ui" and all(a.min() >= 0 for a in xs.values()):
-        return "discrete" if x.ndim == 4 and all(a.max() <= 255 for a in xs.values()) else "counts"
+    if x.dtype.kind in "ui" and all(extremes(a)[0] >= 0 for a in xs.values()):
+        return "discrete" if x.ndim == 4 and all(extremes(a)[1] <= 255 for a in xs.values()) else "counts"
     return "real"

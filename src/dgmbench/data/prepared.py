@@ -20,10 +20,11 @@ from typing import Any
 
 import numpy as np
 
+from dgmbench.data.large import LARGE
 from dgmbench.data.reader import SPLITS, Chunks, Decoded, Part
 from dgmbench.data.verified import Wait, compared
 from dgmbench.errors import FULL, UserError
-from dgmbench.system import locked
+from dgmbench.system import forget_pages, locked
 
 FORMAT = 1  # of the folder; part of the key
 RECORD_HASH = "record_hash"  # over all else in meta.json
@@ -59,7 +60,10 @@ def _blocks(x: np.ndarray | Chunks) -> Iterator[np.ndarray]:
     if isinstance(x, Chunks):
         yield from x.rows()
     else:
-        yield from (x[i : i + 8192] for i in range(0, len(x), 8192))
+        for i in range(0, len(x), 8192):
+            yield x[i : i + 8192]
+            if isinstance(x, np.memmap) and x.nbytes >= LARGE:
+                forget_pages(x)
 
 
 def _array_names(

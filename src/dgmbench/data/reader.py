@@ -153,13 +153,29 @@ def split_off_the_end(n: int, *, valid: int | float) -> dict[str, np.ndarray]:
     return {"train": np.arange(n - n_valid), "valid": np.arange(n - n_valid, n)}
 
 
+def rows_at(x: np.ndarray | Chunks, index: np.ndarray) -> np.ndarray | Chunks:
+    """The rows at ascending positions."""
+    if not isinstance(x, Chunks):
+        return x[index]
+
+    def rows() -> Iterator[np.ndarray]:
+        start = 0
+        for part in x.rows():
+            low, high = np.searchsorted(index, (start, start + len(part)))
+            if high > low:
+                yield part[index[low:high] - start]
+            start += len(part)
+
+    return Chunks((len(index), *x.shape[1:]), x.dtype, rows)
+
+
 def take_parts(
-    x: np.ndarray,
+    x: np.ndarray | Chunks,
     y: np.ndarray | None,
     splits: Mapping[str, np.ndarray],
     origin: str,
     *,
-    given: np.ndarray | None = None,
+    given: np.ndarray | Chunks | None = None,
     length: np.ndarray | None = None,
 ) -> dict[str, Part]:
     """The parts of ``x`` and what goes with it at the positions of each split."""
@@ -167,4 +183,7 @@ def take_parts(
     def at(values: np.ndarray | None, index: np.ndarray) -> np.ndarray | None:
         return None if values is None else values[index]
 
-    return {name: Part(x[i], at(y, i), origin, i, at(given, i), at(length, i)) for name, i in splits.items()}
+    def beside(index: np.ndarray) -> np.ndarray | Chunks | None:
+        return None if given is None else rows_at(given, index)
+
+    return {name: Part(rows_at(x, i), at(y, i), origin, i, beside(i), at(length, i)) for name, i in splits.items()}

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from dgmbench.data.large import first_rows
 from dgmbench.data.spec import DataSpec
 from dgmbench.errors import some_of
 
@@ -19,7 +20,7 @@ def taken_for(xs: Mapping[str, np.ndarray], spec: DataSpec) -> list[str]:
     """What x (n, *shape) as given looks like, if values of no stated kind were taken for real numbers."""
     if spec.kind != "real":
         return []
-    x = xs["train"][:ROWS]
+    x = first_rows(xs["train"], ROWS)
     low, high, whole = x.min(), x.max(), bool((x == np.round(x)).all())
     if whole and low < 0:
         return [

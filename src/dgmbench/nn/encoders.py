@@ -1,8 +1,9 @@
-"""Encoders (b, *shape) -> (b, features) and decoders (b, latent) -> (b, P, *shape) by name: mlp, conv or resnet.
+"""Encoders (b, *shape) -> (b, features) and decoders (b, latent) -> (b, P, *shape) by name: auto, mlp, conv, resnet.
 
-``mlp`` takes vectors and images alike; no hidden layer makes it linear. ``conv`` and ``resnet`` take images of any
-size: each stage halves height and width (rounding up) until the shorter side is at most 4, and doubles the channels up
-to four times the first; the decoder walks the same sizes back.
+``auto`` is chosen by the data: conv for images of more than ``MOST_VALUES`` values, where an mlp's last layer would
+have tens of millions of weights, and mlp for everything else. ``mlp`` takes vectors and images alike; no hidden layer
+makes it linear. ``conv`` and ``resnet`` take images of any size: each stage halves height and width (rounding up) until
+the shorter side is at most 4, and doubles the channels up to four times the first; the decoder walks the same back.
 """
 
 import math
@@ -17,7 +18,15 @@ from torch.nn import functional as F
 
 from dgmbench.errors import UserError
 
-NetName = Literal["mlp", "conv", "resnet"]
+NetName = Literal["auto", "mlp", "conv", "resnet"]
+MOST_VALUES = 4096  # of an image for an mlp: 64x64 in grey, 32x32 in colour
+
+
+def by_data(net: NetName, shape: Sequence[int]) -> NetName:
+    """The network that ``auto`` stands for on data of this shape; any other name is its own."""
+    if net != "auto":
+        return net
+    return "conv" if len(shape) == 3 and math.prod(shape) > MOST_VALUES else "mlp"
 
 
 def mlp(sizes: Sequence[int]) -> nn.Sequential:
@@ -55,20 +64,22 @@ def _stages(shape: Sequence[int], channels: int) -> tuple[list[tuple[int, int]],
     return sizes, widths
 
 
-def _check(net: NetName, shape: Sequence[int], hidden_sizes: Sequence[int], channels: int) -> None:
+def _checked(net: NetName, shape: Sequence[int], hidden_sizes: Sequence[int], channels: int) -> NetName:
+    net = by_data(net, shape)
     if net not in ("mlp", "conv", "resnet"):
-        raise UserError(f"There is no network {net!r}; choose mlp, conv or resnet.")
+        raise UserError(f"There is no network {net!r}; choose auto, mlp, conv or resnet.")
     if net != "mlp" and len(shape) != 3:
         raise UserError(f"net={net} takes images, and one example here has shape {tuple(shape)}; choose net=mlp.")
     if channels < 1 or any(size < 1 for size in hidden_sizes):
         raise UserError(f"Layer sizes must be positive, not hidden_sizes={list(hidden_sizes)}, channels={channels}.")
+    return net
 
 
 def build_encoder(
     net: NetName, shape: Sequence[int], features: int, *, hidden_sizes: Sequence[int], channels: int = 32
 ) -> nn.Sequential:
     """A network (b, *shape) -> (b, features); ``hidden_sizes`` shape the mlp, ``channels`` the other two."""
-    _check(net, shape, hidden_sizes, channels)
+    net = _checked(net, shape, hidden_sizes, channels)
     if net == "mlp":
         dim = 1
         for size in shape:
@@ -95,7 +106,7 @@ class JoinedEncoder(nn.Module):
         channels: int = 32,
     ) -> None:  # fmt: skip
         super().__init__()
-        _check(net, shape, hidden_sizes, channels)
+        net = _checked(net, shape, hidden_sizes, channels)
         dim = math.prod(shape)
         self.channel = None if net == "mlp" else nn.Linear(joined, shape[1] * shape[2])
         both = (dim + joined,) if net == "mlp" else (shape[0] + 1, *shape[1:])
@@ -112,7 +123,7 @@ def build_decoder(
     net: NetName, latent: int, parameters: int, shape: Sequence[int], *, hidden_sizes: Sequence[int], channels: int = 32
 ) -> nn.Sequential:
     """The mirror image: (b, latent) -> (b, parameters, *shape); ``hidden_sizes`` are in the order of the layers."""
-    _check(net, shape, hidden_sizes, channels)
+    net = _checked(net, shape, hidden_sizes, channels)
     if net == "mlp":
         dim = parameters
         for size in shape:

@@ -15,6 +15,7 @@ from dgmbench.data.random import keyed_seed
 from dgmbench.data.spec import DataSpec
 from dgmbench.errors import UserError, nearest
 from dgmbench.models.contract import Model, Parameters, player_parameters
+from dgmbench.nn.encoders import by_data
 from dgmbench.training import standing
 from dgmbench.training.ema import Ema
 
@@ -52,6 +53,13 @@ def load_data(completed: Mapping[str, Any], root: Path | None = None) -> DataSet
     data = load(completed["data"], root or Path(completed["paths"]["data"]).expanduser())
     check_pair(card, data.spec, names["data"], names["model"])
     return data
+
+
+def settle(completed: dict[str, Any], spec: DataSpec) -> None:
+    """Write what a model chooses by the data into its configuration: so says the run's name, and whoever reads it."""
+    settings = completed["model"]
+    if settings.get("net") == "auto":
+        settings["net"] = by_data("auto", spec.shape)
 
 
 def build_model(completed: Mapping[str, Any], spec: DataSpec) -> Model:

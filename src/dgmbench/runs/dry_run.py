@@ -26,7 +26,7 @@ def dry_run(cfg: Mapping[str, Any]) -> str:
                 **completed,
                 "trainer": trainer
                 | {"budget": f"{len(stages) * trainer['accumulate']}ba", "validate_examples": FEW, "progress": False}
-                | {"dry_run": False},
+                | {"dry_run": False, "continue_from": None},
                 "protocol": protocol
                 | {
                     "k": 2,

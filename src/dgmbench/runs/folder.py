@@ -58,6 +58,8 @@ class RunFolder:
         self.samples = path / "samples"
         self.last = path / "checkpoints" / "last.ckpt"
         self.best = path / "checkpoints" / "best.ckpt"
+        self.second = path / "checkpoints" / "second.ckpt"  # the best but for a last validation between periods
+        self.shared = path / "model.safetensors"  # weights alone, of a folder that was made to be shared
         self._lock = Lock(path / ".lock")
 
     @classmethod
@@ -75,7 +77,13 @@ class RunFolder:
 
     def checkpoint(self, rule: str) -> Path:
         """The checkpoint with the weights that were best on validation (``best``) or last (``final``)."""
-        return self.best if rule == "best" else self.last
+        own = self.best if rule == "best" else self.last
+        return self.shared if self.is_shared and not own.exists() else own
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether the folder holds weights that were made to be shared, and no checkpoints."""
+        return self.shared.exists() and not self.best.parent.exists()
 
     def acquire(self) -> None:
         """Take the folder for this process until it ends, however it ends; refuse if another one has it."""
@@ -92,13 +100,26 @@ class RunFolder:
         """Give the folder back."""
         self._lock.release()
 
-    def write_config(self, completed: Mapping[str, Any]) -> None:
-        """Store the completed configuration of the run, its paths such that they hold from any folder."""
+    def keep_second(self) -> None:
+        """Keep the best checkpoint beside the one that is about to take its place; once, also if that is repeated."""
+        if self.best.exists() and not self.second.exists():
+            with disk_errors(self.second):
+                os.replace(self.best, self.second)
+
+    def write_config(self, completed: Mapping[str, Any], *, relative: bool = False) -> None:
+        """Store the completed configuration of the run, with paths that hold from anywhere unless ``relative``."""
+        if relative:
+            write_atomically(self.config, yaml.safe_dump(dict(completed), sort_keys=False).encode())
+            return
         paths = {name: os.path.abspath(path) for name, path in completed["paths"].items()}
         data = dict(completed["data"])
         if data.get("path"):
             data["path"] = os.path.abspath(os.path.expanduser(data["path"]))
-        stored = {**completed, "data": data, "paths": paths}
+        trainer = dict(completed["trainer"])
+        for key in ("continue_from", "start_from"):
+            if trainer[key]:
+                trainer[key] = os.path.abspath(os.path.expanduser(trainer[key]))
+        stored = {**completed, "data": data, "trainer": trainer, "paths": paths}
         write_atomically(self.config, yaml.safe_dump(stored, sort_keys=False).encode())
 
     def write_spec(self, spec: DataSpec, data_hash: str) -> None:

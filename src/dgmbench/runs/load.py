@@ -45,6 +45,10 @@ class Run:
     result: dict[str, Any] | None
     checkpoint: str
     device: torch.device
+    images: int = 0
+    """After how many images of training the weights are those."""
+    data_hash: str = ""
+    """The hash of the data's content."""
 
     def sample(
         self,
@@ -124,7 +128,8 @@ def load_run(
     """The run in a folder that ``dgm train`` has made: ``load_run(DIR).sample(16)``.
 
     ``checkpoint`` is the one that was best on validation, or the last. ``data_root`` is only for runs of earlier
-    versions, whose folders do not say what their data are like.
+    versions, whose folders do not say what their data are like. A folder that ``dgm export what=weights`` has made is
+    read as well.
     """
     if checkpoint not in ("best", "final"):
         raise UserError(f"checkpoint={checkpoint} must be best or final.")
@@ -137,7 +142,8 @@ def load_run(
     weights = weights_of(folder, checkpoint, run_name(completed, trained_on), result)  # before anything large is built
     model = build_model(completed, spec).to(where)
     load_own(model, folder, checkpoint, weights)
-    return Run(folder.path, model, spec, completed, result, checkpoint, where)
+    images = weights["dgmbench"]["clock"]["images"]
+    return Run(folder.path, model, spec, completed, result, checkpoint, where, images, trained_on)
 
 
 def _of_data(data: DataSet) -> tuple[DataSpec, str]:

@@ -16,11 +16,13 @@ if TYPE_CHECKING:
 def check_name(folder: "RunFolder") -> None:
     """Refuse a folder that is not called what its configuration says: training would start beside it."""
     from dgmbench.config import complete, run_name
-    from dgmbench.runs.build import count_devices, load_data
+    from dgmbench.runs.build import count_devices, load_data, settle
 
     completed = complete(folder.read_config())
     completed["hardware"]["devices"] = count_devices(completed["hardware"])
-    name = run_name(completed, load_data(completed).content_hash)
+    data = load_data(completed)
+    settle(completed, data.spec)
+    name = run_name(completed, data.content_hash)
     if name != folder.path.absolute().name:
         raise UserError(
             f"The folder {folder.path} holds the run {name} by its configuration and data of now: rename it to that to "

@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from dgmbench.runs.build import (
     find_device,
     load_data,
     optimizer_factory,
+    settle,
 )
 from dgmbench.runs.evaluate import (
     count_unlabelled,
@@ -36,8 +37,10 @@ from dgmbench.runs.evaluate import (
 from dgmbench.runs.folder import RunFolder
 from dgmbench.runs.header import header
 from dgmbench.runs.loggers import row_loggers
+from dgmbench.runs.origin import Origin, find_origin
+from dgmbench.runs.outcome import Outcome
 from dgmbench.runs.progress import TrainingBar, quiet_lightning
-from dgmbench.runs.record import bring_forward, is_measured, remember, unlabelled_words
+from dgmbench.runs.record import bring_forward, is_measured, remember
 from dgmbench.runs.sampling import write_training_samples
 from dgmbench.runs.selection import Selection
 from dgmbench.runs.signals import Signals
@@ -54,33 +57,6 @@ from dgmbench.training.update import Hooks
 # Examples that a model sees in ``initialise`` before the first update.
 INITIAL_EXAMPLES = 10_000
 FRESH = {"log_length": 0, "threads": 0, "peak_memory": 0}
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What ``train`` gives back: the run's folder, its ``result.json``, and a word on what happened."""
-
-    run: Path
-    result: dict[str, Any]
-    message: str
-
-    @property
-    def objective(self) -> float:
-        """The validation objective of the best checkpoint."""
-        return self.result["objective"]["value"]
-
-    @property
-    def remarks(self) -> list[str]:
-        """What a reader of the numbers must know of the data: examples without a label, what the reader changed."""
-        unlabelled = unlabelled_words(self.result["data"], self.result.get("unlabelled", {}))
-        return [*unlabelled, *(f"data: {note}" for note in self.result.get("data_notes", []))]
-
-    @property
-    def objective_text(self) -> str:
-        """The validation objective in words."""
-        best = self.result["objective"]
-        found = f"best {best['name']} on validation: {best['value']:.6g} {best['unit']} after {best['images']:,} images"
-        return f"{found} ({best['note']})" if best.get("note") else found
 
 
 def train(cfg: Mapping[str, Any], *, announce: Callable[[str], None] = lambda text: None) -> Outcome:
@@ -101,6 +77,8 @@ def train(cfg: Mapping[str, Any], *, announce: Callable[[str], None] = lambda te
     ranks = find_ranks(hardware["devices"], hardware["nodes"])
     device = find_device(hardware, ranks.local_rank)
     data = load_data(completed)
+    by_data = completed["model"].get("net") == "auto"
+    settle(completed, data.spec)
     model = build_model(completed, data.spec)
     if hardware["channels_last"]:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -119,6 +97,7 @@ def train(cfg: Mapping[str, Any], *, announce: Callable[[str], None] = lambda te
     plan = make_plan(completed["trainer"], images_per_epoch=stream.images_per_epoch, stages=model.stages())
     for stage in plan.stages:
         stream.check_size(stage.batch_size or plan.batch_size)
+    origin = find_origin(completed, data, model, plan)
     folder = RunFolder(Path(completed["paths"]["outputs"]) / run_name(completed, data.content_hash))
     if folder.read_result() is None:
         require_measurable(model, data, completed["protocol"], features_folder(completed))
@@ -135,11 +114,13 @@ def train(cfg: Mapping[str, Any], *, announce: Callable[[str], None] = lambda te
                 names = ", ".join(entry["name"] for entry in result["measured"])
                 message += f", and measured under protocol={names} (dgm evaluate adds others)"
             return Outcome(folder.path, result, message)
+        if not folder.last.exists():
+            origin.require_there()
         if ranks.is_first:
             folder.write_config(completed)
             folder.write_spec(data.spec, data.content_hash)
-            announce("\n".join(header(completed, data, model, plan, device, folder.path)))
-        return _Run(completed, data, model, optimizers, plan, stream, folder, ranks).go()
+            announce("\n".join(header(completed, data, model, plan, device, folder.path, by_data=by_data)))
+        return _Run(completed, data, model, optimizers, plan, stream, folder, ranks, origin).go()
     finally:
         folder.release()
 
@@ -157,16 +138,22 @@ class _Run:
         stream: BatchStream,
         folder: RunFolder,
         ranks: Ranks,
+        origin: Origin,
     ) -> None:
         self.completed, self.data, self.plan, self.folder, self.ranks = completed, data, plan, folder, ranks
         self.device, self.seed, self.hardware = stream.device, completed["seed"], completed["hardware"]
         self.signals = Signals()
         reset_peak_memory(self.device)
-        self.checkpoint = own_checkpoint(folder.last, folder.path.name) if folder.last.exists() else None
+        self.checkpoint = own_checkpoint(folder.last, folder.path.name) if folder.last.exists() else origin.checkpoint
+        if self.checkpoint is None and origin.weights is not None:
+            model.load_state_dict(origin.weights)
         state: dict[str, Any] = self.checkpoint["run"] if self.checkpoint else FRESH
         self.selection, self.warned = Selection(state, compare=model.objectives_compare), False
         self.peak_before: int = state.get("peak_memory", 0)  # of the parts before a resume
         torch.set_num_threads(self.hardware["threads"] or state["threads"] or torch.get_num_threads())
+        self.goes_on = self.checkpoint is not None and self.checkpoint is origin.checkpoint
+        if self.goes_on and ranks.is_first:
+            origin.copy_into(folder)
         self.rows = RowWriter(folder.metrics, length=state["log_length"]) if ranks.is_first else None
         schedule = Schedule(
             completed["optimizer"]["schedule"],
@@ -178,7 +165,7 @@ class _Run:
             model,
             plan=plan,
             stream=stream,
-            initial=self._initial_batch,
+            initial=None if origin.weights is not None else self._initial_batch,
             seed=self.seed,
             optimizers=optimizers,
             schedule=schedule,
@@ -203,7 +190,8 @@ class _Run:
         )
 
     def go(self) -> Outcome:
-        resumed = f"resumed at {self.module.clock.images:,} images" if self.checkpoint else "trained"
+        word = "went on from" if self.goes_on else "resumed at"
+        resumed = f"{word} {self.module.clock.images:,} images" if self.checkpoint else "trained"
         with self.signals:
             return self._go(resumed)
 
@@ -291,7 +279,11 @@ class _Run:
         metric = replace(metric, value=float(agreed))
         position = module.position()
         self._write_row({"kind": "valid", **position, name: metric.value})
+        if module.done and module.clock.batches % self.plan.validate_every:
+            self.selection.before_between()
         if self.selection.consider(name, metric, position):
+            if self.selection.between and self.ranks.is_first:
+                self.folder.keep_second()
             self._save_as(self.folder.best)
         last, patience = self.plan.stages[-1].name, self.completed["trainer"]["patience"]
         if patience and position["stage"] == last and self.selection.without_gain(last) >= patience:
@@ -367,6 +359,7 @@ class _Run:
             "data_hash": self.data.content_hash,
             "data_source": self.data.meta["source"],
             **({"unlabelled": unlabelled} if (unlabelled := count_unlabelled(self.data)) else {}),
+            **({"origin": self.completed["origin"]} if self.completed.get("origin") else {}),
             **({"data_notes": notes} if (notes := self.data.meta["notes"]) else {}),
             "objective": self._objective(),
             "stopped_early": clock.stopped and clock.update < self.plan.updates,

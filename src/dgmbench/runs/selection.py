@@ -36,10 +36,17 @@ class Selection:
         self.best: dict[str, Any] | None = state.get("best")
         self.validated: list[dict[str, Any]] = list(state.get("validated", ()))
         self.compare = compare
+        self.between: dict[str, Any] | None = state.get("between")
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        return {"best": self.best, "validated": self.validated}
+        return {"best": self.best, "validated": self.validated, "between": self.between}
+
+    def before_between(self) -> None:
+        """Remember how things stand: the next objective is one that the budget's end adds, between two periods, and a
+        larger budget would not see.
+        """
+        self.between = {"best": self.best, "validated": self.validated}
 
     def consider(self, name: str, metric: Metric, position: Mapping[str, Any]) -> bool:
         """Take note of an objective at a place in the run; whether it is the best one so far."""

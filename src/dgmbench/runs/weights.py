@@ -8,17 +8,19 @@ from dgmbench.errors import UserError
 from dgmbench.models.contract import Model
 from dgmbench.runs.build import load_weights
 from dgmbench.runs.folder import RunFolder
+from dgmbench.runs.share import read_shared
 from dgmbench.training.files import read_checkpoint
 
 PARTS = {"state_dict", "dgmbench", "run"}
 
 
-def own_checkpoint(path: Path, run: str | None) -> dict[str, Any]:
+def own_checkpoint(path: Path, run: str | None, checkpoint: dict[str, Any] | None = None) -> dict[str, Any]:
     """A checkpoint of the run of this name; another run's, that is also another model's, size's or seed's, is refused.
 
     One from before checkpoints named their runs is taken for what it should be, and so is any if ``run`` is None.
+    ``checkpoint`` is what has been read of it already.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = checkpoint or read_checkpoint(path)
     if not checkpoint.keys() >= PARTS or not all(isinstance(checkpoint[part], Mapping) for part in PARTS):
         raise UserError(f"{path} is no checkpoint of dgm: put the run's own in its place, or train the run again.")
     owner = checkpoint["run"].get("name", run)
@@ -38,7 +40,7 @@ def weights_of(
     ``result`` of a finished run says after how many images they were the best ones, and the last ones.
     """
     path = folder.checkpoint(rule)
-    checkpoint = own_checkpoint(path, run)
+    checkpoint = own_checkpoint(path, run, read_shared(folder, rule) if folder.is_shared else None)
     try:
         images = checkpoint["dgmbench"]["clock"]["images"]
         known = {} if result is None else result["objective"] if rule == "best" else result["cost"]

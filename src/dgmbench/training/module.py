@@ -78,7 +78,8 @@ class Training(Updates):
         else:
             seed_everything(keyed_seed(self.seed, "initialise"))
             generator = keyed_generator(self.seed, "initialise", device=self.device)
-            self.model.initialise(self._initial(), generator)
+            if self._initial is not None:  # weights that come from another run have their starting values
+                self.model.initialise(self._initial(), generator)
         self._last_checkpoint = self._entered = time.monotonic()
         self.hooks.started()
 

@@ -67,7 +67,7 @@ class Updates(pl.LightningModule):
         *,
         plan: Plan,
         stream: BatchStream,
-        initial: Callable[[], Batch],
+        initial: Callable[[], Batch] | None,
         seed: int,
         optimizers: Callable[[str, Parameters], Optimizer],
         schedule: Schedule,

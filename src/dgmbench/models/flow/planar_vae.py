@@ -144,7 +144,7 @@ class PlanarVae(Vae):
 
     def __init__(
         self, spec: DataSpec, *, flow: Literal["planar", "radial"] = "planar", length: int = 16, annealing: int = 100,
-        first_beta: float = 0.01, net: NetName = "mlp", hidden_sizes: Sequence[int] = (200, 200), channels: int = 32,
+        first_beta: float = 0.01, net: NetName = "auto", hidden_sizes: Sequence[int] = (200, 200), channels: int = 32,
         latent: int = 50, observation: ObservationName = "auto", sigma: float | None = None, components: int = 5,
         samples: int = 1,
     ) -> None:  # fmt: skip

@@ -79,7 +79,7 @@ class Aae(Model):
         self, spec: DataSpec, *, prior: PriorName = "gaussian",
         labels: Literal["none", "critic", "style", "semi"] = "none", latent: int = 8, weight: float = 10.0,
         label_weight: float = 10.0, critic_sizes: Sequence[int] = (200, 200),
-        loss: AdversarialLossName | AdversarialLoss = "non_saturating", net: NetName = "mlp",
+        loss: AdversarialLossName | AdversarialLoss = "non_saturating", net: NetName = "auto",
         hidden_sizes: Sequence[int] = (200, 200), channels: int = 32, observation: ObservationName = "auto",
         sigma: float | None = None, components: int = 5,
     ) -> None:  # fmt: skip

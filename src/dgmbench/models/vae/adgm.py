@@ -87,7 +87,7 @@ class Adgm(Model):
     points: Tensor
 
     def __init__(
-        self, spec: DataSpec, *, skip: bool = False, net: NetName = "mlp", hidden_sizes: Sequence[int] = (500, 500),
+        self, spec: DataSpec, *, skip: bool = False, net: NetName = "auto", hidden_sizes: Sequence[int] = (500, 500),
         channels: int = 32, auxiliary: int = 100, latent: int = 100, label_weight: float = 0.1, samples: int = 1,
         draws: int = 100, observation: ObservationName = "auto", sigma: float | None = None, components: int = 5,
     ) -> None:  # fmt: skip

@@ -57,7 +57,7 @@ class BetaTcVae(AggregateVae):
 
     def __init__(
         self, spec: DataSpec, *, alpha: float = 1.0, beta: float = 6.0, gamma: float = 1.0, sampling: Sampling = "mws",
-        net: NetName = "mlp", hidden_sizes: Sequence[int] = (200, 200), channels: int = 32, latent: int = 10,
+        net: NetName = "auto", hidden_sizes: Sequence[int] = (200, 200), channels: int = 32, latent: int = 10,
         observation: ObservationName = "auto", sigma: float | None = None, components: int = 5,
     ) -> None:  # fmt: skip
         require(least=0, alpha=alpha, beta=beta, gamma=gamma)

@@ -62,7 +62,7 @@ class Cvae(ElboModel):
     class_log_prior: Tensor
 
     def __init__(
-        self, spec: DataSpec, *, net: NetName = "mlp", hidden_sizes: Sequence[int] = (200, 200), channels: int = 32,
+        self, spec: DataSpec, *, net: NetName = "auto", hidden_sizes: Sequence[int] = (200, 200), channels: int = 32,
         latent: int = 50, learned_prior: bool = True, alpha: float = 1.0, input_noise: float = 0.0,
         observation: ObservationName = "auto", sigma: float | None = None, components: int = 5, samples: int = 1,
         kl_warmup: int = 0, free_bits: float = 0.0,

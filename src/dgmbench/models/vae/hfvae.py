@@ -95,7 +95,7 @@ class Hfvae(Model):
     def __init__(
         self, spec: DataSpec, *, groups: Sequence[int] = (10,), categories: Sequence[int] = (3,), alpha: float = 1.0,
         beta: float = 3.0, gamma: float = 2.0, temperature: float = 0.66, sampling: Sampling = "mws",
-        net: NetName = "mlp", hidden_sizes: Sequence[int] = (200, 200), channels: int = 32,
+        net: NetName = "auto", hidden_sizes: Sequence[int] = (200, 200), channels: int = 32,
         observation: ObservationName = "auto", sigma: float | None = None, components: int = 5,
     ) -> None:  # fmt: skip
         check_sampling(sampling)

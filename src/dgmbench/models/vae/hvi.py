@@ -74,7 +74,7 @@ class Hvi(Vae):
 
     def __init__(
         self, spec: DataSpec, *, leapfrog: int = 8, step_size: float = 0.1, features: int = 64,
-        reverse_sizes: Sequence[int] = (200,), net: NetName = "mlp", hidden_sizes: Sequence[int] = (200, 200),
+        reverse_sizes: Sequence[int] = (200,), net: NetName = "auto", hidden_sizes: Sequence[int] = (200, 200),
         channels: int = 32, latent: int = 50, observation: ObservationName = "auto", sigma: float | None = None,
         components: int = 5, samples: int = 1, kl_warmup: int = 0,
     ) -> None:  # fmt: skip

@@ -66,7 +66,7 @@ class InfoVae(AggregateVae):
     def __init__(
         self, spec: DataSpec, *, alpha: float = 0.0, lambda_: float = 100.0,
         divergence: Literal["mmd", "js", "kl"] = "mmd", bandwidths: Sequence[float] = (0.5, 1.0, 2.0),
-        critic_sizes: Sequence[int] = (200, 200), sampling: Sampling = "mss", net: NetName = "mlp",
+        critic_sizes: Sequence[int] = (200, 200), sampling: Sampling = "mss", net: NetName = "auto",
         hidden_sizes: Sequence[int] = (200, 200), channels: int = 32, latent: int = 10,
         observation: ObservationName = "auto", sigma: float | None = None, components: int = 5,
     ) -> None:  # fmt: skip

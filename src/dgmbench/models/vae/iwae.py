@@ -66,7 +66,7 @@ class Iwae(Model):
     """
 
     def __init__(
-        self, spec: DataSpec, *, k: int = 50, latent: Sequence[int] = (50,), net: NetName = "mlp",
+        self, spec: DataSpec, *, k: int = 50, latent: Sequence[int] = (50,), net: NetName = "auto",
         hidden_sizes: Sequence[int] = (200, 200), upper_sizes: Sequence[int] = (100, 100), channels: int = 32,
         observation: ObservationName = "auto", sigma: float | None = None, components: int = 5,
         gradient: Literal["iwae", "dreg"] = "iwae",

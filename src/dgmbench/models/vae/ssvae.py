@@ -104,7 +104,7 @@ class Ssvae(Model):
     labelled_share: Tensor
 
     def __init__(
-        self, spec: DataSpec, *, variant: Variant = "m2", net: NetName = "mlp",
+        self, spec: DataSpec, *, variant: Variant = "m2", net: NetName = "auto",
         hidden_sizes: Sequence[int] = (200, 200), channels: int = 32, latent: int = 50, label_weight: float = 0.1,
         observation: ObservationName = "auto", sigma: float | None = None, components: int = 5,
     ) -> None:  # fmt: skip

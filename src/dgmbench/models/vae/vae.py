@@ -156,7 +156,7 @@ class Vae(ElboModel):
     """
 
     def __init__(
-        self, spec: DataSpec, *, net: NetName = "mlp", hidden_sizes: Sequence[int] = (200, 200), channels: int = 32,
+        self, spec: DataSpec, *, net: NetName = "auto", hidden_sizes: Sequence[int] = (200, 200), channels: int = 32,
         latent: int = 50, observation: ObservationName = "auto", sigma: float | None = None, components: int = 5,
         samples: int = 1, beta: float = 1.0, kl_warmup: int = 0, free_bits: float = 0.0,
         capacity: float | None = None, capacity_warmup: int = 10_000, flow: PosteriorFlow | None = None,
