@@ -40,7 +40,7 @@ from dgmbench.runs.record import bring_forward, is_measured, remember, unlabelle
 from dgmbench.runs.sampling import write_training_samples
 from dgmbench.runs.selection import Selection
 from dgmbench.runs.signals import Signals
-from dgmbench.runs.weights import load_own, own_checkpoint
+from dgmbench.runs.weights import load_own, own_checkpoint, resumable
 from dgmbench.system import ENDINGS
 from dgmbench.training.companions import Deserted, together
 from dgmbench.training.files import AtomicCheckpointIO, RowWriter
@@ -79,6 +79,8 @@ class Outcome:
     def objective_text(self) -> str:
         """The validation objective in words."""
         best = self.result["objective"]
+        if not best.keys() >= {"name", "value", "unit", "images"}:
+            return "the result does not tell the objective on validation"
         found = f"best {best['name']} on validation: {best['value']:.6g} {best['unit']} after {best['images']:,} images"
         return f"{found} ({best['note']})" if best.get("note") else found
 
@@ -162,7 +164,7 @@ class _Run:
         self.device, self.seed, self.hardware = stream.device, completed["seed"], completed["hardware"]
         self.signals = Signals()
         reset_peak_memory(self.device)
-        self.checkpoint = own_checkpoint(folder.last, folder.path.name) if folder.last.exists() else None
+        self.checkpoint = resumable(folder.last, folder.path.name) if folder.last.exists() else None
         state: dict[str, Any] = self.checkpoint["run"] if self.checkpoint else FRESH
         self.selection, self.warned = Selection(state, compare=model.objectives_compare), False
         self.peak_before: int = state.get("peak_memory", 0)  # of the parts before a resume
