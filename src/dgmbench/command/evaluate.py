@@ -4,6 +4,7 @@ from pathlib import Path
 
 from dgmbench.command.parser import Parser, choices, parse
 from dgmbench.command.tables import print_config, print_metrics
+from dgmbench.errors import say
 
 
 def run(rest: list[str]) -> int:
@@ -33,5 +34,5 @@ examples:
     run = Path(str(cfg["run"])).expanduser()
     result = evaluate_run(run, protocol, hardware=hardware, data_root=Path(paths["data"]))
     print_metrics(result["metrics"])
-    print(run)
+    say(run)
     return 0

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from dgmbench.command.parser import CONFIG_DIR, Parser, parse
+from dgmbench.errors import say
 
 
 def run(rest: list[str]) -> int:
@@ -31,5 +32,5 @@ def run(rest: list[str]) -> int:
 
     target = None if to is None else Path(str(to)).expanduser()
     more = {"accelerator": hardware["accelerator"], "data_root": Path(paths["data"])}
-    print(export_run(run, **exporting, to=target, **more))
+    say(export_run(run, **exporting, to=target, **more))
     return 0

@@ -27,7 +27,7 @@ from dgmbench.config import (
     search_path,
     search_path_override,
 )
-from dgmbench.errors import UserError, explain
+from dgmbench.errors import UserError, explain, say
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -121,7 +121,7 @@ def _job(cfg: "DictConfig") -> float:
     hydra_config = HydraConfig.get()
     overrides = list(hydra_config.overrides.task)
     name = " ".join(override.lstrip("+") for override in overrides)
-    print(f"job {hydra_config.job.num}: {name}", file=sys.stderr)
+    say(f"job {hydra_config.job.num}: {name}", error=True)
     import_from(search_path()[:-1])
     try:
         from dgmbench.runs.run import train
@@ -135,7 +135,7 @@ def _job(cfg: "DictConfig") -> float:
         if os.environ.get("DGM_DEBUG") == "1":
             raise
         code, sentence = explain(error)
-        print(f"dgm: {name}: {sentence}", file=sys.stderr)
+        say(f"dgm: {name}: {sentence}", error=True)
         record, objective = {"code": code, "job": name, "error": sentence}, math.inf  # NaN would end Optuna's study
     file = Path(hydra_config.sweep.dir) / f"job-{hydra_config.job.num}.json"
     file.write_text(json.dumps(record), encoding="utf-8")
@@ -153,7 +153,7 @@ def _summary(folder: Path) -> int:
     files = sorted(folder.glob("job-*.json"), key=lambda file: int(file.stem.partition("-")[2]))
     records = [json.loads(file.read_bytes()) for file in files]
     for record in records:
-        print(f"{record['job']}: {record.get('run', 'failed')}")
+        say(f"{record['job']}: {record.get('run', 'failed')}")
     failed = sum(record["code"] != 0 for record in records)
-    print(f"{len(records) - failed} of {len(records)} runs done; records in {folder}")
+    say(f"{len(records) - failed} of {len(records)} runs done; records in {folder}")
     return max((record["code"] for record in records), default=1)

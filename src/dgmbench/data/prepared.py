@@ -165,7 +165,9 @@ def _open(target: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
         meta = json.loads((target / "meta.json").read_text())
         if meta.get(RECORD_HASH, found := _record_hash(meta)) != found:  # records of before have none
             return None
-        if digest([FORMAT, meta["key"]])[:12] != target.name[-12:] or not meta.keys() >= NEEDED:
+        if digest([FORMAT, meta["key"]])[:12] != target.name[-12:]:
+            return None
+        if not meta.keys() >= NEEDED:
             return None
         DataSpec(**meta["spec"])  # another version's may lack something, or have more
         if not {f"{split}_x" for split in SPLITS} <= set(meta["arrays"]):
