@@ -5,9 +5,11 @@ The mutator is seeded, so what it finds is found again. A case may take ten seco
 
 import contextlib
 import gzip
+import importlib
 import io
 import json
 import pickle
+import pkgutil
 import shutil
 import signal
 import tarfile
@@ -21,7 +23,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.io import savemat
 
+import dgmbench.data
 from dgmbench.bench.report.curves import read_curves
 from dgmbench.bench.report.index import INDEX
 from dgmbench.bench.report.ledger import read_ledger
@@ -29,19 +33,27 @@ from dgmbench.command import main as cli
 from dgmbench.data.archives import read_hdf5
 from dgmbench.data.audio import wav_bytes
 from dgmbench.data.binarized_mnist import BinarizedMnist
-from dgmbench.data.binary_tables import read_bits
+from dgmbench.data.binary_tables import BinaryTable, read_bits
 from dgmbench.data.celeba import ARCHIVE, ATTRIBUTES, PARTITION, Celeba
 from dgmbench.data.cifar10 import TRAIN_BATCHES, Cifar10
 from dgmbench.data.coco_captions import CocoCaptions
+from dgmbench.data.csv import Csv
 from dgmbench.data.dataset import _checked, _read
-from dgmbench.data.density_tables import Hepmass, Miniboone, Power
+from dgmbench.data.density_tables import Bsds300, DensityTable, Gas, Hepmass, Miniboone, Power, RedWine
+from dgmbench.data.files import PublishedReader
 from dgmbench.data.fsdd import Fsdd
+from dgmbench.data.hdf5 import Hdf5
 from dgmbench.data.images import Images
-from dgmbench.data.mnist import Mnist
+from dgmbench.data.mnist import FashionMnist, Mnist
+from dgmbench.data.motion_capture import MotionCapture
+from dgmbench.data.newsgroups20 import FILE as COUNTS
+from dgmbench.data.newsgroups20 import Newsgroups20
 from dgmbench.data.npz import Npz
+from dgmbench.data.polyphonic_music import PARTS, PolyphonicMusic
 from dgmbench.data.ptb import Ptb
-from dgmbench.data.reader import Chunks, Reader
+from dgmbench.data.reader import SPLITS, Chunks, Reader
 from dgmbench.data.tinyshakespeare import TinyShakespeare
+from dgmbench.data.torch_dataset import TorchDataset
 from dgmbench.errors import UserError
 from dgmbench.runs.folder import RunFolder
 from dgmbench.runs.record import file_hash
@@ -112,15 +124,30 @@ def _rows(*columns: int) -> bytes:
     return "\n".join(",".join(f"{value:.4f}" for value in row) for row in RNG.normal(size=columns)).encode()
 
 
+def _mat(cells: dict[str, np.ndarray]) -> bytes:
+    file = io.BytesIO()
+    for key, values in cells.items():
+        cells[key] = np.empty((1, 2), object)
+        cells[key][0, :] = [values, values]
+    savemat(file, cells)
+    return file.getvalue()
+
+
 X, Y = RNG.randint(256, size=(30, 2, 2)).astype(np.uint8), np.arange(30) % 3
 BITS = RNG.randint(2, size=(12, 6)).astype(np.uint8)
-BATCH = pickle.dumps({b"data": RNG.randint(256, size=(1, 3072)).astype(np.uint8), b"labels": [1]}, protocol=2)
+BATCH = pickle.dumps({b"data": RNG.randint(256, size=(2, 3072)).astype(np.uint8), b"labels": [1, 9]}, protocol=2)
 SOUND = wav_bytes(RNG.uniform(-1, 1, size=(1, 40)), 8000)
 TEXT = b"\n".join(b"the cat sees a dog . a dog sees the cat" for _ in range(30))
 NAMES = [f"{i:06d}.jpg" for i in range(9)]
 LISTED = "\n".join(f"{name} {i % 3}" for i, name in enumerate(NAMES)).encode()
 SAID = f"9\nSmiling Young\n{chr(10).join(f'{name} 1 -1' for name in NAMES)}".encode()
 HIGGS = b"label," + b"f," * 26 + b"f\n" + b"\n".join(b"1.0," + line for line in _rows(30, 27).splitlines())
+
+ROWS = _rows(40, 3).splitlines()
+HOUSEHOLD = b"Date;Time;Global_active_power;b;c;d;e;f;g\n" + b"\n".join(
+    b"16/12/2006;17:%02d:00;" % (i % 60) + line.replace(b",", b";") for i, line in enumerate(_rows(120, 7).splitlines())
+)
+ROLL = (RNG.rand(6, 88) < 0.1).astype(np.uint8)
 
 Write = Callable[[Path, bytes], object]
 
@@ -140,8 +167,9 @@ def _pictures(folder: Path, damaged: bytes) -> None:
 
 
 def _recordings(folder: Path, damaged: bytes) -> None:
+    (folder / "recordings").mkdir(exist_ok=True)
     for number in (0, 5, 10):
-        (folder / f"7_theo_{number}.wav").write_bytes(SOUND if number else damaged)
+        (folder / "recordings" / f"7_theo_{number}.wav").write_bytes(SOUND if number else damaged)
 
 
 READERS: dict[str, tuple[Callable[[Path], Reader], bytes, Write, int]] = {
@@ -162,18 +190,21 @@ READERS: dict[str, tuple[Callable[[Path], Reader], bytes, Write, int]] = {
     ),
     "gzip": (
         lambda f: Mnist(verify=False, valid=2), gzip.compress(_idx(np.zeros((6, 28, 28), np.uint8)), 1),
-        lambda f, x: [(f / file.name).write_bytes(x) for file in Mnist.files], 60,
+        lambda f, x: [
+            (f / file.name).write_bytes(gzip.compress(_idx(np.zeros(6, np.uint8))) if "labels" in file.name else x)
+            for file in Mnist.files
+        ], 60,
     ),
     "amat": (
         lambda f: BinarizedMnist(verify=False), b"\n".join(b"0 1 " * 392 for _ in range(3)),
         lambda f, x: [(f / file.name).write_bytes(x) for file in BinarizedMnist.files], 60,
     ),
     "tar": (
-        lambda f: Cifar10(verify=False, valid=1), b"",
+        lambda f: Cifar10(verify=False, valid=2), b"",
         lambda f, x: (f / "cifar-10-python.tar.gz").write_bytes(x), 60,
     ),
     "pickle": (
-        lambda f: Cifar10(verify=False, valid=1), BATCH,
+        lambda f: Cifar10(verify=False, valid=2), BATCH,
         lambda f, x: _tar(f / "cifar-10-python.tar.gz", dict.fromkeys((*TRAIN_BATCHES, "test_batch"), x)), 60,
     ),
     "list of pictures": (
@@ -184,7 +215,7 @@ READERS: dict[str, tuple[Callable[[Path], Reader], bytes, Write, int]] = {
         lambda f: Celeba(verify=False, size=4, attribute="Young"), SAID,
         lambda f, x: _celeba(f, LISTED, x, b""), 60,
     ),
-    "picture": (lambda f: Images(path=str(f), size=4, valid=1, test=1), _png(0), _pictures, 60),
+    "picture": (lambda f: Images(path=str(f), size=4, valid=2, test=2), _png(0), _pictures, 60),
     "sound": (lambda f: Fsdd(length=8, verify=False), SOUND, _recordings, 100),
     "words": (
         lambda f: Ptb(length=5, verify=False), TEXT,
@@ -208,17 +239,88 @@ READERS: dict[str, tuple[Callable[[Path], Reader], bytes, Write, int]] = {
         lambda f: Hepmass(), HIGGS,
         lambda f, x: [(f / f"1000_{name}.csv.gz").write_bytes(gzip.compress(x, 1)) for name in ("train", "test")], 40,
     ),
+    "table of sensors": (
+        lambda f: Gas(), _npy(RNG.normal(size=(120, 19))), lambda f, x: (f / "ethylene_CO.npy").write_bytes(x), 40
+    ),
+    "household": (
+        lambda f: Power(), HOUSEHOLD, lambda f, x: (f / "household_power_consumption.txt").write_bytes(x), 60
+    ),
+    "bits": (
+        lambda f: BinaryTable(table="dna", collection="uci_binary", verify=False),
+        b"\n".join(b",".join(b"%d" % bit for bit in row) for row in BITS),
+        lambda f, x: [(f / f"dna.{split}.data").write_bytes(x) for split in SPLITS], 40,
+    ),
+    "csv": (
+        lambda f: Csv(path=str(f / "x.csv"), label="y"), b"y,a,b,c\n" + b"\n".join(b"1," + row for row in ROWS),
+        lambda f, x: (f / "x.csv").write_bytes(x), 100,
+    ),
+    "counts": (
+        lambda f: Newsgroups20(words=3, verify=False), b"", lambda f, x: (f / COUNTS).write_bytes(x), 80
+    ),
+    "motion": (
+        lambda f: MotionCapture(length=2, skip=1, verify=False), _mat({"Motion": RNG.normal(size=(60, 3))}),
+        lambda f, x: (f / "motion.mat").write_bytes(x), 60,
+    ),
+    "rolls": (
+        lambda f: PolyphonicMusic(length=4, verify=False), _mat(dict.fromkeys(PARTS.values(), ROLL)),
+        lambda f, x: (f / "JSB_Chorales.mat").write_bytes(x), 60,
+    ),
+    "hdf5": (lambda f: Hdf5(path=str(f / "x.h5")), b"", lambda f, x: (f / "x.h5").write_bytes(x), 60),
+    "patches": (lambda f: Bsds300(), b"", lambda f, x: (f / "BSDS300.hdf5").write_bytes(x), 30),
+    "folds": (lambda f: RedWine(), b"", lambda f, x: (f / "red_wine.hdf5").write_bytes(x), 30),
 }  # fmt: skip
+FOLDS = [*(f"folds/1/training/{part}/data" for part in range(1, 10)), "folds/1/tests/1/data"]
+OF_HDF5 = {
+    "hdf5": ["x_train", "y_train"], "patches": ["train", "validation", "test"], "folds": FOLDS,
+}  # fmt: skip
+
+
+def test_every_reader_of_files_is_among_them() -> None:
+    """``TorchDataset`` takes objects of Python, and ``FashionMnist`` the files of ``Mnist``."""
+    for module in pkgutil.iter_modules(dgmbench.data.__path__):
+        importlib.import_module(f"dgmbench.data.{module.name}")
+    taken = {type(make(Path("x"))) for make, *_ in READERS.values()}
+    abstract = {PublishedReader, DensityTable}
+    assert {kind for kind in _kinds(Reader) if kind.fetch is not Reader.fetch} - taken - abstract == {
+        TorchDataset, FashionMnist,
+    }  # fmt: skip
+
+
+def _kinds(base: type[Reader]) -> set[type[Reader]]:
+    """The project's own classes of readers."""
+    found = {kind for each in base.__subclasses__() for kind in (each, *_kinds(each))}
+    return {kind for kind in found if kind.__module__.startswith("dgmbench.")}
 
 
 def _whole(name: str, folder: Path) -> bytes:
     if name == "npz":
         _npz(folder / "whole", {"x_train": _npy(X), "y_train": _npy(Y)})
         return (folder / "whole").read_bytes()
+    if name in OF_HDF5:
+        h5py = pytest.importorskip("h5py")
+        with h5py.File(folder / "whole", "w") as file:
+            for key in OF_HDF5[name]:
+                file[key] = np.arange(20) % 2 if key.startswith("y") else RNG.normal(size=(20, 3))
+        return (folder / "whole").read_bytes()
+    if name == "counts":
+        arrays = {"indptr": np.array([0, 2, 4, 6]), "indices": np.array([0, 1, 1, 2, 0, 3]), "counts": np.full(6, 2)}
+        every = {f"{split}_{part}": values for split in SPLITS for part, values in arrays.items()}
+        _npz(folder / "whole", {key: _npy(v) for key, v in (every | {"vocab": np.array(list("abcd"))}).items()})
+        return (folder / "whole").read_bytes()
     if name == "tar":
         _tar(folder / "whole", dict.fromkeys((*TRAIN_BATCHES, "test_batch"), BATCH))
         return (folder / "whole").read_bytes()
     return READERS[name][1]
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_what_is_whole_is_read(name: str, tmp_path: Path) -> None:
+    """Damage to what nobody reads would show nothing."""
+    make, _, write, _ = READERS[name]
+    whole, folder = _whole(name, tmp_path), tmp_path / "set"
+    folder.mkdir()
+    write(folder, whole)
+    assert _checked(_read(make(folder), folder, "set")).parts["train"].x.shape[0] > 0
 
 
 @pytest.mark.parametrize("name", READERS)

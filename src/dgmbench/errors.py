@@ -1,15 +1,18 @@
-"""The errors that people see: one clear sentence each, mapped to an exit code by the command line."""
+"""The errors that people see: one clear sentence each, mapped to an exit code by the command line; and what is said."""
 
 import difflib
 import errno
 import lzma
 import math
+import sys
 import tarfile
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from json import JSONDecodeError
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -58,7 +61,11 @@ def explain(error: Exception) -> tuple[int, str]:
         if error.errno in _OTHER_FOLDER:
             place = f" ({what})" if what else ""
             advice = "choose another folder with paths.outputs=DIR or paths.data=DIR"
+            if _is_temporary(what):
+                advice = f"make room there, or {advice}, or for temporary files with TMPDIR=DIR"
             return 2, f"{_OTHER_FOLDER[error.errno]}{place}: {advice}."
+        if "temporary directory" in text:
+            return 2, f"No folder for temporary files can be written ({error.strerror}): name one by TMPDIR=DIR."
         return 2, f"{what or 'A file'} cannot be read or written: {error.strerror or text or type(error).__name__}."
     if isinstance(error, MemoryError):
         return (
@@ -72,6 +79,13 @@ def explain(error: Exception) -> tuple[int, str]:
         return 2, f"{what or 'A file'} is damaged ({kind}: {text or 'it ends too early'}); get it again."
     about = f" with {what}" if what else ""
     return 1, f"{kind}{about}: {text or 'no message'} (set DGM_DEBUG=1 to see the traceback)."
+
+
+def _is_temporary(file: str) -> bool:
+    """Whether a file lies where temporary files do; no where there is no such place."""
+    with suppress(OSError):
+        return Path(tempfile.gettempdir()) in Path(file).parents
+    return False
 
 
 def require(
@@ -116,11 +130,32 @@ def nearest(name: str, known: Iterable[str], *, what: str) -> str:
     return f"There is no {what} '{name}'; choose one of: {', '.join(options)}."
 
 
+JOINERS = "\u200c\u200d"
+"""Signs without a shape of their own that belong to how words are written, in Persian say."""
+
+
+def harmless(text: str, *, lines: bool = True) -> str:
+    """A text as a terminal may be given it: signs that would command it, or turn what follows round, out of a file say,
+    by their number. ``lines`` leaves the ends of lines as they are.
+    """
+    kept = JOINERS + "\t" + "\n" * lines
+    return "".join(
+        sign if sign.isprintable() or sign in kept or "\udc80" <= sign <= "\udcff" else repr(sign)[1:-1]
+        for sign in text
+    )
+
+
+def say(*texts: object, error: bool = False) -> None:
+    """Print each as one line, whatever it holds."""
+    for text in texts:
+        print(harmless(str(text), lines=False), file=sys.stderr if error else sys.stdout, flush=True)
+
+
 def some_of(names: Collection[str], what: str, *, most: int = 3) -> str:
     """How many there are, and the first of them by name.
 
     >>> some_of(["a.txt"], "file"), some_of(["a.txt", "b.txt", "c.txt", "d.txt"], "file")
     ('1 file (a.txt)', '4 files (a.txt, b.txt, c.txt, ...)')
     """
-    first = [*list(names)[:most], *(["..."] if len(names) > most else [])]
+    first = [*(harmless(name, lines=False) for name in list(names)[:most]), *(["..."] if len(names) > most else [])]
     return f"{len(names):,} {what}{'s' * (len(names) != 1)} ({', '.join(first)})"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from dgmbench.bench.executors import LocalSettings, check_executor, local, size
@@ -19,6 +21,7 @@ from dgmbench.config import compose
 from dgmbench.errors import UserError
 from dgmbench.evaluation.evaluator import Evaluator
 from dgmbench.runs.run import train
+from dgmbench.system import is_locked
 
 from ..processes import until
 
@@ -106,6 +109,27 @@ def test_cells_of_a_fork_server_that_was_killed_can_be_resumed(
     found = outcomes(executor, task(tmp_path, "cell", *words))["cell"]
     assert found.status == "interrupted"
     assert "the process that forks cells was killed" in (found.reason or "")
+
+
+def test_a_cell_that_is_stopped_is_waited_for_while_others_go_on(executor: LocalExecutor, tmp_path: Path) -> None:
+    """SIGSTOP takes nothing from it: its locks are kept, it is not called dead, and it ends well after SIGCONT."""
+    words = ["model=troubled", "trainer.budget=200ba", "model.trouble=hang", f"model.marks='{tmp_path}'", *QUICK]
+    executor.submit([task(tmp_path, "stopped", *words)])
+    process = executor._running[0].process
+    until(lambda: (tmp_path / "begun").exists(), "it trains")
+    os.kill(process.pid, signal.SIGSTOP)
+    until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, "it has stopped")
+    (tmp_path / "released").touch()
+    executor.submit([task(tmp_path, "other", "model=troubled", "trainer.budget=4ba", *QUICK)])
+    others = until(lambda: executor.wait(0.5), "the other one ends")
+    assert [(name, outcome.status) for name, outcome in others] == [("other", "done")]
+    assert executor.wait(0.0) == []
+    (run,) = (path for path in tmp_path.glob("troubled-*") if not (path / "result.json").exists())
+    assert is_locked(run / ".lock")
+    assert is_locked(tmp_path / ".working" / "stopped")
+    os.kill(process.pid, signal.SIGCONT)
+    found = until(lambda: executor.wait(0.5), "it ends")
+    assert [(name, outcome.status) for name, outcome in found] == [("stopped", "done")]
 
 
 @pytest.mark.parametrize("failures", [2, 3])

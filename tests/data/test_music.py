@@ -85,11 +85,11 @@ def test_long_pieces_are_cut_and_files_are_looked_at(config: Config, tmp_path: P
     part = data.splits["train"]
     assert part.length.tolist() == [5, 5, 4, 3]  # the eleventh step alone is left out
     assert np.array_equal(part.x[1], roll[5:10])
-    savemat(file, {"traindata": cell, "validdata": cell, "testdata": np.full((1, 1), 2.0)})
+    savemat(file, {"traindata": cell, "validdata": cell, "testdata": cell + 1})
     with pytest.raises(UserError, match="rolls are"):
         load({**cfg, "verify": False}, tmp_path)
     file.write_bytes(b"nothing")
-    with pytest.raises(UserError, match="cannot be read from"):
+    with pytest.raises(UserError, match="cannot be read as a MATLAB file"):
         load({**cfg, "verify": False}, tmp_path)
     with pytest.raises(UserError, match="jsb, nottingham"):
         load({**cfg, "set": "bach"}, tmp_path)

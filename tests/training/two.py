@@ -4,7 +4,7 @@
 
 Writes FOLDER/rank<r>.pt with the state of the model and the seed of its last noise, and FOLDER/connected<r> if a
 process still belongs to a group when it is about to exit. With KILL_AT > 0, SIGKILL strikes the whole process group at
-the start of that update.
+the start of that update; with KILL_AT=13:1, process 1 alone at the start of update 13.
 """
 
 import os
@@ -19,7 +19,7 @@ from dgmbench.runs.run import train
 from dgmbench.training.module import Training
 
 if __name__ == "__main__":
-    folder, kill_at = Path(sys.argv[1]), int(sys.argv[2])
+    folder, (kill_at, _, victim) = Path(sys.argv[1]), sys.argv[2].partition(":")
     end, one_update = Training.on_train_end, Training._update
 
     def saving_end(self: Training) -> None:
@@ -29,8 +29,11 @@ if __name__ == "__main__":
         torch.save(state, folder / f"rank{self.ranks.rank}.pt")
 
     def killed_update(self: Training, update: int) -> None:
-        if update == kill_at > 0:
-            os.killpg(0, signal.SIGKILL)
+        if update == int(kill_at) > 0:
+            if not victim:
+                os.killpg(0, signal.SIGKILL)
+            elif self.ranks.rank == int(victim):
+                os.kill(os.getpid(), signal.SIGKILL)
         one_update(self, update)
 
     Training.on_train_end, Training._update = saving_end, killed_update

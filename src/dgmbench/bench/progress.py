@@ -8,6 +8,7 @@ from typing import Any
 
 from dgmbench.bench.cells import FAILURES, Cell
 from dgmbench.bench.ledger import statuses
+from dgmbench.errors import harmless, say
 
 MOST_SHOWN = 8
 
@@ -68,12 +69,15 @@ class Progress:
         reason = f": {cell.reason}" if cell.reason else ""
         took = "" if cell.seconds is None else f" ({cell.seconds:.1f} s)"
         line = f"{cell.status:<8} {self._finished()}/{len(self._cells)} {cell.id}{took}{reason}"
+        from rich.text import Text
+
         if self._live is None:
             with suppress(OSError):
-                print(line, file=sys.stderr)
+                say(line, error=True)
         elif cell.status != "done":
             with suppress(OSError):
-                self._live.console.print(line, style="red" if cell.status in FAILURES else "yellow", highlight=False)
+                style = "red" if cell.status in FAILURES else "yellow"
+                self._live.console.print(Text(harmless(line, lines=False), style=style))  # no markup: [/x] is a name
 
 
 def _duration(seconds: float) -> str:

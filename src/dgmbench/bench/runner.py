@@ -17,7 +17,7 @@ from dgmbench.bench.suite import read_suite, value_of
 from dgmbench.bench.summary import estimate, measured_rows, published_rows
 from dgmbench.bench.worker import Outcome, Task
 from dgmbench.config import complete, compose, resolve, search_path
-from dgmbench.errors import UserError
+from dgmbench.errors import UserError, harmless, say
 from dgmbench.system import heeded
 
 OWN = ("suite", "model")
@@ -142,12 +142,12 @@ def _run(ledger: Ledger, chosen: Sequence[Cell], settings: dict[str, Any], confi
     ledger.write(now=True)
     if stopped is not None:
         with suppress(OSError):  # the terminal may be gone
-            print(f"Stopped; the same command goes on with the suite in {ledger.folder}", file=sys.stderr)
+            say(f"Stopped; the same command goes on with the suite in {ledger.folder}", error=True)
         return 128 + stopped
     _print_summary(ledger, chosen, config_dirs)
     from dgmbench.bench.report import write_report
 
-    print(write_report(ledger.folder))
+    say(write_report(ledger.folder))
     counts = statuses(chosen)
     return 1 if any(counts.get(status) for status in (*FAILURES, "planned")) else 0
 
@@ -260,9 +260,9 @@ def _dry_run(chosen: Sequence[Cell], cells: Sequence[Cell], settings: dict[str, 
         reason = cell.reason
         if (outcome := tried.get(cell.id)) is not None and outcome.status != "tried":
             reason = outcome.reason if outcome.status == "skipped" else f"a trial {outcome.status}: {outcome.reason}"
-        print(f"{cell.status:<10} {time_text:>8}  {cell.id}{f'  ({reason})' if reason else ''}")
+        say(f"{cell.status:<10} {time_text:>8}  {cell.id}{f'  ({reason})' if reason else ''}")
         if cell.status == "planned":
-            print(f"{'':21}{cell.command}")
+            say(f"{'':21}{cell.command}")
     counts = ", ".join(f"{number} {status}" for status, number in statuses(chosen).items())
     print(f"{len(chosen)} cells ({counts}); {slots} at a time", end="; ")
     unknown = sum(value is None for value in each.values())
@@ -291,7 +291,7 @@ def _print_summary(ledger: Ledger, chosen: Sequence[Cell], config_dirs: Sequence
             return
         table = Table(*columns, box=box.SIMPLE_HEAD, title=title, title_justify="left")
         for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
+            table.add_row(*(Text(harmless(cell)) for cell in row))
         console.print(table)
 
     stored = {cell.id: ledger.result(cell) if cell.status in ("done", "stale") else None for cell in chosen}
@@ -309,6 +309,6 @@ def _print_summary(ledger: Ledger, chosen: Sequence[Cell], config_dirs: Sequence
     )
     missing = list(dict.fromkeys(cell.model for cell in chosen if cell.status == "not built"))
     if missing:
-        console.print(f"not built yet: {', '.join(missing)}")
+        console.print(Text(f"not built yet: {', '.join(missing)}"))
     counts = ", ".join(f"{number} {status}" for status, number in statuses(chosen).items())
-    print(f"{len(chosen)} cells: {counts}; {ledger.folder}")
+    say(f"{len(chosen)} cells: {counts}; {ledger.folder}")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from dgmbench.command.parser import Parser, choices, parse
 from dgmbench.command.tables import print_config
+from dgmbench.errors import say
 
 
 def run(rest: list[str]) -> int:
@@ -35,5 +36,5 @@ examples:
     run = Path(str(cfg["run"])).expanduser()
     result = evaluate_run(run, protocol, hardware=hardware, data_root=Path(paths["data"]))
     print_headline(result, str(run))
-    print(run)
+    say(run)
     return 0

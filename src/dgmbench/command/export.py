@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from dgmbench.command.parser import CONFIG_DIR, Parser, parse
+from dgmbench.errors import say
 
 
 def run(rest: list[str]) -> int:
@@ -34,11 +35,11 @@ def run(rest: list[str]) -> int:
     if exporting["what"] == "weights":
         from dgmbench.runs.share import share_run
 
-        print(share_run(run, rule=exporting["checkpoint"], to=target, data_root=Path(paths["data"])))
+        say(share_run(run, rule=exporting["checkpoint"], to=target, data_root=Path(paths["data"])))
         return 0
     from dgmbench.runs.export import export_run
 
     del exporting["what"]
     more = {"accelerator": hardware["accelerator"], "data_root": Path(paths["data"])}
-    print(export_run(run, **exporting, to=target, **more))
+    say(export_run(run, **exporting, to=target, **more))
     return 0

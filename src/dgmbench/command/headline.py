@@ -7,6 +7,7 @@ from typing import Any
 from dgmbench.bench.report.numbers import HEADLINES, rounded
 from dgmbench.bench.report.statements import CODES, SAMPLES, TASKS, first_of_each, is_aside, statements
 from dgmbench.command.tables import print_table
+from dgmbench.errors import harmless, say
 from dgmbench.runs.metric_names import EARLIER, is_called
 
 Metrics = Mapping[str, Mapping[str, Any]]
@@ -30,10 +31,11 @@ def print_headline(result: Mapping[str, Any], run: str) -> None:
     columns = ("metric", *(("best weights", "final") if apart else ("value",)), "unit, kind")
     print_table(columns, rows, width=WIDTH)
     for number, remark in enumerate(remarks, start=1):
-        print(textwrap.fill(f"[{number}] {remark}", WIDTH, initial_indent="  ", subsequent_indent="      "))
+        about = f"[{number}] {harmless(remark)}"
+        print(textwrap.fill(about, WIDTH, initial_indent="  ", subsequent_indent="      "))
     rest = len(metrics) - len(names) - (len(final) if apart else 0)
     if rest:
-        print(f"  {rest} more numbers: dgm show run={run}")
+        say(f"  {rest} more numbers: dgm show run={run}")
 
 
 def chosen(metrics: Metrics, objective: object = None) -> list[str]:

@@ -2,6 +2,7 @@
 
 from dgmbench.command import listing
 from dgmbench.command.parser import CONFIG_DIR, Parser, parse
+from dgmbench.errors import harmless
 
 
 def run(rest: list[str]) -> int:
@@ -22,5 +23,5 @@ def run(rest: list[str]) -> int:
 
     words = arguments.overrides or ["model"]
     for word in words:
-        print(listing.listing(word, arguments.config_dir))
+        print(harmless(listing.listing(word, arguments.config_dir)))
     return 0

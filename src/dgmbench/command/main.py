@@ -7,11 +7,12 @@ for a lost terminal, Ctrl-C and SIGTERM.
 
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
 from dgmbench import __version__
-from dgmbench.command.streams import interruptible, open_streams, trouble_with
+from dgmbench.command.streams import Terminated, interruptible, open_streams, trouble_with
 from dgmbench.command.tables import complain
 from dgmbench.errors import UserError, explain, nearest
 
@@ -58,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         complain("interrupted.")
         return 130
+    except Terminated as stop:
+        complain(f"stopped by {signal.Signals(stop.number).name}.")
+        return 128 + stop.number
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -29,7 +29,7 @@ from dgmbench.config import (
     search_path,
     search_path_override,
 )
-from dgmbench.errors import UserError, explain
+from dgmbench.errors import UserError, explain, say
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -62,7 +62,7 @@ def multirun(overrides: Sequence[str], config_dirs: Iterable[str | Path] = ()) -
     finally:
         code = _summary(folder)
         if study:
-            print(f"Optuna's study {study['study_name']} is kept in {outputs / STUDIES}: the same command adds trials")
+            say(f"Optuna's study {study['study_name']} is kept in {outputs / STUDIES}: the same command adds trials")
     return code
 
 
@@ -156,7 +156,7 @@ def _job(cfg: "DictConfig") -> float:
     hydra_config = HydraConfig.get()
     overrides = list(hydra_config.overrides.task)
     name = " ".join(override.lstrip("+") for override in overrides)
-    print(f"job {hydra_config.job.num}: {name}", file=sys.stderr)
+    say(f"job {hydra_config.job.num}: {name}", error=True)
     import_from(search_path()[:-1])
     try:
         from dgmbench.runs.run import train
@@ -171,7 +171,7 @@ def _job(cfg: "DictConfig") -> float:
         if os.environ.get("DGM_DEBUG") == "1":
             raise
         code, sentence = explain(error)
-        print(f"dgm: {name}: {sentence}", file=sys.stderr)
+        say(f"dgm: {name}: {sentence}", error=True)
         record, objective = {"code": code, "job": name, "error": sentence}, math.inf  # NaN would end Optuna's study
     file = Path(hydra_config.sweep.dir) / f"job-{hydra_config.job.num}.json"
     file.write_text(json.dumps(record), encoding="utf-8")
@@ -191,7 +191,7 @@ def _summary(folder: Path) -> int:
     best: dict[tuple[str, str], dict[str, Any]] = {}
     for record in records:
         found = record.get("objective")
-        print(f"{record['job']}: {_words(found)}; {record['run']}" if found else f"{record['job']}: failed")
+        say(f"{record['job']}: {_words(found)}; {record['run']}" if found else f"{record['job']}: failed")
         if found and math.isfinite(found["value"]):
             key = found["name"], found["unit"]
             sign = 1 if found["direction"] == "higher" else -1
@@ -199,9 +199,9 @@ def _summary(folder: Path) -> int:
                 best[key] = record
     for record in best.values():
         better = record["objective"]["direction"]
-        print(f"best: {record['job']}: {_words(record['objective'])} on validation ({better} is better)")
+        say(f"best: {record['job']}: {_words(record['objective'])} on validation ({better} is better)")
     failed = sum(record["code"] != 0 for record in records)
-    print(f"{len(records) - failed} of {len(records)} runs done; records in {folder}")
+    say(f"{len(records) - failed} of {len(records)} runs done; records in {folder}")
     return max((record["code"] for record in records), default=1)
 
 

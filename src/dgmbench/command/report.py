@@ -4,7 +4,7 @@ from pathlib import Path
 
 from dgmbench.command.parser import Parser, parse
 from dgmbench.command.tables import complain
-from dgmbench.errors import UserError
+from dgmbench.errors import UserError, say
 
 
 def run(rest: list[str]) -> int:
@@ -29,5 +29,5 @@ def run(rest: list[str]) -> int:
         complain(f"note: {note}")
     if len(notes) > 20:
         complain(f"note: {len(notes) - 20} more notes stand at the top of the page.")
-    print(page)
+    say(page)
     return 0

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from dgmbench.command.parser import CONFIG_DIR, Parser, parse
+from dgmbench.errors import say
 
 
 def run(rest: list[str]) -> int:
@@ -42,5 +43,5 @@ def run(rest: list[str]) -> int:
     from dgmbench.runs.sampling import sample_run
 
     for path in sample_run(run, **sampling, accelerator=hardware["accelerator"], data_root=Path(paths["data"])):
-        print(path)
+        say(path)
     return 0

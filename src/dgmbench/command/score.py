@@ -4,6 +4,7 @@ from pathlib import Path
 
 from dgmbench.command.parser import CONFIG_DIR, Parser, choices, parse
 from dgmbench.command.tables import print_metrics
+from dgmbench.errors import say
 
 
 def run(rest: list[str]) -> int:
@@ -42,9 +43,9 @@ examples:
         data_root=Path(complete_paths(cfg["paths"])["data"]),
     )
     print_metrics(found["metrics"])
-    print(*(f"{note}\n" for note in found["notes"]), sep="", end="")
+    say(*found["notes"])
     if cfg["to"] is not None:
         target = Path(str(cfg["to"])).expanduser()
         write_json(target, found)
-        print(target)
+        say(target)
     return 0

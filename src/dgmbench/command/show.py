@@ -6,7 +6,7 @@ from typing import Any
 
 from dgmbench.command.parser import Parser, parse
 from dgmbench.command.tables import print_metrics
-from dgmbench.errors import UserError, nearest
+from dgmbench.errors import UserError, nearest, say
 
 
 def run(rest: list[str]) -> int:
@@ -34,11 +34,16 @@ def run(rest: list[str]) -> int:
     result = read_result(path)
     if not result:
         raise UserError(f"The run {path} has no result yet; give its 'dgm train' command again to resume it.")
+    if not isinstance(result.get("metrics"), dict) or not result["metrics"]:
+        raise UserError(f"{path / 'result.json'} holds no numbers; give the run's command again.")
     metrics = {name: each for name, each in result["metrics"].items() if not wanted or _fits(name, wanted)}
     if not metrics:
         raise UserError(nearest(wanted[0], result["metrics"], what="number in this run called"))
     print_metrics(metrics)
-    print(f"{result['model']} on {result['data']}, seed {result['seed']}; {_objective(result['objective'])}")
+    try:
+        say(f"{result['model']} on {result['data']}, seed {result['seed']}; {_objective(result['objective'])}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path / 'result.json'} is of another version of dgm: it lacks {error}.") from error
     return 0
 
 

@@ -40,14 +40,6 @@ def _printable(error: UnicodeError) -> tuple[str | bytes, int]:
     return sign.encode("ascii", "backslashreplace").decode(), error.start + 1
 
 
-def harmless(text: str) -> str:
-    """A text as a terminal may be given it: signs that would command it, out of a file say, by their number."""
-    return "".join(
-        sign if sign.isprintable() or sign == "\n" or "\udc80" <= sign <= "\udcff" else repr(sign)[1:-1]
-        for sign in text
-    )
-
-
 def trouble_with(stream: TextIO) -> str | None:
     """Why a stream takes nothing any more, or None if it does; what it holds is given up."""
     try:
@@ -59,29 +51,45 @@ def trouble_with(stream: TextIO) -> str | None:
     return None
 
 
+ENDS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]  # Windows has no other
+
+
+class Terminated(SystemExit):
+    """SIGTERM, or the end of the terminal, where nothing else looks after it: what was begun is put away on the way."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.number = number
+
+
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Ctrl-C ends a command by KeyboardInterrupt, but in the middle of an import at once, with its exit code.
+    """Ctrl-C ends a command by KeyboardInterrupt, SIGTERM and the end of its terminal by ``Terminated``, but in the
+    middle of an import all of them at once, with their exit code.
 
     Libraries in C++ abort where an exception reaches them as they are loaded.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _interrupt)
+    before = {number: signal.getsignal(number) for number in ENDS}
+    taken = [number for number, handler in before.items() if handler in (signal.default_int_handler, signal.SIG_DFL)]
+    for number in taken:  # nohup lets SIGHUP pass
+        signal.signal(number, _end)
     try:
         yield
     finally:
-        if signal.getsignal(signal.SIGINT) is _interrupt:
-            signal.signal(signal.SIGINT, before)
+        for number in taken:
+            if signal.getsignal(number) is _end:
+                signal.signal(number, before[number])
 
 
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+def _end(number: int, frame: FrameType | None) -> NoReturn:
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
-            os.write(2, b"dgm: interrupted.\n")
+            os.write(2, b"dgm: interrupted.\n" if number == signal.SIGINT else b"dgm: stopped.\n")
             os._exit(128 + number)
         frame = frame.f_back
-    raise KeyboardInterrupt
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise Terminated(number)

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from dgmbench.command.streams import harmless, trouble_with
+from dgmbench.command.streams import trouble_with
+from dgmbench.errors import harmless
 
 
 def print_config(completed: dict[str, Any]) -> int:

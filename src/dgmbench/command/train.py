@@ -1,11 +1,10 @@
 """``dgm train``: one run, or several with ``-m``."""
 
-from functools import partial
 from typing import Any
 
 from dgmbench.command.parser import Parser, choices, parse
 from dgmbench.command.tables import print_config
-from dgmbench.errors import UserError
+from dgmbench.errors import UserError, say
 
 
 def run(rest: list[str]) -> int:
@@ -65,7 +64,7 @@ examples:
     if cfg.trainer.get("dry_run"):
         from dgmbench.runs.dry_run import dry_run
 
-        print(dry_run(cfg))
+        say(dry_run(cfg))
         return 0
     return train_one(cfg, quiet=quiet)
 
@@ -75,8 +74,7 @@ def train_one(cfg: Any, *, quiet: bool = False) -> int:
     from dgmbench.command.headline import print_headline
     from dgmbench.runs.run import train
 
-    outcome = train(cfg) if quiet else train(cfg, announce=partial(print, flush=True))
+    outcome = train(cfg) if quiet else train(cfg, announce=lambda text: say(*text.split("\n")))
     print_headline(outcome.result, str(outcome.run))
-    print(*(f"{text}\n" for text in outcome.remarks), f"{outcome.message}; {outcome.objective_text}", sep="")
-    print(outcome.run)
+    say(*outcome.remarks, f"{outcome.message}; {outcome.objective_text}", outcome.run)
     return 0

@@ -13,7 +13,7 @@ from dgmbench.config.objects import METADATA, resolve
 from dgmbench.config.overrides import OBJECTS
 from dgmbench.config.signatures import check_arguments, coerce, complete_node, show
 from dgmbench.config.targets import EVALUATION, TARGET, locate
-from dgmbench.errors import UserError, nearest
+from dgmbench.errors import UserError, harmless, nearest
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -199,6 +199,11 @@ def complete_paths(node: Any) -> dict[str, str]:
             raise UserError(nearest(key, ["outputs", "data"], what="paths setting"))
         if not paths[key].isprintable() and paths[key] != paths[key].encode("utf-8", "replace").decode("utf-8"):
             raise UserError(f"paths.{key} is no name in UTF-8: choose another folder by paths.{key}=DIR.")
+        if paths[key] != harmless(paths[key], lines=False):
+            raise UserError(
+                f"paths.{key}={paths[key]!r} has signs in its name that no line of text has (ends of lines, commands "
+                f"to the terminal); choose another folder by paths.{key}=DIR."
+            )
         if not paths[key].strip():
             raise UserError(f"paths.{key} is empty: name a folder, such as paths.{key}=DIR.")
     return {key: os.path.expanduser(value) for key, value in paths.items()}

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from dgmbench.data.files import PublishedFile, PublishedReader
+from dgmbench.data.mat import read_cells
 from dgmbench.data.reader import SPLITS, Decoded, Part
 from dgmbench.data.spec import DataSpec
 from dgmbench.errors import UserError, require
@@ -66,12 +67,9 @@ class MotionCapture(PublishedReader):
 
 def read_motion(path: Path) -> list[np.ndarray]:
     """The sequences (frames, values) of the file."""
-    from scipy.io import loadmat
-
-    found = loadmat(path).get("Motion")
-    sequences = [] if found is None else [np.asarray(one, np.float64) for one in found.ravel()]
-    if not sequences or any(one.ndim != 2 or one.shape[1] != sequences[0].shape[1] for one in sequences):
-        raise UserError(f"{path} has no Motion, sequences of frames of one number of values; get it again.")
+    sequences = [one.astype(np.float64) for one in read_cells(path, ["Motion"])["Motion"]]
+    if any(one.shape[1] != sequences[0].shape[1] for one in sequences):
+        raise UserError(f"The frames of Motion of {path} have different numbers of values; get it again.")
     return sequences
 
 

@@ -6,11 +6,12 @@ networks for sequence modeling (2018). A step is an eighth note (a quarter in th
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from dgmbench.data.files import PublishedFile, PublishedReader
+from dgmbench.data.mat import read_cells
 from dgmbench.data.reader import Decoded, Part
 from dgmbench.data.spec import DataSpec
 from dgmbench.errors import UserError, require
@@ -69,16 +70,11 @@ class PolyphonicMusic(PublishedReader):
 
 def read_rolls(path: Path) -> dict[str, list[np.ndarray]]:
     """The piano rolls (steps, 88) of every split of a .mat file."""
-    from scipy.io import loadmat
-
-    arrays: dict[str, Any] = loadmat(path)
-    found = {}
+    arrays, found = read_cells(path, list(PARTS.values())), {}
     for split, key in PARTS.items():
-        if key not in arrays:
-            raise UserError(f"{path} has no {key}; it must hold {', '.join(PARTS.values())}.")
-        pieces = [np.asarray(piece) for piece in arrays[key].ravel()]
+        pieces = arrays[key]
         for piece in pieces:
-            if piece.ndim != 2 or piece.shape[1] != NOTES or not np.isin(piece, (0, 1)).all():
+            if piece.shape[1] != NOTES or not np.isin(piece, (0, 1)).all():
                 raise UserError(f"{path} holds {piece.dtype} {piece.shape} in {key}; rolls are (steps, 88) of 0 and 1.")
         found[split] = [piece.astype(np.uint8) for piece in pieces]
     return found

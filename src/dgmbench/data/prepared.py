@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -22,12 +21,14 @@ import numpy as np
 
 from dgmbench.data.large import LARGE
 from dgmbench.data.reader import SPLITS, Chunks, Decoded, Part
+from dgmbench.data.spec import DataSpec
 from dgmbench.data.verified import Wait, compared
-from dgmbench.errors import FULL, UserError
+from dgmbench.errors import FULL, UserError, say
 from dgmbench.system import forget_pages, locked
 
 FORMAT = 1  # of the folder; part of the key
 RECORD_HASH = "record_hash"  # over all else in meta.json
+NEEDED = {"spec", "split", "split_hash", "content_hash", "remarks"}  # what is read of meta.json without asking
 DAY = 24 * 3600.0  # nobody decodes for longer
 
 
@@ -157,9 +158,7 @@ def _verified(target: Path) -> tuple[dict[str, np.ndarray], dict[str, Any], Wait
     wait = compared(target, arrays, meta["content_hash"], hash_of_arrays)
     if wait is not None:
         return arrays, meta, wait
-    print(  # noqa: T201
-        f"dgm: note: the prepared set {target} is not what was written, and is prepared again.", file=sys.stderr
-    )
+    say(f"dgm: note: the prepared set {target} is not what was written, and is prepared again.", error=True)
     shutil.rmtree(target, ignore_errors=True)
     return None
 
@@ -171,6 +170,11 @@ def _open(target: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
         if meta.get(RECORD_HASH, found := _record_hash(meta)) != found:  # records of before have none
             return None
         if digest([FORMAT, meta["key"]])[:12] != target.name[-12:]:
+            return None
+        if not meta.keys() >= NEEDED:
+            return None
+        DataSpec(**meta["spec"])  # another version's may lack something, or have more
+        if not {f"{split}_x" for split in SPLITS} <= set(meta["arrays"]):
             return None
         arrays = {}
         for name, expected in meta["arrays"].items():

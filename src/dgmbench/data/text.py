@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from dgmbench.data.spec import DataSpec
-from dgmbench.errors import UserError, nearest
+from dgmbench.errors import UserError, harmless, nearest
 
 END = "<eos>"
 UNKNOWN = "<unk>"
@@ -79,6 +79,7 @@ def frequent_words(x: np.ndarray, spec: DataSpec) -> list[str]:
 
 
 def readable(x: np.ndarray, spec: DataSpec) -> list[str]:
-    """A line of text for each of x (n, *shape), tokens or counts of words."""
+    """A text for each of x (n, *shape), tokens or counts of words, without signs that would command a terminal."""
     flat = x.reshape(len(x), -1)
-    return frequent_words(flat, spec) if spec.kind == "counts" else decode_tokens(flat, spec)
+    texts = frequent_words(flat, spec) if spec.kind == "counts" else decode_tokens(flat, spec)
+    return [harmless(text) for text in texts]

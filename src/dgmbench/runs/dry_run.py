@@ -1,15 +1,35 @@
 """``trainer.dry_run=true``: everything that a run does, once and on a few examples, to see whether it would."""
 
+import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from dgmbench.config import complete
+from dgmbench.errors import UserError
 from dgmbench.runs.build import build_model, load_data
 from dgmbench.runs.run import train
 
 # Examples that validation and measurement look at; samples, chains and draws likewise.
 FEW = 20
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[str]:
+    """A folder that is removed; a disk that is full there is not that of the outputs."""
+    folder, usual = None, os.environ.get("TMPDIR") or "the system's folder for temporary files"
+    try:
+        with tempfile.TemporaryDirectory(prefix="dgm-dry-run-") as folder:
+            yield folder
+    except (OSError, UserError) as error:
+        if folder is not None and folder not in str(error):
+            raise  # it is about another place
+        cause = error if isinstance(error, OSError) else error.__cause__
+        raise UserError(
+            f"The dry run cannot write its files to {usual} ({getattr(cause, 'strerror', None) or error}); make room "
+            "there or name another folder by TMPDIR=DIR. Nothing was kept."
+        ) from error
 
 
 def dry_run(cfg: Mapping[str, Any]) -> str:
@@ -20,7 +40,7 @@ def dry_run(cfg: Mapping[str, Any]) -> str:
     completed = complete(cfg)
     stages = [stage for stage in build_model(completed, load_data(completed).spec).stages() if stage.share > 0]
     trainer, protocol = completed["trainer"], completed["protocol"]
-    with tempfile.TemporaryDirectory(prefix="dgm-dry-run-") as folder:
+    with _temporary_folder() as folder:
         outcome = train(
             {
                 **completed,

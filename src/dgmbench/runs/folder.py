@@ -167,7 +167,8 @@ class RunFolder:
             raise UserError(f"{self.result_file} cannot be read: {error.strerror}.") from error
         except (ValueError, RecursionError):
             result = None
-        if not isinstance(result, dict) or not set(result) >= RESULT_KEYS:
+        whole = isinstance(result, dict) and set(result) >= RESULT_KEYS
+        if not whole or not all(isinstance(result[key], dict) for key in RESULT_KEYS - {"data_hash"}):
             raise UserError(f"{self.result_file} is damaged; remove it and give the command again.")
         if not is_as_written(result):
             raise UserError(

@@ -34,5 +34,7 @@ class Outcome:
     def objective_text(self) -> str:
         """The validation objective in words."""
         best = self.result["objective"]
+        if not best.keys() >= {"name", "value", "unit", "images"}:
+            return "the result does not tell the objective on validation"
         found = f"best {best['name']} on validation: {best['value']:.6g} {best['unit']} after {best['images']:,} images"
         return f"{found} ({best['note']})" if best.get("note") else found

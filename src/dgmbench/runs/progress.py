@@ -23,7 +23,7 @@ class TrainingBar:
             TextColumn("{task.completed:,.0f}/{task.total:,.0f} images"),
             TextColumn("{task.fields[speed]} images/s"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[loss]}"),
+            TextColumn("{task.fields[loss]}", markup=False),
             console=Console(stderr=True),
             disable=not enabled,
             transient=True,
@@ -54,7 +54,7 @@ def spinner(*, enabled: bool) -> Iterator[Callable[[str], None]]:
     """Show that something is being done; the function that is given out says what."""
     with Progress(
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         console=Console(stderr=True),
         disable=not enabled,
         transient=True,

@@ -36,10 +36,11 @@ def version_warning(folder: "RunFolder") -> str | None:
     if result is None:
         return None
     then = result["versions"]
-    if then["dgmbench"] != __version__:
-        return f"warning: the run was made by dgmbench {then['dgmbench']}, this is {__version__}: results may differ."
+    if (version := then.get("dgmbench")) != __version__:
+        made = "an unknown version of dgmbench" if version is None else f"dgmbench {version}"
+        return f"warning: the run was made by {made}, this is {__version__}: results may differ."
     target = locate(folder.read_config()["model"][TARGET], "model")
-    if isinstance(target, type) and then["model_source"] != source_hash(target):
+    if isinstance(target, type) and then.get("model_source") != source_hash(target):
         name = Path(inspect.getfile(target)).name
         return f"warning: {name} or what it imports has changed since the run was made: results may differ."
     return None

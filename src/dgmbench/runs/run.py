@@ -3,7 +3,6 @@
 import contextlib
 import platform
 import signal
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -15,7 +14,7 @@ import torch
 from dgmbench.config import complete, run_name
 from dgmbench.data import BatchStream, DataSet, evaluation_batches
 from dgmbench.data.spec import Batch
-from dgmbench.errors import RunFailed, UserError
+from dgmbench.errors import RunFailed, UserError, say
 from dgmbench.evaluation.evaluator import validation_objective
 from dgmbench.models.contract import Model
 from dgmbench.runs.build import (
@@ -44,8 +43,9 @@ from dgmbench.runs.record import bring_forward, is_measured, remember
 from dgmbench.runs.sampling import write_training_samples
 from dgmbench.runs.selection import Selection
 from dgmbench.runs.signals import Signals
-from dgmbench.runs.weights import load_own, own_checkpoint
+from dgmbench.runs.weights import load_own, own_checkpoint, resumable
 from dgmbench.system import ENDINGS
+from dgmbench.training.companions import Deserted, together
 from dgmbench.training.files import AtomicCheckpointIO, RowWriter
 from dgmbench.training.memory import peak_memory, reset_peak_memory
 from dgmbench.training.module import Interrupted, Training
@@ -144,7 +144,7 @@ class _Run:
         self.device, self.seed, self.hardware = stream.device, completed["seed"], completed["hardware"]
         self.signals = Signals()
         reset_peak_memory(self.device)
-        self.checkpoint = own_checkpoint(folder.last, folder.path.name) if folder.last.exists() else origin.checkpoint
+        self.checkpoint = resumable(folder.last, folder.path.name) if folder.last.exists() else origin.checkpoint
         if self.checkpoint is None and origin.weights is not None:
             model.load_state_dict(origin.weights)
         state: dict[str, Any] = self.checkpoint["run"] if self.checkpoint else FRESH
@@ -199,7 +199,7 @@ class _Run:
         self._status("running")
         try:
             if not self.module.ended:
-                with self.signals.waiting(), self.bar, quiet_lightning():
+                with self.signals.waiting(), self.bar, quiet_lightning(), together(self.ranks.world):
                     self._trainer().fit(self.module)
                 self.ranks.leave()
             if not self.ranks.is_first:
@@ -213,9 +213,9 @@ class _Run:
             if self.ranks.is_first:
                 with contextlib.suppress(OSError):  # the terminal may be gone
                     word = ENDINGS[signal.Signals(stop.signal_number)]
-                    print(f"Stopped by {word}; the same command resumes {self.folder.path}", file=sys.stderr)  # noqa: T201
+                    say(f"Stopped by {word}; the same command resumes {self.folder.path}", error=True)
             raise SystemExit(128 + stop.signal_number) from stop
-        except UserError:
+        except (UserError, Deserted):
             with contextlib.suppress(UserError, OSError):  # the disk may be full
                 self._status("interrupted")
             raise
@@ -290,7 +290,7 @@ class _Run:
             module.clock.stopped = True
         if not self.warned and self.ranks.is_first and (decline := self.selection.decline()) is not None:
             self.warned = True
-            print(f"dgm: note: {decline}.", file=sys.stderr)  # noqa: T201
+            say(f"dgm: note: {decline}.", error=True)
 
     def _samples(self, module: Training) -> None:
         if not self.ranks.is_first:

@@ -10,6 +10,7 @@ from dgmbench.runs.build import load_weights
 from dgmbench.runs.folder import RunFolder
 from dgmbench.runs.share import read_shared
 from dgmbench.training.files import read_checkpoint
+from dgmbench.training.update import Clock
 
 PARTS = {"state_dict", "dgmbench", "run"}
 
@@ -28,6 +29,26 @@ def own_checkpoint(path: Path, run: str | None, checkpoint: dict[str, Any] | Non
         raise UserError(
             f"The checkpoint {path} belongs to the run {owner}, but by its configuration and data this folder is the "
             f"run {run}: put the run's own checkpoint in its place, or train the run again."
+        )
+    return checkpoint
+
+
+def resumable(path: Path, run: str) -> dict[str, Any]:
+    """A run's last checkpoint with all that a resume puts back; one that another version has saved may lack some of it,
+    and what was left out would begin anew without a word.
+    """
+    checkpoint = own_checkpoint(path, run)
+    state, clock = checkpoint["dgmbench"], checkpoint["dgmbench"].get("clock")
+    counters = set(Clock().state_dict())
+    lacks = [f"run.{key}" for key in ("log_length", "threads") if key not in checkpoint["run"]]
+    lacks += [key for key in ("clock", "optimizers", "ema", "windows", "rng") if key not in state]
+    if isinstance(clock, Mapping):
+        lacks += [f"clock.{key}" for key in sorted(counters ^ set(clock))]
+    if lacks:
+        raise UserError(
+            f"{path} was saved by another version of dgm, or is none of its checkpoints (it differs in "
+            f"{', '.join(map(str, lacks))}): finish the run with that version, or move {path.parent} away to train it "
+            "from the beginning."
         )
     return checkpoint
 

@@ -1,5 +1,6 @@
 """The one LightningModule that trains every model: Lightning's side, resumes, stages, what happens between updates."""
 
+import math
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -190,6 +191,7 @@ class Training(Updates):
         if not due:
             return
         self.clock.train_seconds += self._lap()
+        self._entered = math.inf  # what follows is no training
         self._check_finite()
         if "row" in due:
             self._write_row()

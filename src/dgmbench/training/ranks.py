@@ -7,10 +7,10 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed
-from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
 
 from dgmbench.errors import UserError
+from dgmbench.training.companions import ReplicatedStrategy
 
 Part = TypeVar("Part")
 
@@ -86,17 +86,6 @@ def find_ranks(devices: int, nodes: int) -> Ranks:
             f"{devices * nodes}; make the two agree."
         )
     return ranks
-
-
-class ReplicatedStrategy(DDPStrategy):
-    """Lightning's launcher and process group without its wrapper around the module.
-
-    The wrapper's reducer does not know players: losses that leave a player's parameters out raise, and gradients taken
-    by ``autograd.grad`` pass it by without a word. ``Training`` averages one player's gradients at a time instead.
-    """
-
-    def configure_ddp(self) -> None:
-        """Do not wrap; every process builds the same weights from the same seed."""
 
 
 def strategy(ranks: Ranks, accelerator: str) -> Any:

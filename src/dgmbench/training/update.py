@@ -230,7 +230,7 @@ class Updates(pl.LightningModule):
     def position(self) -> dict[str, Any]:
         """The clock in the form that every row carries."""
         clock = self.clock
-        seconds = clock.train_seconds + (time.monotonic() - self._entered)
+        seconds = clock.train_seconds + max(0.0, time.monotonic() - self._entered)
         return {
             "images": clock.images,
             "batches": clock.batches,

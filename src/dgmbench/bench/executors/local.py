@@ -16,7 +16,7 @@ from typing import Any
 from dgmbench.bench.executors import LocalSettings, seconds, size
 from dgmbench.bench.ledger import mark_working
 from dgmbench.bench.worker import Outcome, Task, redirect_output, run_cell
-from dgmbench.errors import UserError
+from dgmbench.errors import FULL, UserError
 from dgmbench.system import cores, die_with_parent, leave_terminal, pin, private_memory, process_context
 
 # After the polite signal a cell has this long to write a checkpoint.
@@ -83,8 +83,11 @@ class LocalExecutor:
                 process.start()
             except (OSError, EOFError) as error:
                 if attempt == ATTEMPTS - 1:
+                    reason = getattr(error, "strerror", None) or error
+                    if getattr(error, "errno", None) in FULL:
+                        reason = f"{reason} for temporary files: make room there, or name another folder by TMPDIR=DIR"
                     raise UserError(
-                        f"No process can be started for {task.id} ({error}); the same command goes on with the suite."
+                        f"No process can be started for {task.id} ({reason}); the same command goes on with the suite."
                     ) from error
                 continue
             self._forked_by[process.pid] = server_pid()

@@ -11,6 +11,7 @@ from dgmbench.bench.report.settings import settings_key
 from dgmbench.config.bounded import load_yaml, read_bytes
 from dgmbench.errors import UserError
 from dgmbench.runs.record import DIGEST, is_as_written, sealed
+from dgmbench.system import is_alive
 
 INDEX = "report.index.json"
 INDEX_VERSION = 4
@@ -108,7 +109,14 @@ def write_file(path: Path, content: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         try:
-            temporary.write_text(content, encoding="utf-8", errors="backslashreplace")  # names of files may be no text
+            for left in path.parent.glob(f".{path.name}.*.tmp"):
+                number = left.name.split(".")[-2]
+                if number.isdecimal() and not is_alive(int(number)):  # of a process that was killed
+                    left.unlink(missing_ok=True)
+            with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:  # names may be no text
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -9,7 +9,6 @@ and replaced; where nothing can be written, nothing is kept.
 import contextlib
 import hashlib
 import os
-import sys
 import uuid
 import zipfile
 from collections import OrderedDict
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor
 
 from dgmbench.data.prepared import digest
-from dgmbench.errors import UserError
+from dgmbench.errors import UserError, say
 from dgmbench.evaluation.chunks import Chunks
 from dgmbench.evaluation.features.net import SAME, FeatureNet
 
@@ -102,8 +101,8 @@ def cannot_keep(folder: Path, error: OSError) -> None:
     """Say once on the standard error that a folder keeps nothing."""
     if folder not in _told:
         _told.add(folder)
-        print(  # noqa: T201
+        say(
             f"Nothing can be kept in {folder} ({error.strerror or error}): features are computed anew each time; make "
             "it writable or choose another data root with paths.data=DIR or DGM_DATA_DIR.",
-            file=sys.stderr,
+            error=True,
         )
