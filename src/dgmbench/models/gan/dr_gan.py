@@ -22,8 +22,9 @@ https://openaccess.thecvf.com/content_cvpr_2017/html/Tran_Disentangled_Represent
 
 What differs: batches are blocks of pictures of one identity, so that one training makes pictures of one source and of
 several, where the paper's has a model for either, the second started from the first. Networks are those of
-``nn.adversarial`` instead of eleven convolutions and their mirror image; an update is of D and then of G, where the
-paper has four of G to one of D, so that the pose head, which learns from data alone, is ahead of what is to please it.
+``nn.adversarial`` instead of a deep stack of convolutions and its mirror image. An update is of D and then of G, where
+the paper has several of G to one of D, so that the pose head, which learns from data alone, is ahead of who is to
+please it; R1 is for the same end.
 """
 
 import math
