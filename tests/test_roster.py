@@ -16,7 +16,7 @@ CARDS = read_cards()
 ROSTER = ROOT.parent / "shared" / "roster.yaml"
 # the same in pairs, of other sizes or lengths, or half hidden: sets of their own, because of what else they give
 PAIRS = {
-    "shapes": ("shapes_poses", "shapes_frontal"),
+    "shapes": ("shapes_poses", "shapes_frontal", "shapes_turned"),
     "digits_canvas": ("digits_canvas_sizes", "digits_canvas_occluded"),
     "bouncing_balls": ("bouncing_balls_short",),
 }

@@ -40,6 +40,20 @@ def test_a_block_is_of_examples_that_differ_in_one_factor_alone() -> None:
     assert (np.abs(share - 1 / 3) < 4 * np.sqrt(2 / 9 / 400)).all(), "every factor as often as any other"
 
 
+def test_every_block_varies_the_factor_that_is_asked_for() -> None:
+    """All of its lines come, and no other factor differs within a block."""
+    y = labels()
+    settings = {"batch_size": 12, "world_size": 1, "seed": 7}
+    found = places(BatchPolicy(varied=3, factor="tone"), y, SPEC, **settings)
+    assert isinstance(found, Lines)
+    values = np.stack(np.unravel_index(y[found.index(0, 600).numpy()], SIZES), 1).reshape(-1, 3, 3)
+    differ = (values != values[:, :1]).any(1)
+    assert (differ == [False, True, False]).all()
+    assert len(np.unique(values[:, 0, [0, 2]], axis=0)) == len(lines_of(y, SPEC, 1))
+    with pytest.raises(UserError, match="did you mean tone"):
+        places(BatchPolicy(varied=3, factor="tune"), y, SPEC, **settings)
+
+
 def test_a_block_repeats_an_example_only_where_its_line_has_no_other() -> None:
     y = labels()
     lines = {tuple(sorted(line)) for k in range(3) for line in lines_of(y, SPEC, k)}

@@ -1,8 +1,8 @@
 """Batches in which one factor of variation varies at a time: blocks of examples that agree in all other factors.
 
 A line is all training examples that share the values of all factors but one. A block is a random line in random order,
-from its beginning again where the line is shorter than the block; every factor is as likely as any other. A block
-depends on (seed, its number) only, and blocks stand one after another through all batches.
+from its beginning again where the line is shorter than the block; every factor is as likely as any other, unless one is
+asked for. A block depends on (seed, its number) only, and blocks stand one after another through all batches.
 """
 
 import math
@@ -13,14 +13,22 @@ from torch import Tensor
 
 from dgmbench.data.random import keyed_generator
 from dgmbench.data.spec import DataSpec
-from dgmbench.errors import UserError
+from dgmbench.errors import UserError, nearest
 
 
 class Lines:
     """Which example stands at each place of a batch made of blocks of ``block`` examples."""
 
     def __init__(
-        self, block: int, y: np.ndarray, spec: DataSpec, *, batch_size: int, world_size: int, seed: int
+        self,
+        block: int,
+        y: np.ndarray,
+        spec: DataSpec,
+        *,
+        batch_size: int,
+        world_size: int,
+        seed: int,
+        factor: str | None = None,
     ) -> None:
         if not spec.factors:
             raise UserError("Batches that vary one factor need data with known factors; choose data=shapes, say.")
@@ -32,9 +40,14 @@ class Lines:
                 f"take trainer.batch_size={max(1, round(batch_size / block / world_size)) * block * world_size}."
             )
         self.block, self.seed = block, seed
-        self.lines = [found for k in range(len(spec.factors)) if (found := lines_of(y, spec, k))]
+        names = [name for name, _ in spec.factors]
+        if factor is not None and factor not in names:
+            raise UserError(nearest(factor, names, what="factor of the data"))
+        chosen = range(len(names)) if factor is None else [names.index(factor)]
+        self.lines = [found for k in chosen if (found := lines_of(y, spec, k))]
         if not self.lines:
-            raise UserError("No two labelled training examples differ in one factor alone, so no batch varies one.")
+            what = factor or "one factor"
+            raise UserError(f"No two labelled training examples differ in {what} alone, so no batch varies it.")
 
     @property
     def examples(self) -> Tensor:

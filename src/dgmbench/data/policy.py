@@ -28,12 +28,14 @@ class BatchPolicy:
     ``balanced`` makes labelled examples come from all classes alike (``"label"``), or from all values of one of the
     data's ``factors`` (its name, such as ``"domain"``). Without ``labelled`` it holds for the whole batch.
 
-    ``varied`` makes batches of blocks of so many examples that differ in one factor alone (``data/lines.py``).
+    ``varied`` makes batches of blocks of so many examples that differ in one factor alone (``data/lines.py``), and
+    ``factor`` says in which; without it every factor has its turn.
     """
 
     labelled: int | float | None = None
     balanced: str | None = None
     varied: int | None = None
+    factor: str | None = None
 
     def count(self, batch_size: int) -> int:
         """The labelled examples in a batch of this size."""
@@ -133,7 +135,8 @@ def places(
     if y is None:
         raise UserError("The model wants batches made by label, and this data set has no labels.")
     if policy.varied is not None:
-        return Lines(policy.varied, y, spec, batch_size=batch_size, world_size=world_size, seed=seed)
+        sizes = {"batch_size": batch_size, "world_size": world_size}
+        return Lines(policy.varied, y, spec, factor=policy.factor, seed=seed, **sizes)
     if policy.balanced is None and bool((np.asarray(y) >= 0).all()):
         return None
     return Places(policy, np.asarray(y), spec, batch_size=batch_size, world_size=world_size, seed=seed)

@@ -4,6 +4,7 @@ None of the shapes has a rotational symmetry and no two combinations of factors 
 can be told from x. (Squares and ellipses that are turned by all angles, as elsewhere, leave angles undetermined.)
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ class Shapes(Reader):
         return Decoded(spec, take_parts(x, y.astype(np.int64), splits, "dgmbench.data.shapes"))
 
 
-def render(factors: np.ndarray, side: int = 16) -> np.ndarray:
+def render(factors: np.ndarray, side: int = 16, sizes: Sequence[float] = SIZES) -> np.ndarray:
     """Pictures (n, 1, side, side) uint8 of factor values (n, 5) in the order of ``FACTORS``; places may lie between."""
     if factors.ndim != 2 or factors.shape[1] != len(FACTORS) or (factors >= list(FACTORS.values())).any():
         raise UserError(f"Factor values {factors.shape} must be rows of {', '.join(FACTORS)}, each below its number.")
@@ -52,7 +53,7 @@ def render(factors: np.ndarray, side: int = 16) -> np.ndarray:
     pictures = np.empty((len(factors), 1, side, side), np.uint8)
     outlines = list(OUTLINES.values())
     for i, (shape, scale, angle, x, y) in enumerate(factors):
-        turn, size = 2 * np.pi * angle / FACTORS["angle"], SIZES[int(scale)]
+        turn, size = 2 * np.pi * angle / FACTORS["angle"], sizes[int(scale)]
         u, v = across - (5.5 + x), down - (5.5 + y)
         inside = _inside(
             np.array(outlines[int(shape)]),
