@@ -210,9 +210,10 @@ class Sampling:
         "parts",
         "predictions",
     ] = "samples"
+    truncation: float | None = None
 
     def __post_init__(self) -> None:
-        for key in ("label", "temperature"):
+        for key in ("label", "temperature", "truncation"):
             if getattr(self, key) is not None and self.show != "samples":
                 raise UserError(f"{key}={getattr(self, key)} goes with show=samples, not with show={self.show}.")
         if self.n <= 0:
@@ -223,6 +224,8 @@ class Sampling:
                 raise UserError(f"{key}={value} must be zero or more.")
         if self.temperature is not None and not 0 <= self.temperature < math.inf:
             raise UserError(f"temperature={self.temperature} must be zero or more; 1 is the model's own distribution.")
+        if self.truncation is not None and not 0 <= self.truncation < math.inf:
+            raise UserError(f"truncation={self.truncation} must be zero or more; leave it out for the model's own.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ from dgmbench.models.contract import (
     CanSample,
     Model,
 )
+from dgmbench.models.tasks import CanTruncate
 from dgmbench.runs.build import find_device, load_data
 from dgmbench.runs.conditions import ROWS, samples_under, write_conditions
 from dgmbench.runs.load import Run, draw, load_run
@@ -42,6 +43,7 @@ def sample_run(
     checkpoint: Literal["best", "final"] = "best",
     label: int | None = None,
     temperature: float | None = None,
+    truncation: float | None = None,
     caption: str | None = None,
     show: str = "samples",
     accelerator: str = "auto",
@@ -49,7 +51,8 @@ def sample_run(
 ) -> tuple[Path, ...]:
     """Write ``n`` samples of a run's checkpoint into its folder ``samples``: a PNG and an .npz with key ``x``, and a
     .wav of sound or a .txt of text. Another ``show`` writes what the model makes of ``n`` test examples instead.
-    With a ``caption``, all samples are drawn under it in place of the test examples' conditions.
+    With a ``truncation`` they are samples of less variety, of models that have one. With a ``caption``, all samples are
+    drawn under it in place of the test examples' conditions.
 
     Returns the paths, the picture's first and the array's last. For a finished or an interrupted run alike.
     """
@@ -65,6 +68,14 @@ def sample_run(
         return _show(found, show, n, seed, data_root, found.path / "samples" / f"{name}-{show}")
     name += "" if label is None else f"-y{label}"
     name += "" if temperature is None else f"-t{temperature:g}"
+    if truncation is not None:
+        if not isinstance(found.model, CanTruncate):
+            raise UserError(
+                f"truncation={truncation}: {type(found.model).__name__} does not draw samples at a truncation; leave "
+                "it out."
+            )
+        found.model.truncate(truncation, keyed_generator("truncate", seed, device=device))
+        name += f"-trunc{truncation:g}"
     target = found.path / "samples" / name
     if caption is not None:
         return _under_caption(found, caption, n, seed, temperature, target)
