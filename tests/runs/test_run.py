@@ -223,6 +223,7 @@ def test_a_number_of_the_same_name_under_another_protocol_replaces_none(
     assert (after["metrics"]["elbo"]["n"], after["metrics"][f"elbo#{elbo['protocol_id']}"]) == (60, elbo)
     for metric in after["metrics"].values():
         assert metric["protocol_id"] in after["protocols"]
+    assert cli.main(["show", f"run={folder}", "elbo#"]) == 0
     assert f"elbo#{elbo['protocol_id']}" in capsys.readouterr().out
     # under the first protocol again: both are still there, each once
     assert cli.main(["evaluate", f"run={folder}", *FEW]) == 0

@@ -27,7 +27,7 @@ def run(rest: list[str]) -> int:
   dgm sample run=DIR show=styles n=6             mixtures of styles, or each style in every class
 """,
         "run=DIR [n=64] [seed=0] [checkpoint=best|final] [label=CLASS] [temperature=T]\n"
-        "                  ['caption=\"WORDS\"'] ['size=[HEIGHT,WIDTH]']\n"
+        "                  [truncation=T] ['caption=\"WORDS\"'] ['size=[HEIGHT,WIDTH]']\n"
         "                  [show=samples|reconstructions|interpolations|traversals|completions|translations|\n"
         "                        enhanced|panels|topics|predictions|alignments|growth|styles|parts]",
     )

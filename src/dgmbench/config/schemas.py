@@ -212,9 +212,10 @@ class Sampling:
         "predictions",
         "alignments",
     ] = "samples"
+    truncation: float | None = None
 
     def __post_init__(self) -> None:
-        for key in ("label", "temperature", "size"):
+        for key in ("label", "temperature", "truncation", "size"):
             if getattr(self, key) is not None and self.show != "samples":
                 raise UserError(f"{key}={getattr(self, key)} goes with show=samples, not with show={self.show}.")
         if self.n <= 0:
@@ -227,6 +228,8 @@ class Sampling:
             raise UserError(f"size={self.size} must be [height,width] in pixels, two whole numbers of at least 1.")
         if self.temperature is not None and not 0 <= self.temperature < math.inf:
             raise UserError(f"temperature={self.temperature} must be zero or more; 1 is the model's own distribution.")
+        if self.truncation is not None and not 0 <= self.truncation < math.inf:
+            raise UserError(f"truncation={self.truncation} must be zero or more; leave it out for the model's own.")
 
 
 @dataclass(frozen=True, kw_only=True)

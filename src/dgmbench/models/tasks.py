@@ -68,6 +68,15 @@ class Grows(Protocol):
 
 
 @runtime_checkable
+class CanTruncate(Protocol):
+    """Samples of less variety and more quality, from a part of the latent space."""
+
+    def truncate(self, truncation: float, generator: Generator | None = None) -> None:
+        """Draw samples at this truncation from now on, with whatever it changes set anew."""
+        ...
+
+
+@runtime_checkable
 class MixesStyles(Protocol):
     """Samples with what is large in one of two samples and the details of the other."""
 

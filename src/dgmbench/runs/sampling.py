@@ -24,7 +24,7 @@ from dgmbench.models.contract import (
     CanSample,
     Model,
 )
-from dgmbench.models.tasks import FindsPaths
+from dgmbench.models.tasks import CanTruncate, FindsPaths
 from dgmbench.runs.alignments import alignments, write_alignments
 from dgmbench.runs.build import find_device, load_data
 from dgmbench.runs.conditions import ROWS, samples_under, write_conditions
@@ -45,6 +45,7 @@ def sample_run(
     checkpoint: Literal["best", "final"] = "best",
     label: int | None = None,
     temperature: float | None = None,
+    truncation: float | None = None,
     caption: str | None = None,
     size: Sequence[int] | None = None,
     show: str = "samples",
@@ -53,8 +54,9 @@ def sample_run(
 ) -> tuple[Path, ...]:
     """Write ``n`` samples of a run's checkpoint into its folder ``samples``: a PNG and an .npz with key ``x``, and a
     .wav of sound or a .txt of text. Another ``show`` writes what the model makes of ``n`` test examples instead.
-    With a ``caption``, all samples are drawn under it in place of the test examples' conditions; with a ``size``
-    [height, width] they are pictures of that size.
+    With a ``truncation`` they are samples of less variety, of models that have one. With a ``caption``, all samples are
+    drawn under it in place of the test examples' conditions; with a ``size`` [height, width] they are pictures of that
+    size.
 
     Returns the paths, the picture's first and the array's last. For a finished or an interrupted run alike.
     """
@@ -71,13 +73,21 @@ def sample_run(
     name += "" if label is None else f"-y{label}"
     name += "" if temperature is None else f"-t{temperature:g}"
     if size is not None:
-        if label is not None or temperature is not None or caption is not None:
-            raise UserError("size= goes without label=, temperature= and caption=; leave these out.")
+        if any(each is not None for each in (label, temperature, truncation, caption)):
+            raise UserError("size= goes without label=, temperature=, truncation= and caption=; leave these out.")
         height, width = size
         x = draw_sized(found.model, n, (height, width), seed=seed, device=device)
         target = found.path / "samples" / f"{name}-{height}x{width}"
         sized = replace(spec, shape=(spec.shape[0], height, width))
         return *write_samples(target.with_name(f"{target.name}.png"), x, sized), _write_array(target, {"x": x})
+    if truncation is not None:
+        if not isinstance(found.model, CanTruncate):
+            raise UserError(
+                f"truncation={truncation}: {type(found.model).__name__} does not draw samples at a truncation; leave "
+                "it out."
+            )
+        found.model.truncate(truncation, keyed_generator("truncate", seed, device=device))
+        name += f"-trunc{truncation:g}"
     target = found.path / "samples" / name
     if caption is not None:
         return _under_caption(found, caption, n, seed, temperature, target)

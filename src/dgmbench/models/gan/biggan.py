@@ -179,6 +179,12 @@ class BigGan(ProjectionGan):
         if self.truncation is not None:
             self.stand(generator)
 
+    def truncate(self, truncation: float, generator: Generator | None = None) -> None:
+        """Draw samples at this truncation from now on, with batch-norm's statistics for them."""
+        require(above=0, truncation=truncation)
+        self.truncation = truncation
+        self.stand(generator)  # batch-norm sees other moments there
+
     @torch.no_grad()
     def stand(self, generator: Generator | None = None) -> None:
         """Set the generator's batch-norm statistics to the mean moments of samples at the truncation."""

@@ -99,6 +99,11 @@ class StyleGan(GrowingGan):
             "generator": {"mapping": mapping, "synthesis": synthesis},
         }
 
+    def truncate(self, truncation: float, generator: Generator | None = None) -> None:
+        """Draw samples of styles drawn towards the mean one by this factor from now on."""
+        require(least=0, truncation=truncation)
+        self.temperature = truncation
+
     def settle(self, batches: Iterator[Batch], generator: Generator) -> None:
         """Take the mean style; the training set has no part in it."""
         self.mean_style.copy_(self.mapping(self.normal(MEAN_OF, self.latent, generator)).mean(0))
