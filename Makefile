@@ -1,13 +1,14 @@
 # make demo       sets up .venv, then runs the demo suite: every family on embedded data, with a report
 # make test       sets up .venv, then lints, type-checks and tests, and prints what each row's tests cost
 # make test-fast  for working: the cheapest tests only, at most three minutes on two cores
+# make docs      builds the documentation site into build/site, offline; with samples and numbers: RESULTS=outputs/bench/demo
 # make clean      removes .venv and everything built; outputs/ stays
 
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo test test-fast clean
+.PHONY: setup demo test test-fast docs clean
 
 setup: $(STAMP)
 
@@ -29,6 +30,10 @@ test: setup
 
 test-fast: setup
 	$(BIN)/pytest -n 2 --dist worksteal --fast
+
+docs: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/python scripts/site.py $(if $(RESULTS),--results $(RESULTS))
 
 clean:
 	rm -rf .venv build dist .pytest_cache .ruff_cache .mypy_cache

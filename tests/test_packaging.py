@@ -49,6 +49,7 @@ def test_the_wheel_has_every_configuration_and_the_licence(installed: Path) -> N
         str(file.relative_to(installed / "dgmbench")) for file in (installed / "dgmbench/configs").rglob("*.yaml")
     }
     assert shipped == {str(file.relative_to(ROOT)) for file in (ROOT / "configs").rglob("*.yaml")}
+    assert (installed / "dgmbench/bench/report/survey.yaml").is_file()
     (info,) = installed.glob("*.dist-info")
     assert "Apache License" in (info / "licenses" / "LICENSE").read_text(encoding="utf-8")
     assert "dgm = dgmbench.command.main:main" in (info / "entry_points.txt").read_text(encoding="utf-8")
