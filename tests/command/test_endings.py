@@ -137,12 +137,13 @@ def test_a_full_standard_output_is_not_a_full_disk(words: list[str]) -> None:
     assert ended.returncode == 2
 
 
+@pytest.mark.parametrize("words", [["--version"], ["list", "data"]])  # what fits into the stream's buffer, and more
 def test_the_sentence_about_a_full_standard_output(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with open("/dev/full", "w") as full:
         monkeypatch.setattr(sys, "stdout", full)
-        assert cli.main(["--version"]) == 2
+        assert cli.main(words) == 2
         monkeypatch.undo()
     message = capsys.readouterr().err
     assert message.startswith("dgm: the standard output cannot be written: No space left on device")

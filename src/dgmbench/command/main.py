@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dgmbench import __version__
 from dgmbench.command.streams import Terminated, interruptible, open_streams, trouble_with
 from dgmbench.command.tables import complain
-from dgmbench.errors import UserError, explain, nearest
+from dgmbench.errors import FULL, UserError, explain, nearest
 
 VERBS = (
     "train", "evaluate", "show", "sample", "export", "score", "verify", "list", "rerun", "bench", "report", "diff",
@@ -66,7 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        if isinstance(error, OSError) and (reason := trouble_with(sys.stdout)) is not None:
+        nameless = isinstance(error, OSError) and error.filename is None and error.errno in FULL
+        if isinstance(error, OSError) and (reason := trouble_with(sys.stdout, ask=nameless)) is not None:
             complain(
                 f"the standard output cannot be written: {reason}; what was asked for may have been done all the same."
             )

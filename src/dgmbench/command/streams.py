@@ -40,10 +40,14 @@ def _printable(error: UnicodeError) -> tuple[str | bytes, int]:
     return sign.encode("ascii", "backslashreplace").decode(), error.start + 1
 
 
-def trouble_with(stream: TextIO) -> str | None:
-    """Why a stream takes nothing any more, or None if it does; what it holds is given up."""
+def trouble_with(stream: TextIO, *, ask: bool = False) -> str | None:
+    """Why a stream takes nothing any more, or None if it does; what it holds is given up. ``ask`` it by an empty line:
+    what did not fit into it is forgotten.
+    """
     try:
         stream.flush()
+        if ask:
+            os.write(stream.fileno(), b"\n")
     except (OSError, ValueError) as error:
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # it would be flushed again at the end
