@@ -59,12 +59,12 @@ class FrameNetwork(Model):
         if spec.kind != "real" or len(spec.shape) != 2 or not spec.lengths:
             raise UserError(
                 f"{name} recognises sequences of real frames (t, d) with lengths, but these are {spec}; choose a data "
-                "set such as data=tone_digits."
+                "set such as data=tone_digits or data=fsdd_words."
             )
         if not spec.step_labels or spec.factors is None or len(spec.factors) != 2:
             raise UserError(
                 f"{name} needs a label for every frame, made of a word and a state in it (two factors), which these "
-                "data have not; choose a data set such as data=tone_digits."
+                "data have not; choose a data set such as data=tone_digits or data=fsdd_words."
             )
         if not hidden_sizes:
             raise UserError(f"{name} needs a hidden layer, but model.hidden_sizes is empty.")
