@@ -296,8 +296,15 @@ def test_a_sweep_goes_on_after_a_failure_and_ends_with_the_worst_code(tmp_path: 
     done = dgm("train", "-m", *words, f"paths.outputs={folder}")
     assert done.returncode == 2, done.stderr
     lines = done.stdout.splitlines()
-    assert len(lines) == 5
-    assert lines[-1].startswith("2 of 4 runs done")
+    assert len(lines) == 6
+    assert sum(line.endswith(": failed") for line in lines[:4]) == 2
+    found = {
+        line.partition(": ")[0]: float(line.partition(";")[0].split()[-2])
+        for line in lines[:4]
+        if not line.endswith(": failed")
+    }
+    assert lines[4].startswith(f"best: {max(found, key=lambda job: found[job])}: ")
+    assert lines[5].startswith("2 of 4 runs done")
     errors = [line for line in done.stderr.splitlines() if line.startswith("dgm: ")]
     assert len(errors) == 2
     assert "Traceback" not in done.stderr
