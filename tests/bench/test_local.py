@@ -111,6 +111,19 @@ def test_cells_of_a_fork_server_that_was_killed_can_be_resumed(
     assert "the process that forks cells was killed" in (found.reason or "")
 
 
+def test_a_server_that_is_about_to_end_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = iter((True, True, False))
+    monkeypatch.setattr(local, "server_pid", lambda: 7)
+    monkeypatch.setattr(local, "alive", lambda pid: next(asked))
+    assert local.lost_server(7, local.NOBODY_WAITED)
+    monkeypatch.setattr(local, "alive", lambda pid: True)
+    assert not local.lost_server(7, 3)
+    assert not local.lost_server(None, local.NOBODY_WAITED)
+    assert local.lost_server(8, 3)
+    monkeypatch.setattr(local, "SERVER_SECONDS", 0.05)
+    assert not local.lost_server(7, local.NOBODY_WAITED)
+
+
 def test_a_cell_that_is_stopped_is_waited_for_while_others_go_on(executor: LocalExecutor, tmp_path: Path) -> None:
     """SIGSTOP takes nothing from it: its locks are kept, it is not called dead, and it ends well after SIGCONT."""
     words = ["model=troubled", "trainer.budget=200ba", "model.trouble=hang", f"model.marks='{tmp_path}'", *QUICK]

@@ -23,6 +23,8 @@ from dgmbench.system import cores, die_with_parent, leave_terminal, pin, private
 GRACE_SECONDS = 20.0
 POLL_SECONDS = 0.25
 ATTEMPTS = 3
+NOBODY_WAITED = 255  # multiprocessing's word for a process whose own exit code is lost with its server
+SERVER_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -120,8 +122,7 @@ class LocalExecutor:
             cell.process.kill()
             cell.process.join()
         code = cell.process.exitcode
-        forked_by, server = self._forked_by.pop(cell.process.pid), server_pid()
-        orphaned = forked_by is not None and (forked_by != server or not alive(server))
+        orphaned = lost_server(self._forked_by.pop(cell.process.pid), code)
         cell.process.close()
         cell.connection.close()
         self._running.remove(cell)
@@ -196,6 +197,21 @@ def server_pid() -> int | None:
     server: Any = multiprocessing.forkserver._forkserver
     pid: int | None = server._forkserver_pid
     return pid
+
+
+def lost_server(forked_by: int | None, code: int) -> bool:
+    """Whether the process that has forked a cell has gone. Its files are closed a moment before it counts as ended, and
+    a cell that nobody has waited for ends with NOBODY_WAITED then.
+    """
+    end = time.monotonic() + (SERVER_SECONDS if code == NOBODY_WAITED else 0.0)
+    while forked_by is not None:
+        server = server_pid()
+        if forked_by != server or not alive(server):
+            return True
+        if time.monotonic() >= end:
+            break
+        time.sleep(0.02)
+    return False
 
 
 def alive(pid: int | None) -> bool:
