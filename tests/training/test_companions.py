@@ -16,7 +16,7 @@ import torch
 from dgmbench.training import companions
 from dgmbench.training.companions import STARTER, Deserted, Launcher, Watch, first_failure, together
 
-from ..processes import Forked, free_port, until
+from ..processes import MINUTES, Forked, free_port, until
 from .test_ranks import COMMON, TWO, torchruns
 
 SENTENCE = "Another of the 2 processes of this run has ended"
@@ -62,6 +62,8 @@ def ended(function: Callable[[], object], tmp_path: Path) -> tuple[int, str]:
     """How a process of its own ends that does this, and then waits for ever; what it says."""
     child = os.fork()
     if child == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(round(60 * MINUTES))  # the last resort
         companions.GRACE_SECONDS, companions.EVERY_SECONDS = 0.05, 0.01
         with open(tmp_path / "said", "w") as said:
             companions.sys.stderr = said  # type: ignore[misc]
