@@ -18,10 +18,13 @@ from multiprocessing import get_all_start_methods, get_context, parent_process
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 import psutil
 from filelock import lock_descriptor
+
+if TYPE_CHECKING:
+    import numpy as np
 
 ENDINGS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 """The signals that ask a command to end in good order, in words."""
@@ -134,7 +137,7 @@ def peak_memory() -> int:
     return most if sys.platform == "darwin" else most * 1024
 
 
-def forget_pages(mapped: np.memmap) -> None:
+def forget_pages(mapped: "np.memmap") -> None:
     """Let go of what has been read of a mapped file; nothing where the system has no such call: it keeps the pages
     until somebody needs the memory.
     """
