@@ -80,7 +80,8 @@ def test_every_verb_has_help_with_examples(verb: str, capsys: pytest.CaptureFixt
     assert f"dgm {verb}" in text
     if verb == "train":
         assert "digits_binary" in text
-        assert "adamw" in text
+        assert "optimizer  adam, " in text
+        assert "dgm list optimizer" in text, "more than fit are counted, with where to see them"
 
 
 @pytest.mark.parametrize("wanted", [None, "0"])
