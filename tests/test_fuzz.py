@@ -42,6 +42,7 @@ from dgmbench.data.dataset import _checked, _read
 from dgmbench.data.density_tables import Bsds300, DensityTable, Gas, Hepmass, Miniboone, Power, RedWine
 from dgmbench.data.files import PublishedReader
 from dgmbench.data.fsdd import Fsdd
+from dgmbench.data.fsdd_words import FsddWords
 from dgmbench.data.hdf5 import Hdf5
 from dgmbench.data.images import Images
 from dgmbench.data.mnist import FashionMnist, Mnist
@@ -137,6 +138,7 @@ X, Y = RNG.randint(256, size=(30, 2, 2)).astype(np.uint8), np.arange(30) % 3
 BITS = RNG.randint(2, size=(12, 6)).astype(np.uint8)
 BATCH = pickle.dumps({b"data": RNG.randint(256, size=(2, 3072)).astype(np.uint8), b"labels": [1, 9]}, protocol=2)
 SOUND = wav_bytes(RNG.uniform(-1, 1, size=(1, 40)), 8000)
+SPEECH = wav_bytes(0.5 * np.sin(np.arange(900.0))[None], 8000)  # of several frames
 TEXT = b"\n".join(b"the cat sees a dog . a dog sees the cat" for _ in range(30))
 NAMES = [f"{i:06d}.jpg" for i in range(9)]
 LISTED = "\n".join(f"{name} {i % 3}" for i, name in enumerate(NAMES)).encode()
@@ -166,10 +168,10 @@ def _pictures(folder: Path, damaged: bytes) -> None:
     (folder / "5.png").write_bytes(damaged)
 
 
-def _recordings(folder: Path, damaged: bytes) -> None:
-    (folder / "recordings").mkdir(exist_ok=True)
-    for number in (0, 5, 10):
-        (folder / "recordings" / f"7_theo_{number}.wav").write_bytes(SOUND if number else damaged)
+def _recordings(folder: Path, damaged: bytes, whole: bytes = SOUND) -> None:
+    (folder / "recordings").mkdir(exist_ok=True, parents=True)
+    for number in (0, 1, 5, 6, 10, 11):
+        (folder / "recordings" / f"7_theo_{number}.wav").write_bytes(whole if number else damaged)
 
 
 READERS: dict[str, tuple[Callable[[Path], Reader], bytes, Write, int]] = {
@@ -217,6 +219,9 @@ READERS: dict[str, tuple[Callable[[Path], Reader], bytes, Write, int]] = {
     ),
     "picture": (lambda f: Images(path=str(f), size=4, valid=2, test=2), _png(0), _pictures, 60),
     "sound": (lambda f: Fsdd(length=8, verify=False), SOUND, _recordings, 100),
+    "speech": (
+        lambda f: FsddWords(verify=False), SPEECH, lambda f, x: _recordings(f.with_name("fsdd"), x, SPEECH), 40
+    ),
     "words": (
         lambda f: Ptb(length=5, verify=False), TEXT,
         lambda f, x: [(f / file.name).write_bytes(x) for file in Ptb.files], 40,

@@ -79,7 +79,7 @@ def test_a_sweeper_minimises_the_objective_with_the_right_sign(model: str, dgm: 
 
     code, out, err = dgm("train", "-m", f"model={model}", *QUICK[:-1], "optimizer.lr=1e-9,0.02", "trainer.budget=26ba")
     assert code == 0, err
-    runs = [Path(line.rsplit(": ", 1)[1]) for line in out.splitlines() if line.startswith(f"model={model}")]
+    runs = [Path(line.rpartition("; ")[2]) for line in out.splitlines() if line.startswith(f"model={model}")]
     untrained, trained = map(_cost, runs)
     assert trained < untrained
 
