@@ -118,10 +118,9 @@ def seconds_of_training(completed: dict[str, Any]) -> float:
 
 def _measure(completed: Any, data: Any, model: Any, stream: Any, plan: Any, optimizers: Any) -> Measured:
     """Train by a short plan, with a clock on every part."""
-    import pytorch_lightning as pl
-
     from dgmbench.data import BatchStream
     from dgmbench.evaluation.evaluator import validation_objective
+    from dgmbench.runs.build import build_trainer
     from dgmbench.runs.progress import quiet_lightning
     from dgmbench.runs.run import INITIAL_EXAMPLES
     from dgmbench.training.module import Training
@@ -150,20 +149,7 @@ def _measure(completed: Any, data: Any, model: Any, stream: Any, plan: Any, opti
     )
     begin = time.perf_counter()
     with quiet_lightning():
-        trainer = pl.Trainer(
-            accelerator="gpu" if stream.device.type == "cuda" else "cpu",
-            devices=1,
-            precision="bf16-mixed" if completed["hardware"]["precision"] == "bf16" else "32-true",
-            max_epochs=1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            limit_val_batches=0,
-            inference_mode=False,
-        )
-        trainer.fit(module)
+        build_trainer(completed["hardware"], stream.device, devices=1).fit(module)
     wall = time.perf_counter() - begin
     batch = per_batch(rows, [stage.name for stage in plan.stages])
     validation = sum(validations) / len(validations) if validations else 0.0

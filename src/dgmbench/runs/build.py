@@ -44,6 +44,31 @@ def find_device(hardware: Mapping[str, Any], local_rank: int = 0) -> torch.devic
     return torch.device("cuda", local_rank)
 
 
+def build_trainer(hardware: Mapping[str, Any], device: torch.device, **more: Any) -> Any:
+    """Lightning's Trainer for one of our epochs; what it would log, save, validate or show is done elsewhere."""
+    import pytorch_lightning as pl
+
+    precision: Any = {"32": "32-true", "bf16": "bf16-mixed"}[hardware["precision"]]
+    return pl.Trainer(
+        accelerator=lightning_accelerator(device),
+        precision=precision,
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+        inference_mode=False,
+        **more,
+    )
+
+
+def lightning_accelerator(device: torch.device) -> str:
+    """Lightning's word for a device."""
+    return "gpu" if device.type == "cuda" else "cpu"
+
+
 def load_data(completed: Mapping[str, Any], root: Path | None = None) -> DataSet:
     """The data set of a run, checked against the model's card before and after it is read."""
     names, card = completed["names"], completed["model"].get("card") or {}

@@ -20,8 +20,10 @@ from dgmbench.models.contract import Model
 from dgmbench.runs.build import (
     OptimizerFactory,
     build_model,
+    build_trainer,
     count_devices,
     find_device,
+    lightning_accelerator,
     load_data,
     optimizer_factory,
     settle,
@@ -241,24 +243,12 @@ class _Run:
             self.folder.write_status(status, **details)
 
     def _trainer(self) -> Any:
-        import pytorch_lightning as pl
-
-        precision: Any = {"32": "32-true", "bf16": "bf16-mixed"}[self.hardware["precision"]]
-        accelerator = "gpu" if self.device.type == "cuda" else "cpu"
-        self.lightning = pl.Trainer(
-            accelerator=accelerator,
+        self.lightning = build_trainer(
+            self.hardware,
+            self.device,
             devices=self.hardware["devices"],
             num_nodes=self.hardware["nodes"],
-            strategy=strategy(self.ranks, accelerator),
-            precision=precision,
-            max_epochs=1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            limit_val_batches=0,
-            inference_mode=False,
+            strategy=strategy(self.ranks, lightning_accelerator(self.device)),
             plugins=[AtomicCheckpointIO()],
             default_root_dir=self.folder.path,
         )
