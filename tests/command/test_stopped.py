@@ -28,6 +28,7 @@ from dgmbench.data.dataset import load
 from dgmbench.data.spec import DataSpec
 from dgmbench.data.text import readable
 from dgmbench.errors import UserError, explain, harmless, say, some_of
+from dgmbench.system import ENDINGS
 
 ENDS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL]
 CELL = {"id": "a[/b]", "model": "vae", "data": "digits", "seed": 0, "family": "vae", "overrides": [], "command": ""}
@@ -259,3 +260,8 @@ def test_a_cell_s_reason_is_no_markup(capsys: pytest.CaptureFixture[str]) -> Non
     assert len(lines) == 2
     assert lines[0].strip() == lines[1].strip()
     assert lines[0].endswith(f"a[/b]: no file [/x]{TOLD}")
+
+
+def test_a_command_ends_by_the_signals_that_a_run_heeds() -> None:
+    """Their list stands twice: the module of the other one takes too long to import before the first line."""
+    assert set(streams.ENDS) == set(ENDINGS)

@@ -55,7 +55,8 @@ def trouble_with(stream: TextIO, *, ask: bool = False) -> str | None:
     return None
 
 
-ENDS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]  # Windows has no other
+# those of system.ENDINGS, whose module is too heavy to wait for before the first line; Windows has no SIGHUP
+ENDS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 
 
 class Terminated(SystemExit):

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -48,7 +49,7 @@ class Csv(Npz):
         self.label, self.columns, self.drop = label, columns, drop or []
         self.drop_missing, self.header, self.delimiter = drop_missing, header, delimiter
 
-    def arrays(self) -> tuple[Arrays, list[str]]:
+    def arrays(self, scratch: Path) -> tuple[Arrays, list[str]]:
         """The table as ``x_train`` and ``y_train``, and the names of its columns."""
         names, lines = self._table()
         for name in (*(self.columns or []), *self.drop, *([] if self.label is None else [self.label])):

@@ -3,6 +3,7 @@ and so on.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from dgmbench.data.archives import hdf5_arrays, read_hdf5
 from dgmbench.data.npz import Arrays, Npz
@@ -39,7 +40,7 @@ class Hdf5(Npz):
                 raise UserError(nearest(key, KEYS, what="key of data.keys"))
         self.keys = dict(keys or {})
 
-    def arrays(self) -> tuple[Arrays, list[str]]:
+    def arrays(self, scratch: Path) -> tuple[Arrays, list[str]]:
         """The arrays that are named, or those whose names are known."""
         there = hdf5_arrays(self.file)
         wanted = self.keys or {key: key for key in KEYS if key in there}

@@ -129,8 +129,7 @@ class Npz(Reader):
 
     def read(self, folder: Path) -> Decoded:
         """Read, check, cast and split."""
-        self.scratch: Path | None = folder
-        arrays, columns = self.arrays()
+        arrays, columns = self.arrays(folder)
         xs = {split: arrays[f"x_{split}"] for split in SPLITS if f"x_{split}" in arrays}
         ys = {split: arrays[f"y_{split}"] for split in SPLITS if f"y_{split}" in arrays}
         if "train" not in xs:
@@ -168,9 +167,11 @@ class Npz(Reader):
         remarks = {"kind": "given" if self.kind else "inferred", **({"columns": columns} if columns else {})}
         return Decoded(spec, self._parts(parts, ys, given, lengths), remarks, lambda: notes)
 
-    def arrays(self) -> tuple[Arrays, list[str]]:
-        """The arrays by their names, and the names of the columns of x where they have any."""
-        return open_npz(self.file, single="x_train", scratch=self.scratch), []
+    def arrays(self, scratch: Path) -> tuple[Arrays, list[str]]:
+        """The arrays by their names, and the names of the columns of x where they have any; ``scratch`` is a folder
+        for what is expanded.
+        """
+        return open_npz(self.file, single="x_train", scratch=scratch), []
 
     def _beside(self, arrays: Mapping[str, np.ndarray], xs: Arrays, what: str) -> Arrays:
         """The arrays ``<what>_<split>`` of all splits, or none at all; one row for each example."""

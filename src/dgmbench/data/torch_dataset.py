@@ -73,7 +73,7 @@ class TorchDataset(Npz):
             if self._length(split) == 0:
                 raise UserError(f"data.{split}: the Dataset {self._name(split)} is empty.")
 
-    def arrays(self) -> tuple[Arrays, list[str]]:
+    def arrays(self, scratch: Path) -> tuple[Arrays, list[str]]:
         """All items, stacked."""
         found: Arrays = {}
         for split in (split for split in SPLITS if split in self.sets):

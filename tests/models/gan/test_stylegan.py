@@ -88,6 +88,10 @@ def test_truncation_draws_styles_towards_their_mean() -> None:
     for psi in (0.0, 0.3):
         model.temperature = psi
         torch.testing.assert_close(model.styles(z), model.mean_style + psi * (w - model.mean_style), atol=1e-5, rtol=0)
+    model.truncate(0.6)  # what dgm sample truncation= does
+    torch.testing.assert_close(model.styles(z), model.mean_style + 0.6 * (w - model.mean_style), atol=1e-5, rtol=0)
+    with pytest.raises(UserError, match="truncation=-1"):
+        model.truncate(-1.0)
     whole = made(truncation=0.0)
     whole.settle(iter(()), seeded())
     alone = whole.generator(whole.mean_style.expand(4, 4, 3), torch.randn(4, 163, generator=seeded())[:, 3:], 1, 1.0)
