@@ -334,7 +334,7 @@ def draw_curve(log: Path, file: Path) -> bool:
     axes = figure.add_subplot()
     points = [(x, y) for x, y in zip(valid["images"], valid[name], strict=True) if x is not None and y is not None]
     axes.plot(*zip(*points, strict=True), color="#3f51b5", linewidth=1.6)
-    axes.set(xlabel="images seen", ylabel=f"{name}, validation")
+    axes.set(xlabel="images seen", title=f"{name}, validation")
     axes.grid(alpha=0.25)
     figure.savefig(file, metadata={"Date": None})
     return True
